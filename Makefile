@@ -1,0 +1,44 @@
+# Two commands: `make toy` trains the toy cascade, `make test` checks everything.
+# Needs git, make and Python >= 3.11. Choose another one with `make toy PYTHON=...`;
+# choose another build of torch with `make toy TORCH_FLAGS="--index-url ..."`.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/toy
+JOBS ?= 2
+TORCH_FLAGS ?=
+
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check
+NEEDS := settings.ini setup.py constraints.txt
+
+# Compiling every module of every library takes a minute; each is compiled when first used.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: toy test clean
+
+toy: $(VENV)/.installed
+	$(BIN)/imagen-nb train toy --out $(OUT)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python tools/check_export.py
+	$(BIN)/python tools/run_nbs.py --check -j $(JOBS)
+	$(BIN)/python -m pytest -q tests
+
+$(VENV)/.created: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	@echo "Installing pinned packages into $(VENV); this takes a few minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH) $(TORCH_FLAGS)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(NEEDS)
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created $(NEEDS)
+	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache docs/_build _docs_src _proc _doctrees jupyter_execute

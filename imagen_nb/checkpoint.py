@@ -1,0 +1,552 @@
+"""Directories of tensors that are complete or do not exist.
+
+A checkpoint is a directory of three kinds of file:
+
+    NAME.safetensors   one for each dictionary of tensors
+    meta.json          what the caller wants to know beside them
+    manifest.json      bytes and sha256 of the others, and of itself; written last
+
+Nothing is ever pickled, and every byte read back is checked against a digest.
+
+How `save_directory(path)` replaces a checkpoint. The directory `path` = `folder/NAME`
+has hidden siblings `folder/.NAME.new-ID` and `folder/.NAME.old-ID` while it is written:
+
+1. All files are written into `.NAME.new-ID` and flushed to disk, the manifest last.
+2. If there is a checkpoint at `path`, it is renamed to `.NAME.old-ID`.
+3. `.NAME.new-ID` is renamed to `path`, and the folder is flushed to disk.
+4. `.NAME.old-ID` is deleted.
+
+A writer that dies before step 2 leaves `path` as it was. One that dies between 2 and 3
+leaves nothing at `path`, but two complete siblings: every reader here takes the new one,
+and the next save in that folder puts it in place. One that dies later has saved. The ID
+names host and process, so the next save in the folder also deletes what dead writers left.
+One process at a time may save to a path.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "CheckpointError", "save_directory", "load_directory", "load_meta", "verify",
+    "checkpoints", "prune", "assets",
+]
+
+FORMAT = 1  # of the directory; raised when older readers could not read newer files
+MANIFEST, META = "manifest.json", "meta.json"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+STEP = re.compile(r"(?:step[-_])?(\d+)")
+SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
+STALE = 3600  # seconds without a write after which another machine's writer is dead
+LARGEST_JSON = 64 << 20  # bytes
+_writing = set()  # IDs of this process's unfinished saves
+
+
+class CheckpointError(ValueError):
+    "A checkpoint that is missing, cut, altered or of another format."
+
+
+class FormatError(CheckpointError):
+    "A complete checkpoint in a format that this version does not read."
+
+
+# ---------------------------------------------------------------- saving
+
+def save_directory(
+    path,                                    # directory to make or to replace
+    tensors: dict[str, dict[str, Tensor]],   # {"network": {"head.weight": ...}, ...}
+    meta: dict,                              # anything JSON can hold
+) -> Path:                                   # the complete directory
+    "Save dictionaries of tensors and `meta` at `path`: all of it, or nothing changes."
+    path = Path(os.path.realpath(path))
+    groups = {_file_name(k): _ready(k, group) for k, group in tensors.items()}
+    text = _meta_text(meta)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    _check_replaceable(path)
+    _check_room(path.parent, groups, text)
+    ident = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    new, old = (path.parent / f".{path.name}.{kind}-{ident}" for kind in ("new", "old"))
+    _writing.add(ident)
+    try:
+        _write(new, groups, text)
+        _publish(new, path, old)
+    except BaseException:
+        if path.exists() or not old.exists():  # else leave both to `sweep`
+            shutil.rmtree(new, ignore_errors=True)
+        raise
+    finally:
+        _writing.discard(ident)
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def _file_name(name) -> str:
+    "The file that holds the dictionary called `name`."
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"save_directory: the name of a dictionary of tensors, got {name!r}, "
+            "expected letters, digits, '_', '-' and '.'"
+        )
+    return f"{name}.safetensors"
+
+
+def _ready(name: str, group: dict) -> dict:
+    "The tensors of `group` on the CPU, contiguous, none sharing memory with another."
+    ready, seen = {}, set()
+    for key, value in group.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"save_directory: {name}[{key!r}], got a {type(value).__name__}, "
+                "expected a name and a tensor"
+            )
+        if value.layout != torch.strided or value.is_meta:
+            raise ValueError(
+                f"save_directory: {name}[{key!r}], got {value.layout} on "
+                f"{value.device}, expected a dense tensor with data"
+            )
+        value = value.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        whole = storage.nbytes() == value.numel() * value.element_size()
+        if not whole or storage.data_ptr() in seen:
+            value = value.clone(memory_format=torch.contiguous_format)
+        seen.add(value.untyped_storage().data_ptr())
+        ready[key] = value
+    return ready
+
+
+def _meta_text(meta: dict) -> bytes:
+    "`meta` as JSON, refusing what would come back as something else."
+    def check(value, where):
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise ValueError(
+                        f"save_directory: a key of {where}, got {key!r}, expected a str"
+                    )
+                check(item, f"{where}[{key!r}]")
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                check(item, f"{where}[{i}]")
+
+    if not isinstance(meta, dict):
+        kind = type(meta).__name__
+        raise ValueError(f"save_directory: meta, got a {kind}, expected a dict")
+    check(meta, "meta")
+    try:
+        text = json.dumps(meta, indent=1, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"save_directory: meta cannot be saved as JSON: {e}") from e
+    return (text + "\n").encode()
+
+
+def _check_replaceable(path: Path):
+    "Refuse to replace anything that is not one of our directories, and nothing else."
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"save_directory: {path}, got a file, expected a directory")
+    found = {p.name for p in path.iterdir()} - {".DS_Store"}
+    ours = {n for n in found if n in (MANIFEST, META) or n.endswith(".safetensors")}
+    if found and (found - ours or MANIFEST not in found):
+        names = sorted(found - ours)[:5] or f"no {MANIFEST}"
+        raise CheckpointError(
+            f"save_directory: {path} would be replaced whole, got {names} in it, "
+            "expected a checkpoint and nothing else"
+        )
+
+
+def _check_room(folder: Path, groups: dict, text: bytes):
+    "Fail before writing if the disk cannot hold the files."
+    need = len(text) + sum(
+        (1 << 16) + sum(t.numel() * t.element_size() + 256 for t in g.values())
+        for g in groups.values()
+    )
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            errno.ENOSPC, f"save_directory: {need} bytes needed, {free} free", str(folder)
+        )
+
+
+def _write(new: Path, groups: dict, text: bytes):
+    "Write and flush every file of the directory `new`, its manifest last."
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    new.mkdir()
+    files = {}
+    for name, group in groups.items():
+        try:
+            save_file(group, new / name, metadata={"format": "pt"})
+        except SafetensorError as e:
+            raise OSError(errno.EIO, f"save_directory: {e}", str(new / name)) from e
+        files[name] = _entry(new / name)
+    (new / META).write_bytes(text)
+    files[META] = _entry(new / META)
+    for name in files:
+        _flush(new / name)
+    (new / MANIFEST).write_bytes(_manifest_text(files))
+    _flush(new / MANIFEST)
+    _flush(new)
+
+
+def _publish(new: Path, path: Path, old: Path):
+    "Put `new` at `path`, moving what is there to `old`."
+    try:
+        os.rename(new, path)  # nothing there, or an empty directory
+    except OSError as e:
+        if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except BaseException:
+            with suppress(OSError):
+                os.rename(old, path)
+            raise
+    _flush(path.parent)
+
+
+def _flush(path: Path):
+    "Force a file's bytes, or a directory's names, to the disk."
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot flush a directory
+            raise
+    finally:
+        os.close(handle)
+
+
+# ---------------------------------------------------------------- the manifest
+
+def _entry(path: Path) -> dict:
+    "Size and digest of one file."
+    with open(path, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _canonical(value: dict) -> bytes:
+    "The one way this module writes a manifest."
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _manifest_text(files: dict) -> bytes:
+    "The manifest, with a digest of itself."
+    from . import __version__
+
+    manifest = {"format": FORMAT, "library": __version__, "files": files}
+    digest = hashlib.sha256(_canonical(manifest)).hexdigest()
+    return _canonical({**manifest, "sha256": digest})
+
+
+def _json(data: bytes, path: Path, caller: str) -> dict:
+    "Parse the JSON object in `data`, read from `path`."
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{caller}: {path} is damaged, got {e}, expected JSON") from e
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise CheckpointError(f"{caller}: {path}, got a {kind}, expected an object")
+    return value
+
+
+def _read_small(path: Path, caller: str) -> bytes:
+    "The bytes of a JSON file, which cannot be huge."
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise CheckpointError(
+                f"{caller}: {path}, got {size} bytes, expected at most {LARGEST_JSON}"
+            )
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise CheckpointError(
+            f"{caller}: no complete checkpoint at {path.parent}, got no {path.name}, "
+            f"expected one"
+        ) from e
+
+
+def _read_manifest(folder: Path, caller: str) -> dict:
+    "The checked manifest of the checkpoint in `folder`."
+    path = folder / MANIFEST
+    data = _read_small(path, caller)
+    manifest = _json(data, path, caller)
+    stated = manifest.pop("sha256", None)
+    actual = hashlib.sha256(_canonical(manifest)).hexdigest()
+    if stated != actual or data != _canonical({**manifest, "sha256": stated}):
+        raise CheckpointError(
+            f"{caller}: {path} is damaged, got sha256 {actual}, expected {stated}"
+        )
+    if manifest.get("format") != FORMAT:
+        raise FormatError(
+            f"{caller}: {path}, got format {manifest.get('format')} of imagen_nb "
+            f"{manifest.get('library')}, expected format {FORMAT}"
+        )
+    return _checked_files(manifest.get("files"), path, caller)
+
+
+def _checked_files(files, path: Path, caller: str) -> dict:
+    "The manifest's list of files, if it names nothing outside its directory."
+    if not isinstance(files, dict) or META not in files:
+        raise CheckpointError(f"{caller}: {path} lists no {META}, expected one")
+    for name, entry in files.items():
+        if not NAME.fullmatch(name) or not (name == META or name.endswith(".safetensors")):
+            raise CheckpointError(
+                f"{caller}: {path} lists the file {name!r}, expected {META} and "
+                "plain names that end in .safetensors"
+            )
+        sound = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
+        if not sound or type(entry["bytes"]) is not int:
+            raise CheckpointError(
+                f"{caller}: {path}, entry {name!r}, got {entry}, "
+                "expected bytes and sha256"
+            )
+    return files
+
+
+# ---------------------------------------------------------------- loading
+
+def load_directory(
+    path,  # a directory written by `save_directory`
+) -> tuple[dict[str, dict[str, Tensor]], dict]:  # tensors on the CPU; meta
+    "Load a checkpoint, having checked the size and digest of every file."
+    def read(folder, files):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        meta = _checked_meta(folder, files, "load_directory")
+        tensors = {}
+        for name in sorted(files.keys() - {META}):
+            _check(folder / name, files[name], "load_directory")
+            try:
+                tensors[name.removesuffix(".safetensors")] = load_file(folder / name)
+            except SafetensorError as e:
+                raise CheckpointError(f"load_directory: {folder / name}: {e}") from e
+        return tensors, meta
+
+    return _settled(path, read, "load_directory")
+
+
+def load_meta(
+    path,  # a directory written by `save_directory`
+) -> dict:
+    "The `meta` of a checkpoint, without reading its tensors."
+    def read(folder, files):
+        return _checked_meta(folder, files, "load_meta")
+
+    return _settled(path, read, "load_meta")
+
+
+def verify(
+    path,  # a directory written by `save_directory`
+):
+    "Raise `CheckpointError` unless every file has its stated size and digest."
+    def read(folder, files):
+        for name, entry in files.items():
+            _check(folder / name, entry, "verify")
+
+    _settled(path, read, "verify")
+
+
+def _settled(path, read, caller: str):
+    "`read(folder, files)`, again if the checkpoint was replaced meanwhile."
+    for attempt in range(3):
+        folder = _resolve(path)
+        files = _read_manifest(folder, caller)
+        try:
+            return read(folder, files)
+        except CheckpointError:
+            if attempt == 2 or _read_manifest(_resolve(path), caller) == files:
+                raise
+
+
+def _checked_meta(folder: Path, files: dict, caller: str) -> dict:
+    "The contents of a checked meta.json."
+    _check(folder / META, files[META], caller)
+    return _json(_read_small(folder / META, caller), folder / META, caller)
+
+
+def _check_size(path: Path, entry: dict, caller: str):
+    "Is the file there, with the stated number of bytes?"
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise CheckpointError(
+            f"{caller}: {path} is missing, expected {entry['bytes']} bytes"
+        ) from e
+    if size != entry["bytes"]:
+        raise CheckpointError(
+            f"{caller}: {path} is cut or overgrown, got {size} bytes, "
+            f"expected {entry['bytes']}"
+        )
+
+
+def _check(path: Path, entry: dict, caller: str):
+    "Does the file have the stated size and digest?"
+    _check_size(path, entry, caller)
+    actual = _entry(path)["sha256"]
+    if actual != entry["sha256"]:
+        raise CheckpointError(
+            f"{caller}: {path} is damaged, got sha256 {actual}, "
+            f"expected {entry['sha256']}"
+        )
+
+
+def _check_complete(folder: Path, caller: str):
+    "Has `folder` a sound manifest, and all files in their stated sizes?"
+    for name, entry in _read_manifest(folder, caller).items():
+        _check_size(folder / name, entry, caller)
+
+
+def _is_complete(folder: Path) -> bool:
+    "Like `_check_complete`, as a question."
+    try:
+        _check_complete(folder, "checkpoint")
+    except FormatError:
+        return True
+    except CheckpointError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- many checkpoints
+
+def checkpoints(
+    path,  # folder of step directories: "100", "step-100", "step_000100"
+) -> list[Path]:
+    "The complete step directories in `path`, newest first; none if there is no folder."
+    path = Path(path)
+    if not path.is_dir():
+        return []
+    names = set()
+    for p in path.iterdir():
+        hidden = SIBLING.fullmatch(p.name)
+        names.add(hidden[1] if hidden and hidden[2] != "gone" else p.name)
+    found = []
+    for name in names:
+        step = STEP.fullmatch(name)
+        if not step or (path / name).is_file():
+            continue
+        try:
+            _check_complete(_resolve(path / name), "checkpoints")
+        except FormatError:
+            raise
+        except CheckpointError as e:
+            if (path / name).exists():
+                warnings.warn(f"{e}: ignored", stacklevel=2)
+            continue
+        found.append((int(step[1]), name))
+    return [path / name for _, name in sorted(found, reverse=True)]
+
+
+def prune(
+    path,           # folder of step directories
+    keep: int = 2,  # how many of the newest stay, at least 1
+) -> list[Path]:    # what was deleted
+    "Delete old step directories, once the newest one has proved sound."
+    if keep < 1:
+        raise ValueError(f"prune: keep, got {keep}, expected at least 1")
+    found = checkpoints(path)
+    if len(found) <= keep:
+        return []
+    verify(found[0])
+    for p in found[keep:]:
+        folder = _resolve(p)
+        ident = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+        gone = p.parent / f".{p.name}.gone-{ident}"
+        os.rename(folder, gone)  # at once, so that no half-deleted directory is seen
+        shutil.rmtree(gone, ignore_errors=True)
+    return found[keep:]
+
+
+# ---------------------------------------------------------------- dead writers
+
+def _resolve(path) -> Path:
+    "`path`, or its complete sibling if its writer died between two renames."
+    path = Path(os.path.realpath(path))
+    if path.exists():
+        return path
+    return next((p for p in _siblings(path) if _is_complete(p)), path)
+
+
+def _siblings(path: Path) -> list[Path]:
+    "What writers of `path` left beside it, the newest state first."
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = [(SIBLING.fullmatch(p.name), p) for p in path.parent.iterdir()]
+        ours = [(m[2], p) for m, p in found if m and m[1] == path.name]
+        return [p for kind in ("new", "old") for k, p in sorted(ours) if k == kind]
+    return []
+
+
+def sweep(
+    folder,  # in which checkpoints are saved
+):
+    "Finish or remove what writers that died left in `folder`."
+    folder = Path(folder)
+    left = [(SIBLING.fullmatch(p.name), p) for p in folder.iterdir()]
+    left = [(m, p) for m, p in left if m and _is_dead(m, p)]
+    for kind in ("new", "old"):
+        for m, p in left:
+            path = folder / m[1]
+            if m[2] == kind and not path.exists() and _is_complete(p):
+                with suppress(OSError):
+                    os.rename(p, path)
+    for _, p in left:
+        shutil.rmtree(p, ignore_errors=True)
+
+
+def _host() -> str:
+    "Eight digits that name this machine."
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_dead(match: re.Match, folder: Path) -> bool:
+    "Has the writer of this sibling ended?"
+    host, pid, token = match[3], int(match[4]), match[5]
+    try:
+        stats = [p.lstat() for p in (folder, *folder.iterdir())]
+        newest = max(max(s.st_mtime, s.st_ctime) for s in stats)
+    except OSError:  # it is being removed this moment
+        return False
+    if host != _host():
+        return time.time() - newest > STALE
+    if pid == os.getpid():
+        return f"{host}-{pid}-{token}" not in _writing
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return time.time() - newest > STALE  # or another process has its number
+
+
+# ---------------------------------------------------------------- what ships
+
+def assets() -> Path:
+    "The folder of files that ship with the package."
+    here = Path(__file__).resolve().parent
+    if (here / "assets").is_dir():  # installed from a wheel
+        return here / "assets"
+    if (here.parent / "settings.ini").is_file() and (here.parent / "data").is_dir():
+        return here.parent / "data"  # a checkout, or installed from one with -e
+    raise FileNotFoundError(
+        f"assets: no {here / 'assets'} and no data folder beside the package"
+    )

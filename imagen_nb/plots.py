@@ -1,0 +1,375 @@
+"""Pictures of pictures: grids, loss curves, and a slider that needs no kernel.
+
+Images are tensors (b 3 h w) in [-1, 1], as everywhere. matplotlib and PIL are imported
+only when a figure is made.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "BLUE", "ORANGE", "image_grid", "show_images", "FrameSlider", "frame_slider",
+    "plot_losses",
+]
+
+BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
+WIDTH = 7.0  # inches, the widest figure
+SLIDER_LIMIT = 300_000  # bytes of HTML
+
+
+# ---------------------------------------------------------------- grids
+
+def _pictures(images, caller: str) -> tuple[list[Tensor], int]:
+    "Single images (c h w) in row order, and how many belong in a row if that is known."
+    row = None
+    if isinstance(images, Sequence) and len(images) and all(
+        isinstance(i, Tensor) and i.ndim == 4 for i in images
+    ):
+        sizes = [len(i) for i in images]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"{caller}: batches side by side, got {sizes} images,"
+                             " expected as many in each")
+        row = len(images)
+        images = [image for group in zip(*images) for image in group]
+    images = list(images)
+    for image in images:
+        if not isinstance(image, Tensor) or image.ndim != 3 or len(image) not in (1, 3):
+            got = tuple(getattr(image, "shape", ())) or type(image).__name__
+            raise ValueError(f"{caller}: an image, got {got}, expected (3 h w)")
+        if not image.is_floating_point():
+            raise ValueError(f"{caller}: an image, got {image.dtype}, expected floats"
+                             " in [-1, 1]")
+    if not images:
+        raise ValueError(f"{caller}: got no images, expected at least one")
+    return images, row
+
+
+def _bytes(image: Tensor) -> Tensor:
+    "(c h w) in [-1, 1] as uint8 (h w 3); what lies outside is cut off, NaN is black."
+    image = image.detach().float().cpu().expand(3, -1, -1)
+    image = ((image.clamp(-1, 1) + 1) * 127.5).nan_to_num(0.0)
+    return image.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def _enlarge(image: Tensor, size: tuple[int, int], caller: str) -> Tensor:
+    "Repeat the pixels of (h w 3) a whole number of times to reach `size`."
+    (h, w), (tall, wide) = image.shape[:2], size
+    if tall % h or wide % w or tall // h != wide // w:
+        raise ValueError(f"{caller}: images of several sizes, got {h}x{w} beside "
+                         f"{tall}x{wide}, expected whole multiples")
+    k = tall // h
+    return image.repeat_interleave(k, 0).repeat_interleave(k, 1)
+
+
+def image_grid(
+    images,                           # (b 3 h w), a list of (3 h w), or a list of batches
+    columns:int|None = None,          # how many in a row; by default nearly square
+    *,
+    padding:int = 2,                  # pixels around each image
+    background:float = 1.,            # level of the padding in [-1, 1]; 1 is white
+):                                    # PIL.Image, one of its pixels for one of ours
+    """A grid of images, exact to the pixel.
+
+    Images of several sizes are first enlarged to the largest, each pixel repeated. A list
+    of batches puts the stages of a cascade side by side: a row per picture.
+    """
+    from PIL import Image
+
+    pictures, row = _pictures(images, "image_grid")
+    tiles = [_bytes(p) for p in pictures]
+    h, w = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
+    tiles = [_enlarge(t, (h, w), "image_grid") for t in tiles]
+    columns = columns or row or math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    columns = min(columns, len(tiles))
+    level = round((min(max(background, -1), 1) + 1) * 127.5)
+    shape = (rows * (h + padding) + padding, columns * (w + padding) + padding, 3)
+    sheet = torch.full(shape, level, dtype=torch.uint8)
+    for i, tile in enumerate(tiles):
+        top = padding + i // columns * (h + padding)
+        left = padding + i % columns * (w + padding)
+        sheet[top:top + h, left:left + w] = tile
+    return Image.fromarray(sheet.numpy())
+
+
+def show_images(
+    images,                                 # (b 3 h w), a list of (3 h w), or of batches
+    captions:Sequence[str]|None = None,     # one under each image, wrapped
+    columns:int|None = None,                # how many in a row; by default up to 8
+    path=None,                              # also save the figure there
+    *,
+    width:float|None = None,                # inches of one image
+    title:str|None = None,                  # over the figure
+    dpi:int = 100,                          # dots per inch
+):                                          # matplotlib Figure
+    "Show images on the fixed scale [-1, 1], with captions under them."
+    import matplotlib.pyplot as plt
+
+    pictures, row = _pictures(images, "show_images")
+    if captions is not None and len(captions) != len(pictures):
+        raise ValueError(f"show_images: captions, got {len(captions)}, "
+                         f"expected {len(pictures)}")
+    columns = min(columns or row or 8, len(pictures))
+    width = width or min(WIDTH / columns, 1.6)
+    lines = max(int(width * 72 / 7 / .56), 6)  # letters of 7 point in a line
+    texts = ["\n".join(textwrap.wrap(str(c), lines)) for c in captions or []]
+    rows = math.ceil(len(pictures) / columns)
+    below = max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72 + .04
+    tall = max(p.shape[1] / p.shape[2] for p in pictures) * width
+    above = .3 if title else 0
+    size = (columns * width, rows * (tall + below) + above)
+    fig = plt.figure(figsize=size, dpi=dpi)
+    for i, picture in enumerate(pictures):
+        left, top = i % columns * width, i // columns * (tall + below) + above
+        box = (left + .02, size[1] - top - tall, width - .04, tall - .02)
+        ax = fig.add_axes([box[0] / size[0], box[1] / size[1],
+                           box[2] / size[0], box[3] / size[1]])
+        _draw(ax, picture)
+        if texts:
+            ax.text(.5, -.03, texts[i], transform=ax.transAxes, fontsize=7,
+                    ha="center", va="top", linespacing=1.15)
+    if title:
+        fig.suptitle(title, fontsize=9, y=1 - .06 / size[1], va="top")
+    plt.close(fig)  # a notebook would otherwise show it twice
+    if path is not None:
+        fig.savefig(path, dpi=dpi, metadata={"Software": None})
+    return fig
+
+
+def _draw(ax, picture: Tensor):
+    "One image in its axes; one channel is drawn in grays."
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(linewidth=.4, color="0.6")  # where a white image ends
+    if len(picture) == 1:
+        ax.imshow(picture[0].detach().float().cpu().numpy(), cmap="gray",
+                  vmin=-1, vmax=1, interpolation="nearest")
+    else:
+        ax.imshow(_bytes(picture).numpy(), vmin=0, vmax=255, interpolation="nearest")
+
+
+# ---------------------------------------------------------------- slider
+
+MOVE = (
+    "var f=this.closest('figure'),k=+this.value,v=JSON.parse(this.dataset.labels)[k];"
+    "f.querySelector('img').src='data:image/png;base64,'"
+    "+this.dataset.frames.split(' ')[k];"
+    "f.querySelector('output').textContent=v;this.setAttribute('aria-valuetext',v)"
+)
+
+FIGURE = """\
+<figure class="nbslider" id="{uid}" data-lm-suppress-shortcuts="true" \
+style="margin:0;max-width:{width}px">
+<img alt="{alt}" src="data:image/png;base64,{first}" \
+style="width:100%;image-rendering:{rendering}">
+<figcaption><label style="display:flex;gap:.6em;align-items:center">{name}
+<input type="range" min="0" max="{last}" step="1" value="{start}" style="flex:1" \
+aria-valuetext="{label}" data-labels="{labels}" data-frames="{frames}" \
+oninput="{move}"><output>{label}</output></label></figcaption>
+</figure>
+"""
+
+
+class FrameSlider:
+    "A slider over pictures made beforehand; where scripts are stripped, the first one."
+
+    def __init__(
+        self,
+        frames:Sequence[bytes],   # PNG files
+        labels:Sequence,          # what to show for each
+        *,
+        name:str = "",            # text before the slider
+        alt:str = "",             # what the pictures show
+        start:int = 0,            # the frame shown first
+        width:int = 560,          # widest, in CSS pixels
+        pixelated:bool = False,   # repeat pixels when enlarged?
+    ):
+        if not frames or len(frames) != len(labels):
+            raise ValueError(f"FrameSlider: got {len(frames)} frames and {len(labels)} "
+                             "labels, expected as many of each, at least one")
+        if not 0 <= start < len(frames):
+            raise ValueError(f"FrameSlider: start, got {start}, "
+                             f"expected 0 to {len(frames) - 1}")
+        self.frames, self.labels = list(frames), [str(v) for v in labels]
+        self.name, self.alt, self.start = name, alt, start
+        self.width, self.pixelated = width, pixelated
+
+    def _repr_html_(self) -> str:
+        return self.data
+
+    def __repr__(self) -> str:
+        return f"FrameSlider({len(self.frames)} frames)"
+
+    @property
+    def uid(self) -> str:
+        "An id that depends on the contents alone."
+        digest = hashlib.sha256(b"".join(self.frames))
+        digest.update("\n".join([self.name, self.alt, *self.labels]).encode())
+        return "nbs-" + digest.hexdigest()[:10]
+
+    @property
+    def data(self) -> str:
+        "The HTML, with everything it needs inside."
+        coded = [base64.b64encode(f).decode() for f in self.frames]
+        label = self.labels[self.start]
+        alt = ": ".join(t for t in (self.alt or self.name, label) if t)
+        return FIGURE.format(
+            uid=self.uid, width=self.width, alt=escape(alt), first=coded[self.start],
+            rendering="pixelated" if self.pixelated else "auto", name=escape(self.name),
+            last=len(coded) - 1, start=self.start, label=escape(label),
+            labels=escape(json.dumps(self.labels, ensure_ascii=False)),
+            frames=" ".join(coded), move=MOVE,
+        )
+
+
+def frame_slider(
+    figs:Sequence,            # matplotlib figures, PIL images or PNG bytes, one per stop
+    labels:Sequence,          # text per stop
+    *,
+    name:str = "",            # text before the slider
+    alt:str = "",             # what the pictures show
+    start:int = 0,            # the frame shown first
+    dpi:int = 80,             # of the figures
+    colours:int|None = None,  # reduce each frame to so many colours, to save bytes
+    width:int|None = None,    # widest, in CSS pixels; by default that of the frames
+    pixelated:bool = False,   # repeat pixels when enlarged?
+) -> FrameSlider:             # displays itself in a notebook and on a static page
+    "A slider over pre-rendered frames, at most 300 kB, without kernel or network."
+    frames = [_png(f, dpi, colours) for f in figs]
+    if width is None and frames:
+        width = int.from_bytes(frames[0][16:20], "big")  # the PNG header holds it
+    slider = FrameSlider(frames, labels, name=name, alt=alt, start=start,
+                         width=width or 0, pixelated=pixelated)
+    size = len(slider.data.encode())
+    if size > SLIDER_LIMIT:
+        raise ValueError(f"frame_slider: got {size} bytes, expected at most "
+                         f"{SLIDER_LIMIT}: use fewer frames, a lower dpi, or colours=64")
+    return slider
+
+
+def _png(fig, dpi: int, colours) -> bytes:
+    "The PNG file of a matplotlib figure, a PIL image, or bytes that are one already."
+    from PIL import Image
+
+    if isinstance(fig, (bytes, bytearray)):
+        data = bytes(fig)
+    elif isinstance(fig, Image.Image):
+        data = _encode(fig)
+    else:
+        buffer = io.BytesIO()
+        fig.savefig(buffer, dpi=dpi, format="png", metadata={"Software": None})
+        _close(fig)
+        data = buffer.getvalue()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"frame_slider: a frame, got bytes {data[:8]!r}, expected a PNG")
+    if colours is not None:
+        data = _encode(Image.open(io.BytesIO(data)).convert("RGB").quantize(colours))
+    return data
+
+
+def _encode(image) -> bytes:
+    "A PIL image as a PNG file."
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _close(fig):
+    "Let pyplot forget a figure."
+    import matplotlib.pyplot as plt
+
+    plt.close(fig)
+
+
+# ---------------------------------------------------------------- curves
+
+def plot_losses(
+    records,                     # list of dicts, a path to JSON lines, or {name: either}
+    key:str = "loss",            # what to draw
+    *,
+    x:str = "step",              # against what
+    by:str = "stage",            # a line for each value of this key, if present
+    smooth:float = .9,           # weight of the past in the thick line; 0 draws only data
+    log:bool = True,             # logarithmic y axis?
+    path=None,                   # also save the figure there
+):                               # matplotlib Figure
+    "Loss curves: the data thin, their running mean thick."
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
+    lines = _curves(records, key, x, by)
+    if not lines:
+        plt.close(fig)
+        raise ValueError(f"plot_losses: got no records with {x!r} and {key!r}, "
+                         "expected at least one")
+    colours = [BLUE, ORANGE] if len(lines) < 3 else None
+    for i, (name, points) in enumerate(lines.items()):
+        colour = colours[i] if colours else plt.cm.viridis(i / len(lines))
+        xs, ys = zip(*points)
+        ax.plot(xs, ys, lw=.6, alpha=.35 if smooth else 1, color=colour,
+                label=None if smooth else name)
+        if smooth:
+            ax.plot(xs, _running_mean(ys, smooth), lw=1.6, color=colour, label=name)
+    if log:
+        ax.set_yscale("log")
+    ax.set(xlabel=x, ylabel=key)
+    if len(lines) > 1:
+        ax.legend(fontsize=8, frameon=False)
+    plt.close(fig)
+    if path is not None:
+        fig.savefig(path, dpi=100, metadata={"Software": None})
+    return fig
+
+
+def _curves(records, key: str, x: str, by: str) -> dict:
+    "Name -> [(x, y), ...] of every line to draw."
+    if isinstance(records, Mapping):
+        lines = {}
+        for name, part in records.items():
+            for inner, points in _curves(part, key, x, by).items():
+                lines[f"{name} {inner}" if inner else str(name)] = points
+        return lines
+    if isinstance(records, (str, Path)):
+        records = _read_lines(Path(records))
+    lines = {}
+    for r in records:
+        if r.get(x) is not None and r.get(key) is not None:
+            lines.setdefault(str(r.get(by, "")), []).append((r[x], float(r[key])))
+    return lines
+
+
+def _read_lines(path: Path) -> list[dict]:
+    "The records in a file of JSON lines; a last line cut by a kill is left out."
+    lines = path.read_text(encoding="utf-8").split("\n")
+    records = []
+    for i, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError as e:
+            if i == len(lines) - 1:  # no newline after it: the writer died there
+                break
+            raise ValueError(f"plot_losses: {path}, line {i + 1}, got {e}, "
+                             "expected JSON") from e
+    return records
+
+
+def _running_mean(ys: Sequence[float], weight: float) -> list[float]:
+    "Exponential mean without a bias to the start; what is not finite is passed over."
+    total = norm = 0.
+    means = []
+    for y in ys:
+        if math.isfinite(y):
+            total, norm = weight * total + y, weight * norm + 1
+        means.append(total / norm if norm else math.nan)
+    return means

@@ -1,0 +1,61 @@
+"All settings live in settings.ini; nothing to edit here."
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="])
+parser.read(here / "settings.ini", encoding="utf-8")
+c = parser["DEFAULT"]
+lib, assets = c["lib_path"], c["lib_path"] + ".assets"
+pythons = "3.11 3.12 3.13 3.14".split()
+statuses = (
+    "1 - Planning,2 - Pre-Alpha,3 - Alpha,4 - Beta,"
+    "5 - Production/Stable,6 - Mature,7 - Inactive"
+).split(",")
+licenses = {"apache2": "Apache-2.0", "mit": "MIT", "bsd3": "BSD-3-Clause"}
+extras = "dev eval track diffusers bench docs".split()
+
+setup(
+    name=c["lib_name"],
+    version=c["version"],
+    description=c["description"],
+    keywords=c["keywords"],
+    author=c["author"],
+    author_email=c["author_email"],
+    url=c["git_url"],
+    license=licenses[c["license"]],
+    license_files=["LICENSE"],
+    classifiers=[
+        f"Development Status :: {statuses[int(c['status']) - 1]}",
+        f"Intended Audience :: {c['audience']}",
+        f"Natural Language :: {c['language']}",
+        "Programming Language :: Python :: 3",
+        *[
+            f"Programming Language :: Python :: {p}"
+            for p in pythons[pythons.index(c["min_python"]):]
+        ],
+    ],
+    # data/ of the checkout is imagen_nb/assets of an installed package
+    package_dir={lib: lib, assets: "data"},
+    packages=[
+        *find_namespace_packages(
+            include=[lib, f"{lib}.*"], exclude=["*.__pycache__", "*.__pycache__.*"]
+        ),
+        assets,
+    ],
+    package_data={assets: ["*", "**/*"]},
+    include_package_data=False,
+    python_requires=f">={c['min_python']}",
+    install_requires=shlex.split(c["requirements"]),
+    extras_require={e: shlex.split(c[f"{e}_requirements"]) for e in extras},
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    zip_safe=False,
+    entry_points={
+        "console_scripts": shlex.split(c["console_scripts"]),
+        "nbdev": [f"{lib}={lib}._modidx:d"],
+    },
+)

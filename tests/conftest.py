@@ -1,0 +1,50 @@
+"Every test runs on one thread and without the network."
+import os
+import socket
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
+
+
+def pytest_configure():
+    torch.set_num_threads(1)
+
+
+def _is_local(address) -> bool:
+    "Is this an address on this machine: loopback, or a path of a Unix socket?"
+    if not isinstance(address, tuple):
+        return True
+    host = address[0].decode() if isinstance(address[0], bytes) else address[0]
+    return host in LOCAL or host.startswith("127.")
+
+
+@pytest.fixture(autouse=True)
+def offline(request, monkeypatch):
+    "Refuse every connection and name look-up that would leave this machine."
+    if request.node.get_closest_marker("net"):
+        return
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    look_up = socket.getaddrinfo
+
+    def refuse(where):
+        raise RuntimeError(f"offline: a test reached for the network, {where!r}")
+
+    def guarded(inner):
+        def call(self, address, *args):
+            return inner(self, address, *args) if _is_local(address) else refuse(address)
+
+        return call
+
+    def guarded_look_up(host, *args, **kw):
+        local = _is_local((host,)) or host == socket.gethostname()
+        return look_up(host, *args, **kw) if local else refuse(host)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)

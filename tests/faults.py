@@ -1,0 +1,86 @@
+"""Planted faults: each is one wrong line. `python tests/faults.py` applies them one at a time to a copy and runs the tests.
+
+A fault is caught when a test fails. The list names (what, module, right text, wrong text); each right text must occur.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FAULTS = [
+    ("cosine schedule halved", "diffusion", "math.pi/2", "math.pi/4"),
+    ("alpha and sigma swapped", "diffusion", "return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()", "return (-log_snr).sigmoid().sqrt(), log_snr.sigmoid().sqrt()"),
+    ("sign of v", "diffusion", "v=alpha*eps - sigma*x0", "v=alpha*eps + sigma*x0"),
+    ("posterior uses t's variance", "diffusion", "c*sigma_s**2", "c*sigma_t**2"),
+    ("noise on the last ancestral step", "sampling", "z = mean + std*noise(i, z) if i < n-1 else mean", "z = mean + std*noise(i, z)"),
+    ("variance bounds swapped", "sampling", "small**(1-gamma)*large**gamma", "small**gamma*large**(1-gamma)"),
+    ("DDIM ignores the threshold", "sampling", "eps_hat = (z - alpha_t*x0_hat)/sigma_t", "eps_hat = (z - alpha_s*x0_hat)/sigma_t"),
+    ("multistep extrapolates backwards", "sampling", "aim = x0_hat + ratio/2*(x0_hat - previous)", "aim = x0_hat - ratio/2*(x0_hat - previous)"),
+    ("guidance branches swapped", "guidance", "return w*cond + (1-w)*uncond", "return w*uncond + (1-w)*cond"),
+    ("caption dropout inverted", "guidance", "torch.where(keep[:, None, None], text.tokens, 0)", "torch.where(keep[:, None, None], 0, text.tokens)"),
+    ("caption dropout keeps the mask", "guidance", "torch.where(keep[:, None], text.mask, only_first)", "text.mask"),
+    ("threshold over the batch", "thresholding", "s = row_quantile(x0_hat.abs().reshape(len(x0_hat), -1), p).clamp(min=1, max=cap)", "s = row_quantile(x0_hat.abs().reshape(len(x0_hat), -1), p).max().expand(len(x0_hat)).clamp(min=1, max=cap)"),
+    ("threshold shrinks good pictures", "thresholding", ".clamp(min=1, max=cap)", ".clamp(max=cap)"),
+    ("text mask inverted", "layers", "mask = torch.cat([text.mask, mask], dim=1)", "mask = torch.cat([~text.mask, mask], dim=1)"),
+    ("pool reads padding", "layers", ".masked_fill(~text.mask[..., None], float(\"-inf\"))", ""),
+    ("sum not scaled", "layers", "return (self.shortcut(x) + self.conv2(h))*self.sum_scale", "return self.shortcut(x) + self.conv2(h)"),
+    ("pooled caption unused", "unet", "emb = self.time(log_snr) + self.pool(words)", "emb = self.time(log_snr) + 0*self.pool(words)"),
+    ("upsampling before the blocks", "efficient_unet", "        if self.attention is not None: h = self.attention(h, words)\n        return self.up(h)", "        h = self.up(h)\n        return h if self.attention is None else self.attention(h, words)"),
+    ("noise after enlargement", "cascade", "    noisy = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(noisy, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
+    ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr*0)"),
+    ("sampling forgets the residual", "cascade", "return out + low if self.config.is_residual else out", "return out"),
+    ("margin off by one", "cascade", "return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]", "return images[..., m-1:-m-1, m:-m], low[..., 1:-1, 1:-1]"),
+    ("captions never dropped in training", "cascade", "text = drop_text(batch.text, draws.keep_text)", "text = batch.text"),
+    ("average never updated", "training", "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))", "pass"),
+    ("loss around the wrapper", "training", "self.stage = Stage(self.stage.config, self.accelerator.prepare(self.network))", "self.accelerator.prepare(self.network)"),
+    ("a stream of random numbers", "training", "g = keyed_generator(seed, n, \"draw\")", "g = None"),
+    ("every process takes the same samples", "training", "step*self.config.batch + self.rank*share", "step*self.config.batch"),
+    ("optimizer state not restored", "training", "load_optimizer_tensors(self.optimizers, tensors.get(\"optimizer\", {}))", "pass"),
+    ("digest not checked", "checkpoint", None, None),
+    ("nearest-neighbour shrinking", "data", "mode=\"bilinear\", antialias=True", "mode=\"nearest\""),
+]
+FAULTS = [f for f in FAULTS if f[2]]
+
+
+def plant(folder: Path, module: str, right: str, wrong: str):
+    "Write the wrong text into a copy."
+    file = folder/"imagen_nb"/f"{module}.py"
+    text = file.read_text()
+    if right not in text: raise SystemExit(f"faults.py: {module}.py no longer holds {right!r}")
+    file.write_text(text.replace(right, wrong))
+
+
+def is_caught(fault) -> tuple[bool, str]:
+    "Run the tests over a copy with one fault; the first failing test is named."
+    what, module, right, wrong = fault
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("imagen_nb", "tests", "data", "tools"): shutil.copytree(ROOT/name, Path(folder)/name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pytest.ini", "settings.ini"): shutil.copy(ROOT/name, folder)
+        plant(Path(folder), module, right, wrong)
+        env = dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{folder}/tests", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+        files = [str(Path(folder)/"tests"/f"test_{n}.py") for n in ORDER]
+        run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files], cwd=folder, env=env, capture_output=True, text=True)
+    failed = [line.split(" - ")[0] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return run.returncode != 0, failed[0] if failed else f"exit {run.returncode}"
+
+
+ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "networks", "cascade", "training", "data")
+
+
+def main(names: list[str]) -> int:
+    chosen = [f for f in FAULTS if not names or any(n in f[0] for n in names)]
+    caught = 0
+    with ThreadPoolExecutor(2) as pool:
+        for fault, (found, where) in zip(chosen, pool.map(is_caught, chosen)):
+            caught += found
+            print(f"{'caught' if found else 'MISSED'}  {fault[0]}  {where}", flush=True)
+    print(f"{caught} of {len(chosen)} caught")
+    return caught != len(chosen)
+
+
+if __name__ == "__main__": sys.exit(main(sys.argv[1:]))

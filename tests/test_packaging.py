@@ -1,0 +1,133 @@
+"Wheel and sdist build, install and find their files outside the checkout."
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints", "*.egg-info")
+NEEDED = ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE",
+          "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt")
+ONE_FILE = "probe/nested/one.json"  # so that the test holds while data/ is still empty
+
+SCRIPT = """
+import json, pkgutil, importlib
+import imagen_nb
+from imagen_nb.checkpoint import assets
+for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
+files = sorted(p.relative_to(assets()).as_posix() for p in assets().rglob("*") if p.is_file())
+print(json.dumps({"at": imagen_nb.__file__, "assets": str(assets()), "files": files}))
+"""
+
+
+def run(*command, cwd, **kw):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment,
+                          capture_output=True, text=True, timeout=300, **kw)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    "A copy of what a checkout holds, without leaving build folders in this one."
+    copy = tmp_path_factory.mktemp("source") / "imagen_nb"
+    copy.mkdir()
+    for name in NEEDED:
+        shutil.copy(ROOT / name, copy)
+    for name in ("imagen_nb", "data", "nbs", "tests", "tools"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, copy / name, ignore=IGNORE)
+    probe = copy / "data" / ONE_FILE
+    probe.parent.mkdir(parents=True)
+    probe.write_text("1")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(source):
+    "The sdist, and the wheel built from it alone."
+    run(sys.executable, "-m", "build", "--no-isolation", ".", cwd=source)
+    (sdist,), (wheel,) = source.glob("dist/*.tar.gz"), source.glob("dist/*.whl")
+    return sdist, wheel
+
+
+def data_files(source):
+    data = source / "data"
+    return sorted(p.relative_to(data).as_posix() for p in data.rglob("*")
+                  if p.is_file() and p.name != ".DS_Store")
+
+
+def fresh_environment(folder, *install):
+    "A new environment that sees this one's libraries, but not this package."
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    site = run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder)
+    libraries = sysconfig.get_path("purelib")
+    (Path(site.strip()) / "libraries.pth").write_text(libraries + "\n")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps",
+        "--no-index", "--no-build-isolation", *install, cwd=folder)
+    return python
+
+
+def test_the_wheel_holds_the_package_and_its_data_alone(source, built):
+    names = zipfile.ZipFile(built[1]).namelist()
+    inside = {n for n in names if ".dist-info/" not in n}
+    modules = {f"imagen_nb/{p.name}" for p in (source / "imagen_nb").glob("*.py")}
+    assert inside == modules | {f"imagen_nb/assets/{f}" for f in data_files(source)}
+    assert any(n.endswith("LICENSE") for n in names)
+
+
+def test_the_sdist_holds_what_builds_it(source, built):
+    with tarfile.open(built[0]) as f:
+        names = {n.split("/", 1)[1] for n in f.getnames() if "/" in n}
+    assert {*NEEDED} <= names
+    assert {f"data/{f}" for f in data_files(source)} <= names
+
+
+def test_metadata(built):
+    wheel = zipfile.ZipFile(built[1])
+    path = next(n for n in wheel.namelist() if n.endswith("METADATA"))
+    text = wheel.read(path).decode()
+    assert re.search(r"^Name: imagen-nb$", text, re.M)
+    assert re.search(r"^Requires-Python: >=3.11$", text, re.M)
+    core = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.M))
+    assert core == {
+        "torch", "transformers", "sentencepiece", "protobuf", "datasets", "accelerate",
+        "safetensors", "numpy", "pillow", "matplotlib", "ipywidgets", "tqdm",
+    }
+    extras = set(re.findall(r"^Provides-Extra: (\w+)$", text, re.M))
+    assert extras == {"dev", "eval", "track", "diffusers", "bench", "docs"}
+
+
+def test_it_works_from_the_wheel(source, built, tmp_path):
+    python = fresh_environment(tmp_path / "env", built[1])
+    told = json.loads(run(python, "-c", SCRIPT, cwd=tmp_path).splitlines()[-1])
+    assert Path(told["at"]).is_relative_to(tmp_path / "env")
+    assert Path(told["assets"]).name == "assets"
+    assert told["files"] == data_files(source)
+    assert (tmp_path / "env" / "bin" / "imagen-nb").exists()
+
+
+def test_it_works_from_a_checkout(source):
+    told = json.loads(run(sys.executable, "-c", SCRIPT, cwd=source).splitlines()[-1])
+    assert Path(told["assets"]) == source / "data"
+    assert told["files"] == data_files(source)
+
+
+@pytest.mark.slow
+def test_it_works_installed_editable(source, tmp_path):
+    python = fresh_environment(tmp_path / "env", "-e", source)
+    told = json.loads(run(python, "-c", SCRIPT, cwd=tmp_path).splitlines()[-1])
+    assert Path(told["at"]).is_relative_to(source)
+    assert Path(told["assets"]) == source / "data"
+    assert told["files"] == data_files(source)

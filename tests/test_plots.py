@@ -1,0 +1,209 @@
+"Grids are exact to the pixel, sliders stand alone and stay small."
+import html.parser
+import json
+import re
+
+import pytest
+import torch
+
+from imagen_nb.plots import (
+    FrameSlider, frame_slider, image_grid, plot_losses, show_images,
+)
+
+
+def pixels(image):
+    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return data.view(image.height, image.width, 3)
+
+
+def noise(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+# ---- grids
+
+def test_grid_is_exact():
+    images = noise(5, 3, 4, 6)
+    sheet = pixels(image_grid(images, 3, padding=1))
+    assert sheet.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
+    expected = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    for i in range(5):
+        top, left = 1 + i // 3 * 5, 1 + i % 3 * 7
+        assert torch.equal(sheet[top:top + 4, left:left + 6], expected[i])
+    assert (sheet[0] == 255).all() and (sheet[6:, 15:] == 255).all()  # padding, no sixth
+
+
+def test_grid_ends_of_the_scale():
+    images = torch.tensor([-1.0, 1.0, -3.0, 3.0, 0.0, float("nan")]).view(6, 1, 1, 1)
+    sheet = pixels(image_grid(images.expand(-1, 3, 1, 1), 6, padding=0))
+    assert sheet[0, :, 0].tolist() == [0, 255, 0, 255, 128, 0]
+
+
+def test_grid_of_stages_side_by_side():
+    base, fine = noise(2, 3, 4, 4), noise(2, 3, 16, 16)
+    image = image_grid([base, fine], padding=0)
+    assert image.size == (32, 32)
+    sheet, exact = pixels(image), pixels(image_grid(fine, 1, padding=0))
+    assert torch.equal(sheet[:, 16:], exact)
+    low = pixels(image_grid(base, 1, padding=0))
+    assert torch.equal(sheet[:, :16], low.repeat_interleave(4, 0).repeat_interleave(4, 1))
+    assert image_grid([base[0], fine[0]], padding=0).size == (32, 16)
+
+
+@pytest.mark.parametrize("images, what", [
+    (noise(2, 4, 8, 8), "expected \\(3 h w\\)"),
+    (noise(3, 8), "expected \\(3 h w\\)"),
+    (noise(0, 3, 8, 8), "no images"),
+    ([], "no images"),
+    ([noise(3, 8, 8), noise(3, 12, 12)], "whole multiples"),
+    ([noise(2, 3, 8, 8), noise(3, 3, 8, 8)], "as many in each"),
+    (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "expected floats"),
+])
+def test_grid_errors(images, what):
+    with pytest.raises(ValueError, match=f"image_grid.*{what}"):
+        image_grid(images)
+
+
+# ---- figures
+
+def rendered(fig):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(fig).draw()
+    return torch.frombuffer(bytearray(fig.canvas.buffer_rgba()), dtype=torch.uint8)
+
+
+def test_show_images_wraps_captions_and_saves(tmp_path):
+    import matplotlib.pyplot as plt
+
+    captions = ["a small red circle left of a large blue square on a gray background"] * 9
+    fig = show_images(noise(9, 3, 8, 8), captions, path=tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert fig.get_size_inches()[0] <= 7
+    texts = [t for ax in fig.axes for t in ax.texts]
+    assert len(texts) == 9 and all("\n" in t.get_text() for t in texts)
+    assert plt.get_fignums() == []  # nothing left open
+    fig.canvas.draw()
+    page = fig.bbox
+    for text in texts:  # no caption leaves the figure or reaches into the next one
+        box = text.get_window_extent()
+        assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1
+    first, second = (t.get_window_extent() for t in texts[:2])
+    assert first.x1 <= second.x0 + 1
+
+
+def test_show_images_scale_is_fixed():
+    dim = torch.full((1, 3, 4, 4), -0.5)
+    assert not torch.equal(rendered(show_images(dim)), rendered(show_images(dim + 0.4)))
+    one = show_images(dim[:, :1])
+    assert one.axes[0].images[0].get_clim() == (-1, 1)
+    assert rendered(one).view(-1, 4)[:, 0].min() == 64  # -0.5 of [-1, 1], not black
+
+
+def test_show_images_errors():
+    with pytest.raises(ValueError, match="captions, got 1, expected 2"):
+        show_images(noise(2, 3, 4, 4), ["one"])
+
+
+# ---- slider
+
+def figures(n, dpi=80):
+    import matplotlib.pyplot as plt
+
+    for i in range(n):
+        fig, ax = plt.subplots(figsize=(3, 2))
+        ax.plot([0, i])
+        yield fig
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_slider_is_self_contained_and_repeatable():
+    import matplotlib.pyplot as plt
+
+    labels = ["t = 0", 't = "1" & <2>', "t = 3"]
+    a = frame_slider(list(figures(3)), labels, name="time", alt="a line")
+    b = frame_slider(list(figures(3)), labels, name="time", alt="a line")
+    assert plt.get_fignums() == []
+    text = a._repr_html_()
+    assert text == b._repr_html_() and "http" not in text and "<script" not in text
+    tags = dict(Page(text).tags)
+    assert tags["figure"]["id"] == a.uid
+    assert json.loads(tags["input"]["data-labels"]) == labels
+    frames = tags["input"]["data-frames"].split(" ")
+    assert len(frames) == 3 and len(set(frames)) == 3
+    assert tags["img"]["src"] == "data:image/png;base64," + frames[0]
+    assert tags["img"]["alt"] == "a line: t = 0"
+    assert tags["input"]["max"] == "2"
+    assert re.search(r"max-width:240px", tags["figure"]["style"])
+    assert repr(a) == "FrameSlider(3 frames)"
+
+
+def test_slider_takes_png_bytes_and_pil_images():
+    grid = image_grid(noise(4, 3, 8, 8))
+    from_images = frame_slider([grid, grid], ["a", "b"], start=1, pixelated=True)
+    from_bytes = frame_slider(from_images.frames, ["a", "b"], start=1, pixelated=True)
+    assert from_images._repr_html_() == from_bytes._repr_html_()
+    assert dict(Page(from_bytes.data).tags)["img"]["alt"] == "b"
+
+
+def test_slider_size_is_checked_and_colours_help():
+    grids = [image_grid(noise(16, 3, 32, 32).roll(i)) for i in range(8)]
+    with pytest.raises(ValueError, match="expected at most 300000"):
+        frame_slider(grids, range(8))
+    assert len(frame_slider(grids, range(8), colours=16).data) < 300_000
+
+
+def test_slider_errors():
+    with pytest.raises(ValueError, match="2 frames and 1 labels"):
+        FrameSlider([b"", b""], ["a"])
+    with pytest.raises(ValueError, match="0 frames"):
+        frame_slider([], [])
+    with pytest.raises(ValueError, match="start, got 5"):
+        FrameSlider([b""], ["a"], start=5)
+    with pytest.raises(ValueError, match="expected a PNG"):
+        frame_slider([b"GIF89a"], ["a"])
+
+
+# ---- curves
+
+RECORDS = [{"step": i, "loss": 1 / (i + 1), "lr": 0.1} for i in range(50)]
+
+
+def test_losses_from_records_and_lines(tmp_path):
+    file = tmp_path / "log.jsonl"
+    text = "".join(json.dumps(r) + "\n" for r in RECORDS)
+    file.write_text(text + '{"step": 50, "lo')  # killed while writing
+    for source in (RECORDS, file, str(file)):
+        thin, thick = plot_losses(source).axes[0].lines
+        assert list(thin.get_xdata()) == list(range(50))
+        assert thin.get_ydata()[1] == 0.5
+        assert thick.get_ydata()[0] == 1 and 0.02 < thick.get_ydata()[-1] < 1
+    file.write_text('{"step": \n' + text)
+    with pytest.raises(ValueError, match="line 1"):
+        plot_losses(file)
+
+
+def test_losses_of_several_stages(tmp_path):
+    staged = [{**r, "stage": s} for s in ("base", "sr1", "sr2") for r in RECORDS]
+    fig = plot_losses(staged, path=tmp_path / "a.png")
+    assert [t.get_text() for t in fig.axes[0].get_legend().texts] == ["base", "sr1", "sr2"]
+    both = plot_losses({"one": RECORDS, "two": RECORDS}, smooth=0, log=False)
+    assert len(both.axes[0].lines) == 2
+    assert (tmp_path / "a.png").exists()
+    with pytest.raises(ValueError, match="no records"):
+        plot_losses(RECORDS, "accuracy")
+
+
+def test_losses_pass_over_what_is_not_finite():
+    records = [{"step": i, "loss": y} for i, y in enumerate([1.0, float("nan"), 3.0])]
+    _, thick = plot_losses(records, smooth=0.5).axes[0].lines
+    assert list(thick.get_ydata()) == [1.0, 1.0, (0.5 * 1 + 3) / 1.5]

@@ -1,0 +1,113 @@
+"Thresholds against numpy's quantile and diffusers."
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from imagen_nb.thresholding import dynamic_threshold, row_quantile, static_threshold, threshold
+
+
+def draws(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- quantile
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 200, 201, 3*32*32])
+@pytest.mark.parametrize("p", [0., .1, .5, .9, .995, .9999, 1.])
+def test_quantile_equals_numpy(n, p):
+    x = draws(4, n)
+    expected = np.quantile(x.double().numpy(), p, axis=1)
+    assert_close(row_quantile(x, p), torch.tensor(expected).float(), atol=1e-6, rtol=1e-6)
+    assert_close(row_quantile(x.double(), p), torch.tensor(expected), atol=1e-12, rtol=1e-12)
+
+
+def test_quantile_with_ties_and_one_constant_row():
+    x = torch.tensor([[1., 1, 1, 1, 5], [2, 2, 2, 2, 2]])
+    assert_close(row_quantile(x, .9), torch.tensor([3.4, 2.]))
+
+
+def test_quantile_of_more_values_than_torch_s_own_takes():
+    x = torch.zeros(1, 2**24 + 2)            # torch.quantile refuses above 2**24
+    x[0, ::1000] = torch.arange(len(x[0, ::1000])).float()
+    assert row_quantile(x, .9995).item() == pytest.approx(np.quantile(x[0].numpy(), .9995), rel=1e-5)
+
+
+@pytest.mark.parametrize("p", [99.5, -.1, 1.01, float("nan")])
+def test_quantile_refuses_percentages(p):
+    with pytest.raises(ValueError, match="expected in \\[0, 1\\]"): row_quantile(draws(2, 5), p)
+
+
+# ---- thresholds
+
+def test_static():
+    assert static_threshold(torch.tensor([-3., -1., -.5, 0., .5, 1., 3.])).tolist() == [-1, -1, -.5, 0, .5, 1, 1]
+
+
+def test_dynamic_known_vectors():
+    x = torch.tensor([[.5, -2., 4.]])
+    assert_close(dynamic_threshold(x, p=1.), torch.tensor([[.125, -.5, 1.]]))
+    # median of (.5, 2, 4) is 2: 4 is clipped to 2, then all is halved
+    assert_close(dynamic_threshold(x, p=.5), torch.tensor([[.25, -1., 1.]]))
+
+
+@pytest.mark.parametrize("p", [.5, .9, .995, 1.])
+def test_dynamic_is_in_range_and_leaves_good_images_alone(p):
+    x = draws(4, 3, 16, 16)
+    assert dynamic_threshold(x*3, p).abs().max() <= 1
+    good = x.clamp(-1, 1)
+    assert_close(dynamic_threshold(good, p), good, atol=0, rtol=0)
+    few = good.clone(); few[:, 0, 0, 0] = 7.                # too few to set the scale
+    if p < 1: assert_close(dynamic_threshold(few, p), static_threshold(few), atol=0, rtol=0)
+
+
+def test_dynamic_keeps_proportions():
+    x = draws(2, 3, 8, 8)*2
+    s = row_quantile(x.abs().reshape(2, -1), 1.)
+    assert_close(dynamic_threshold(x, 1.), x/s[:, None, None, None])
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_each_image_is_thresholded_on_its_own(kind):
+    x = draws(5, 3, 8, 8)*torch.tensor([.1, 1., 3., 10., 100.])[:, None, None, None]
+    for options in (dict(), dict(p=.8)):
+        together = threshold(x, kind, **options)
+        for k in range(5): assert_close(together[k:k+1], threshold(x[k:k+1], kind, **options), atol=0, rtol=0)
+
+
+def test_channels_of_one_image_share_a_scale():
+    x = torch.zeros(1, 3, 4, 4); x[:, 0] = 4.; x[:, 1] = .4
+    assert_close(dynamic_threshold(x, .9)[0, :, 0, 0], torch.tensor([1., .1, 0.]))
+
+
+def test_cap():
+    x = torch.tensor([[.5, -2., 4.]])
+    assert_close(dynamic_threshold(x, 1., cap=1.), static_threshold(x))
+    assert_close(dynamic_threshold(x, 1., cap=2.), torch.tensor([[.25, -1., 1.]]))
+    assert_close(dynamic_threshold(x, 1., cap=9.), dynamic_threshold(x, 1.))
+    with pytest.raises(ValueError, match="cap"): dynamic_threshold(x, 1., cap=.5)
+
+
+def test_threshold_picks():
+    x = draws(2, 3, 4, 4)*3
+    assert threshold(x, None) is x
+    assert_close(threshold(x, "static"), static_threshold(x))
+    assert_close(threshold(x, "dynamic"), dynamic_threshold(x, .995))
+    assert_close(threshold(x), dynamic_threshold(x))
+    assert_close(threshold(x, "dynamic", p=.7, cap=1.5), dynamic_threshold(x, .7, 1.5))
+    with pytest.raises(ValueError, match="kind, got 'clip'"): threshold(x, "clip")
+
+
+def test_dtype_layout_and_nan():
+    x = draws(2, 3, 8, 8)*3
+    assert dynamic_threshold(x.bfloat16()).dtype == torch.bfloat16
+    assert_close(dynamic_threshold(x.to(memory_format=torch.channels_last)), dynamic_threshold(x), atol=0, rtol=0)
+    x[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"): dynamic_threshold(x)
+
+
+@pytest.mark.parametrize("p, cap", [(.995, 100.), (.95, 1.5), (.995, 1.), (.8, 3.)])
+def test_parity_with_diffusers(p, cap):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=p, sample_max_value=cap)
+    x = draws(4, 3, 32, 32)*torch.tensor([.2, 1., 2., 5.])[:, None, None, None]
+    assert_close(dynamic_threshold(x, p, cap), theirs._threshold_sample(x), atol=1e-6, rtol=1e-6)

@@ -1,0 +1,227 @@
+"""Training: draws, schedules, optimizers, and runs that are interrupted."""
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imagen_nb.checkpoint import checkpoints
+from imagen_nb.health import TrainingError, check_pictures
+from imagen_nb.training import (TrainConfig, draw, draw_crop, ema_decay, keyed_times, learning_rate, make_optimizers, orthogonalize,
+                                update_ema)
+from train_worker import Letters, make_trainer
+
+HERE = Path(__file__).parent
+ENV = dict(os.environ, PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}", OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+
+
+def final(out, steps=20): return load_file(out/f"step_{steps:08d}"/"network.safetensors"), load_file(out/f"step_{steps:08d}"/"average.safetensors")
+
+
+def equal(a, b): return all(torch.equal(x[k], y[k]) for x, y in zip(a, b) for k in x)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    "An uninterrupted run of 20 steps."
+    out = tmp_path_factory.mktemp("reference")
+    make_trainer(out).fit()
+    return out
+
+
+# ---------------------------------------------------------------- draws
+
+def test_draws_depend_on_seed_and_number_alone():
+    index = torch.arange(10)
+    whole = draw(3, index, (3, 4, 4), lowres_shape=(3, 3, 3))
+    for part in (index[:3], index[7:], index[[9, 2]]):
+        for a, b in zip(draw(3, part, (3, 4, 4), lowres_shape=(3, 3, 3)), whole): assert torch.equal(a, b[part])
+    assert not torch.equal(draw(4, index, (3, 4, 4)).eps, whole.eps)
+
+
+def test_draws_have_the_right_distributions():
+    d = draw(0, torch.arange(6000), (3, 2, 2), lowres_shape=(3, 2, 2), caption_drop=.1, aug_max=.4)
+    assert abs(d.eps.mean()) < .012 and abs(d.eps.std() - 1) < .012 and abs(d.aug_eps.std() - 1) < .012
+    assert abs((~d.keep_text).float().mean() - .1) < .012
+    assert 0 <= d.aug_t.min() < .01 and .39 < d.aug_t.max() <= .4
+    correlation = torch.corrcoef(torch.stack([d.t, d.keep_text.float(), d.aug_t, d.eps.mean((1, 2, 3)), d.aug_eps.mean((1, 2, 3))]))
+    assert (correlation - torch.eye(5)).abs().max() < .06
+
+
+def test_times_are_uniform_or_follow_their_law():
+    t = keyed_times(0, torch.arange(20_000), None)
+    grid = torch.linspace(0, 1, 101)[1:-1]
+    assert max(abs((t < g).float().mean() - g) for g in grid) < 2e-3
+    u = torch.logit(keyed_times(0, torch.arange(20_000), (.4, 1.1)))
+    assert abs(u.mean() - .4) < .01 and abs(u.std() - 1.1) < .01
+
+
+def test_crops_stay_inside_and_reach_every_corner():
+    crop = draw_crop(0, torch.arange(3000), size=32, side=16, margin=4, align=4)
+    assert crop.height == crop.width == 24
+    for v in (crop.top + 4, crop.left + 4): assert v.unique().tolist() == [0, 4, 8, 12, 16]
+
+
+# ---------------------------------------------------------------- schedules and optimizers
+
+def test_learning_rate_and_average():
+    c = TrainConfig(steps=100, warmup=10, lr=2., final=.1, ema=.9, ema_power=5.)
+    rates = [learning_rate(k, c) for k in range(100)]
+    assert rates[0] == .2 and rates[9] == 2. and rates[10] == 2. and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert abs(learning_rate(55, c) - 2*(.1 + .9*.5)) < 1e-6 and abs(learning_rate(100, c) - .2) < 1e-6
+    assert ema_decay(1, c) == 0 and ema_decay(10_000, c) == .9 and abs(ema_decay(10, c) - .9**5) < 1e-12
+
+
+def test_ema_follows_the_weights():
+    a, b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    expected = {k: .75*v + .25*dict(b.named_parameters())[k] for k, v in a.named_parameters()}
+    update_ema(a, b, .75)
+    for k, v in a.named_parameters(): torch.testing.assert_close(v, expected[k])
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 40), (2, 40, 24), (1, 32, 32)])
+def test_orthogonalize_against_svd(shape):
+    m = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(m, full_matrices=False)
+    for _ in range(4):  # the same iteration, on the singular values
+        s = s/s.norm(dim=-1, keepdim=True) if _ == 0 else s
+        s = 3.4445*s - 4.7750*s**3 + 2.0315*s**5
+    torch.testing.assert_close(orthogonalize(m), u @ torch.diag_embed(s) @ v, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adam", "adamw", "muon"])
+def test_every_optimizer_reaches_every_parameter_and_lowers_a_loss(name):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.SiLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.SiLU(), torch.nn.Conv2d(32, 3, 1))
+    x, y, losses, before = torch.randn(8, 3, 8, 8), torch.randn(8, 3, 4, 4), [], [p.detach().clone() for p in net.parameters()]
+    optimizers = make_optimizers(net, TrainConfig(optimizer=name, lr=1e-2 if name != "adafactor" else .1))
+    for _ in range(15):
+        loss = (net(x) - y).square().mean(); loss.backward(); losses.append(loss.item())
+        for o in optimizers: o.step(); o.zero_grad()
+    assert losses[-1] < losses[0]*.97
+    assert all((p != q).any() for p, q in zip(net.parameters(), before))
+
+
+def test_muon_takes_the_inner_matrices_only():
+    trainer = make_trainer("unused")
+    muon, adam = make_optimizers(trainer.stage.network, TrainConfig(optimizer="muon"))
+    edge = {id(p) for n, p in trainer.stage.network.named_parameters() if n.startswith(("conv_in", "out."))}
+    inner = [p for g in muon.param_groups for p in g["params"]]
+    assert inner and all(p.ndim > 1 and id(p) not in edge for p in inner)
+    assert len(inner) + sum(len(g["params"]) for g in adam.param_groups) == len(list(trainer.stage.network.parameters()))
+
+
+# ---------------------------------------------------------------- runs
+
+def test_loss_falls_and_the_log_says_so(reference):
+    rows = [json.loads(o) for o in (reference/"log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [20] and rows[0]["samples"] == 160 and len(rows[0]["by_level"]) == 4
+    first = make_trainer(reference.parent/"first", steps=1)
+    first.fit()
+    before = json.loads((reference.parent/"first"/"log.jsonl").read_text())["loss"]
+    assert rows[0]["loss"] < .7*before
+
+
+def test_checkpoints_are_few_and_the_average_is_not_the_network(reference):
+    assert [p.name for p in checkpoints(reference)] == ["step_00000020", "step_00000015"]
+    network, average = final(reference)
+    assert any((network[k] - average[k]).abs().max() > 1e-6 for k in network)
+
+
+@pytest.mark.parametrize("moment", ["step 3", "step 13", "saving 15"])
+def test_killed_and_resumed_is_bit_equal(reference, tmp_path, moment):
+    "SIGKILL before the first checkpoint, between two, and while one is being written."
+    command = [sys.executable, str(HERE/"train_worker.py"), str(tmp_path/"run")]
+    child = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
+    for line in child.stdout:
+        if line.strip() == moment: child.send_signal(signal.SIGKILL); break
+    assert child.wait() == -signal.SIGKILL
+    make_trainer(tmp_path/"run").fit()
+    assert equal(final(tmp_path/"run"), final(reference))
+    rows = [json.loads(o) for o in (tmp_path/"run"/"log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [20]
+
+
+def test_sigterm_saves_at_the_next_step(reference, tmp_path):
+    child = subprocess.Popen([sys.executable, str(HERE/"train_worker.py"), str(tmp_path/"run")], env=ENV, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    for line in child.stdout:
+        if line.strip() == "step 7": child.terminate(); break
+    _, err = child.communicate(timeout=60)
+    assert "run the same command to go on" in err
+    newest = int(checkpoints(tmp_path/"run")[0].name[5:])
+    assert 8 <= newest <= 12 and newest != 10, "saved where it was stopped, not at the regular step"
+    make_trainer(tmp_path/"run").fit()
+    assert equal(final(tmp_path/"run"), final(reference))
+
+
+def test_two_processes_train_the_same_run(reference, tmp_path):
+    "Equal draws, averaged gradients: fails if the loss is computed around the wrapper."
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(HERE/"train_worker.py"), str(tmp_path/"two"), "3"]
+    subprocess.run(command, env=ENV, check=True, capture_output=True, timeout=180)
+    make_trainer(tmp_path/"one", steps=3).fit()
+    for one, two in zip(final(tmp_path/"one", 3), final(tmp_path/"two", 3)):
+        for k in one: torch.testing.assert_close(one[k], two[k], atol=2e-3, rtol=2e-2)
+    loss = [json.loads((tmp_path/o/"log.jsonl").read_text())["loss"] for o in ("one", "two")]
+    assert json.loads((tmp_path/"two"/"step_00000003"/"meta.json").read_text())["ranks"] == 2
+    assert all(l == l for l in loss)
+
+
+def test_damaged_checkpoint_is_passed_over(reference, tmp_path):
+    make_trainer(tmp_path/"run").fit()
+    file = tmp_path/"run"/"step_00000020"/"network.safetensors"
+    data = bytearray(file.read_bytes()); data[-5] ^= 4; file.write_bytes(data)
+    with pytest.warns(UserWarning, match="going back"): make_trainer(tmp_path/"run").fit()
+    assert equal(final(tmp_path/"run"), final(reference))
+
+
+def test_another_config_is_refused_with_the_difference(reference):
+    with pytest.raises(ValueError, match=r"train.lr: 0.003 on disk, 0.001 now"): make_trainer(reference, lr=1e-3).fit()
+
+
+def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path):
+    trainer = make_trainer(tmp_path/"run", steps=30)
+    real, seen = trainer.samples, []
+
+    def poisoned(index):
+        batch, draws = real(index)
+        if index[0] >= 5*8: batch = batch._replace(images=batch.images*float("nan"))
+        return batch, draws
+    trainer.samples = poisoned
+    keep = trainer.train_step
+
+    def watched(batch, draws):
+        result = keep(batch, draws)
+        seen.append([p.detach().clone() for p in (*trainer.network.parameters(), *trainer.average.parameters())])
+        return result
+    trainer.train_step = watched
+    with pytest.raises(TrainingError, match="10 steps in a row"): trainer.fit()
+    assert len(seen) == 15 and all(torch.equal(a, b) for a, b in zip(seen[4], seen[-1]))
+    assert all(v.isfinite().all() for v in final(tmp_path/"run", 5)[0].values())
+
+
+def test_pictures_of_the_wrong_kind_are_refused(tmp_path):
+    good = torch.rand(4, 3, 8, 8)*2 - 1
+    check_pictures(good, 8)
+    for bad, word in ((good*2, "within"), (good.abs(), r"\[0, 1\]"), (good[:, :1], "shape"), (good*float("nan"), "NaN")):
+        with pytest.raises(ValueError, match=word): check_pictures(bad, 8)
+    trainer = make_trainer(tmp_path/"run")
+    trainer.dataset.images = lambda rows, size, crop=None: torch.rand(len(rows), 3, size, size)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"): trainer.fit()
+
+
+def test_fit_returns_the_average(reference):
+    stage = make_trainer(reference).fit()
+    average = final(reference)[1]
+    assert stage.is_trained and all(torch.equal(v, average[k]) for k, v in stage.network.state_dict().items())
+
+
+def test_settings_are_checked():
+    for wrong in (dict(optimizer="sgd"), dict(batch=0), dict(lr=0.), dict(decay="step")):
+        with pytest.raises(ValueError): TrainConfig(**wrong)
+    assert Letters()[["abc"]].tokens.shape == (1, 8, 6)

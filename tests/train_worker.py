@@ -1,0 +1,49 @@
+"""A small training run in a process of its own: `python train_worker.py DIRECTORY [STEPS]`. Tells each step, so that a test can kill it."""
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
+from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.text import TextEmbedding  # noqa: E402
+from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
+from imagen_nb.unet import UNetConfig  # noqa: E402
+
+STAGE = StageConfig(size=16, target="x0", loss_weight="capped", network=UNetConfig(
+    dim=24, mults=(1, 2), blocks=1, attention=(False, True), head_dim=24, text_dim=6, text_width=16, emb_dim=32))
+CONFIG = dict(batch=8, optimizer="muon", lr=3e-3, warmup=4, save_every=5, ema=1.)
+
+
+class Letters:
+    "Embeds a caption as its first letters: a text encoder that costs nothing."
+    identity = "letters"
+
+    def __getitem__(self, captions):
+        tokens = torch.tensor([[[ord(c) % (k + 2) for k in range(6)] for c in o.ljust(8)[:8]] for o in captions]).float()
+        return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+
+
+def make_trainer(out, steps=20, **changes):
+    torch.manual_seed(0)
+    world = ShapesWorld("train", level="quick", size=16, length=50)
+    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False)
+
+
+if __name__ == "__main__":
+    trainer = make_trainer(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    step, save = trainer.train_step, trainer.save
+
+    def told_step(batch, draws):
+        result = step(batch, draws)
+        print("step", trainer.step, flush=True)
+        return result
+
+    def told_save():
+        print("saving", trainer.step, flush=True)
+        save()
+    trainer.train_step, trainer.save = told_step, told_save
+    trainer.fit()
+    print("done", flush=True)
