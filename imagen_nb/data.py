@@ -344,9 +344,10 @@ def _subjects(scene: Scene) -> list[str]:
     "Ways to name all things of a scene and their relation."
     names = [_names(o) for o in scene.things]
     if scene.relation:
-        pairs = ((names[0], scene.relation, names[1]), (names[1], INVERSE[scene.relation], names[0]))
-        return [f"{a} {saying} {b}" for n, r, m in pairs for saying in SAYINGS[r]
-                for a, b in ((n[0], m[0]), (n[-1], m[-1]))]
+        a, b = names
+        pairs = ((a, scene.relation, b), (b, INVERSE[scene.relation], a))
+        return [f"{n[k]} {saying} {m[k]}" for n, r, m in pairs for saying in SAYINGS[r]
+                for k in (0, -1)]
     if len(scene.things) == 1:
         return names[0]
     if len({(o.shape, o.colour, o.size, o.fill) for o in scene.things}) == 1:
@@ -389,7 +390,7 @@ def resize(
 
 # %% ../nbs/01_data.ipynb #af272f20
 def _tent(old: int, new: int) -> Tensor:
-    "Weights of every old pixel in every new one, (new old): a tent, its overhang on the edge pixel."
+    "Weight of every old pixel in every new one, (new old): a tent, its overhang on the edge."
     reach = max(1., old/new)
     pad = math.ceil(reach)
     at = torch.arange(-pad, old + pad)
@@ -428,7 +429,7 @@ def _hues(colours: tuple[str, ...]) -> Tensor:
 def connected(
     mask: Tensor,  # bool (h w)
 ) -> Tensor:       # int64 (h w): 0 off the mask, one positive number per connected patch
-    "Label patches (8 neighbours): every pixel takes the largest label beside it, until none changes."
+    "Label patches (8 neighbours): pixels take the largest label beside them until none changes."
     h, w = mask.shape
     labels = torch.arange(1, h*w + 1, device=mask.device).view(1, 1, h, w).float()*mask
     while True:
@@ -515,7 +516,8 @@ def _read_fill(image: Tensor, thing: Thing) -> str:
     y, phase = y[rows], 2*math.pi/(STRIPE_PERIOD*math.sqrt(2))*(x[cols] + y[rows])
     waves = []
     for pitch in (.9, 1., 1.1):
-        basis = torch.stack([torch.ones_like(y), y/thing.r, (pitch*phase).sin(), (pitch*phase).cos()], 1)
+        turns = pitch*phase
+        basis = torch.stack([torch.ones_like(y), y/thing.r, turns.sin(), turns.cos()], 1)
         fit = torch.linalg.lstsq(basis, q[:, None]).solution[:, 0]
         waves.append(fit[2:].norm().item())
     if max(waves) > .5*_wave(side):
@@ -567,8 +569,8 @@ def compare(
 ) -> dict[str, bool | None]:  # count, colour, shape, relation, size, fill, background, all
     "Score what was read; None where the wanted scene has no such attribute."
     def alike(*names):
-        a, b = (sorted(tuple(getattr(o, n) for n in names) for o in s.things) for s in (wanted, found))
-        return a == b
+        a, b = ([tuple(getattr(o, n) for n in names) for o in s.things] for s in (wanted, found))
+        return sorted(a) == sorted(b)
     marks = dict(
         count=len(wanted.things) == len(found.things),
         colour=alike("colour"), shape=alike("colour", "shape"),
@@ -667,7 +669,7 @@ def _relations(scene: Scene) -> list[tuple[str, str, str]]:
     a, b = (o.shape for o in scene.things[:2])
     return [(a, scene.relation, b), (b, INVERSE[scene.relation], a)]
 
-# %% ../nbs/01_data.ipynb #e88fa0a8
+# %% ../nbs/01_data.ipynb #fb46e977
 def permute(
     n: int,       # number of samples drawn before this one
     length: int,  # size of the dataset
@@ -675,7 +677,8 @@ def permute(
 ) -> int:         # data position in [0, length)
     "Position of the n-th sample: a new permutation each epoch, in constant memory."
     if n < 0 or length < 1:
-        raise ValueError(f"permute: n and length, got {n} and {length}, expected n >= 0, length >= 1")
+        raise ValueError(f"permute: n and length, got {n} and {length},"
+                         " expected n >= 0 and length >= 1")
     epoch, i = divmod(n, length)
     half = max(1, ((length - 1).bit_length() + 1)//2)
     while True:  # walk the cycle until it re-enters the dataset
@@ -726,7 +729,8 @@ def _rgb(image):
     if image.mode == "F":
         raise UnreadablePicture("pixels without a known range (mode F)")
     if image.mode.startswith("I"):  # 16 bits in one channel
-        return Image.fromarray((np.asarray(image).clip(0, 65535)//257).astype("uint8")).convert("RGB")
+        levels = np.asarray(image).clip(0, 65535)//257
+        return Image.fromarray(levels.astype("uint8")).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -855,15 +859,16 @@ class _Table:
         if image_column is not None:
             pictures = [c for c in features if c == image_column]
         if len(pictures) != 1:
-            raise ValueError(f"load_captioned: image_column of {name}, got {image_column or pictures},"
-                             f" expected one of {list(features)}")
+            raise ValueError(f"load_captioned: image_column of {name}, got"
+                             f" {image_column or pictures}, expected one of {list(features)}")
         self.image, texts = pictures[0], [c for c, f in features.items() if _is_text(f)]
         if caption_column is None and len(texts) == 1:
             caption_column = texts[0]
         self.text = _column(texts, caption_column, name)
         if isinstance(features[self.image], datasets.Image):
             table = table.cast_column(self.image, datasets.Image(decode=False))
-        self.table, self.texts = table.select_columns([self.image]), table.select_columns([self.text])
+        self.table = table.select_columns([self.image])
+        self.texts = table.select_columns([self.text])
 
     def __len__(self): return len(self.table)
 
@@ -924,7 +929,7 @@ class _Shards:
 
 # %% ../nbs/01_data.ipynb #59355a0a
 def load_captioned(
-    source,                            # folder, .parquet or .tar, list of those, Dataset, or a hub name
+    source,                            # folder, .parquet, .tar, list of those, Dataset, hub name
     size: int,                         # side of ds[i] in pixels
     split: str = "train",              # for folders: the subfolder of that name, if there is one
     image_column: str | None = None,   # of a table; None: guessed from the column types

@@ -48,7 +48,7 @@ def linear_log_snr(
     lo:float=-20.,  # smallest log-SNR; the schedule itself ends at -10.05
     hi:float=20.,   # log-SNR at t=0
 ) -> Tensor:        # log-SNR, decreasing in t, like t
-    "Log-SNR of the linear beta schedule, 1e-4 to 0.02 in 1000 steps (App. F.3), as t's limit."
+    "Log-SNR of the linear schedule, the limit of betas 1e-4 to 0.02 (App. F.3)."
     t = _full(t)
     if _violated(~((t >= 0) & (t <= 1))):
         raise ValueError(f"linear_log_snr: time, got {t}, expected values in [0, 1]")
@@ -208,4 +208,5 @@ def diffusion_loss(
     prediction, x0, eps = _full(prediction), _full(x0), _full(eps)
     alpha, sigma = _scales(log_snr, x0)
     truth = dict(eps=eps, x0=x0, v=alpha*eps - sigma*x0)[target]
-    return factor.reshape(-1).to(x0.dtype)*((prediction-truth)**2).reshape(len(x0), -1).mean(1)
+    error = ((prediction-truth)**2).reshape(len(x0), -1).mean(1)   # (b,)
+    return factor.reshape(-1).to(x0.dtype)*error

@@ -36,8 +36,9 @@ def classifier_free_guidance(
 ) -> Tensor:            # guided prediction, at least float32
     "Weighted sum past the conditional prediction (eq. 2)."
     if cond.shape != uncond.shape:
-        raise ValueError(f"classifier_free_guidance: cond {tuple(cond.shape)} and uncond"
-                         f" {tuple(uncond.shape)}, expected equal shapes")
+        raise ValueError("classifier_free_guidance: cond and uncond, got"
+                         f" {tuple(cond.shape)} and {tuple(uncond.shape)},"
+                         " expected equal shapes")
     if cond.dtype != torch.float64: cond, uncond = cond.float(), uncond.float()
     if isinstance(w, Tensor) and w.ndim:
         if w.shape != cond.shape[:1]:
@@ -63,7 +64,8 @@ def guided(
             inside = (log_snr >= interval[0]) & (log_snr <= interval[1])
             if not inside.any(): return predict(z, log_snr, text)
             weight = torch.where(inside, torch.as_tensor(w, device=z.device), 1.)
-        if not isinstance(weight, Tensor) and weight == 1: return predict(z, log_snr, text)
+        if not isinstance(weight, Tensor) and weight == 1:
+            return predict(z, log_snr, text)
         pair = predict(torch.cat([z, z]), torch.cat([log_snr, log_snr]), both)
         return classifier_free_guidance(*pair.chunk(2), weight)
     return predict_guided

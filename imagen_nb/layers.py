@@ -227,6 +227,6 @@ class TextProjection(nn.Module):
     ) -> TextEmbedding:      # (b l width)
         words = self.proj(text.tokens.to(self.proj[1].weight.dtype))
         if self.mix:  # order of the words, for the layers that mix them
-            words = words + sinusoid(torch.arange(words.shape[1], device=words.device), words.shape[2], 1.).to(words)
+            words = words + sinusoid(torch.arange(words.shape[1], device=words.device), words.shape[2], 1.).to(words)/4
         for layer in self.mix: words = layer(words, src_key_padding_mask=~text.mask)
         return TextEmbedding(words, text.mask)

@@ -122,7 +122,8 @@ def show_images(
     columns = min(columns or row or 8, len(pictures))
     width = width or min(WIDTH / columns, 1.6)
     lines = max(int(width * 72 / 7 / .56), 6)  # letters of 7 point in a line
-    texts = ["\n".join(textwrap.wrap(str(c), lines)) for c in captions or []]
+    texts = ["\n".join("\n".join(textwrap.wrap(line, lines)) for line in str(c).split("\n"))
+             for c in captions or []]
     rows = math.ceil(len(pictures) / columns)
     below = max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72 + .04
     tall = max(p.shape[1] / p.shape[2] for p in pictures) * width

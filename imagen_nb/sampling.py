@@ -51,7 +51,7 @@ def _begin(
 
 # %% ../nbs/04_sampling.ipynb #99618646
 def sample_ddpm(
-    denoise:Callable,           # denoise(z, log_snr (b,)) -> x0_hat, guided, thresholded
+    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
     z:Tensor,                   # starting noise, (b, ...)
     log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
     *,
@@ -74,7 +74,7 @@ def sample_ddpm(
 
 # %% ../nbs/04_sampling.ipynb #af6bc826
 def sample_ddim(
-    denoise:Callable,           # denoise(z, log_snr (b,)) -> x0_hat, guided, thresholded
+    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
     z:Tensor,                   # starting noise, (b, ...)
     log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
     *,
@@ -88,7 +88,8 @@ def sample_ddim(
     n = len(log_snrs) - 1
     for i in range(n):
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (log_snr_t, log_snr_s))
+        alpha_t, sigma_t = alpha_sigma(log_snr_t)
+        alpha_s, sigma_s = alpha_sigma(log_snr_s)
         x0_hat = denoise(z, log_snr_t.expand(len(z))).to(z.dtype)
         eps_hat = (z - alpha_t*x0_hat)/sigma_t   # from x0_hat, so thresholds count
         fresh = eta**2*-torch.expm1(log_snr_t - log_snr_s)   # share of sigma_s^2
@@ -98,7 +99,7 @@ def sample_ddim(
 
 # %% ../nbs/04_sampling.ipynb #144ae4b2
 def sample_dpmpp_2m(   # not in paper
-    denoise:Callable,           # denoise(z, log_snr (b,)) -> x0_hat, guided, thresholded
+    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
     z:Tensor,                   # starting noise, (b, ...)
     log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
     *,
@@ -109,7 +110,8 @@ def sample_dpmpp_2m(   # not in paper
     n, previous = len(log_snrs) - 1, None
     for i in range(n):
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
-        (_, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (log_snr_t, log_snr_s))
+        alpha_s, sigma_s = alpha_sigma(log_snr_s)
+        sigma_t = alpha_sigma(log_snr_t)[1]
         x0_hat = denoise(z, log_snr_t.expand(len(z))).to(z.dtype)
         aim = x0_hat
         if 0 < i < n-1:   # extrapolate x0_hat to the middle of the step

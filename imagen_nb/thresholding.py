@@ -25,7 +25,8 @@ def row_quantile(
 ) -> Tensor:    # (b,), at least float32
     "Exact quantile of each row, linear between neighbours, without a full sort."
     if not 0 <= p <= 1:
-        raise ValueError(f"row_quantile: p, got {p}, expected in [0, 1] (0.995, not 99.5)")
+        raise ValueError(f"row_quantile: p, got {p}, expected in [0, 1],"
+                         " as in 0.995, not 99.5")
     if x.dtype != torch.float64: x = x.float()
     place = p*(x.shape[1] - 1)        # position in the sorted row, from 0
     below = math.floor(place)
@@ -40,7 +41,7 @@ def dynamic_threshold(
     p:float=0.995,         # share of pixels that set the scale, in [0, 1]
     cap:float|None=None,   # largest scale, at least 1; not in paper (DeepFloyd IF)
 ) -> Tensor:               # the same, in [-1, 1]
-    "Clip each image at its own p-th quantile of |x0_hat|, then shrink it (section 2.3)."
+    "Clip each image at its own quantile of |x0_hat|, then shrink it (section 2.3)."
     if cap is not None and not cap >= 1:
         raise ValueError(f"dynamic_threshold: cap, got {cap}, expected None or >= 1")
     if x0_hat.device.type == "cpu" and x0_hat.isnan().any():   # on a GPU it would stall
@@ -60,4 +61,5 @@ def threshold(
     if kind is None: return x0_hat
     if kind == "static": return static_threshold(x0_hat)
     if kind == "dynamic": return dynamic_threshold(x0_hat, p, cap)
-    raise ValueError(f"threshold: kind, got {kind!r}, expected None, 'static' or 'dynamic'")
+    raise ValueError(f"threshold: kind, got {kind!r},"
+                     " expected None, 'static' or 'dynamic'")

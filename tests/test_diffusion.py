@@ -258,10 +258,13 @@ def test_best_prediction_does_not_depend_on_the_weight():
 def test_loss_refuses_wrong_input():
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="equal shapes"): diffusion_loss(x[:1], x, x, torch.zeros(2))
-    with pytest.raises(ValueError, match="weight, got 'snr'"): diffusion_loss(x, x, x, torch.zeros(2), weight="snr")
-    with pytest.raises(ValueError, match="target, got"): diffusion_loss(x, x, x, torch.zeros(2), target="score")
+    with pytest.raises(ValueError, match="weight, got 'snr'"):
+        diffusion_loss(x, x, x, torch.zeros(2), weight="snr")
+    with pytest.raises(ValueError, match="target, got"):
+        diffusion_loss(x, x, x, torch.zeros(2), target="score")
     with pytest.raises(ValueError, match="cap"): diffusion_loss(x, x, x, torch.zeros(2), cap=0)
-    with pytest.raises(ValueError, match="one value per sample"): diffusion_loss(x, x, x, torch.zeros(5), "v")
+    with pytest.raises(ValueError, match="one value per sample"):
+        diffusion_loss(x, x, x, torch.zeros(5), "v")
 
 
 # ---- parity
@@ -276,4 +279,5 @@ def test_parity_of_noising_and_velocity_with_diffusers(target, theirs):
     x0, eps = draws(4, 3, 8, 8), draws(4, 3, 8, 8, seed=1)
     # theirs holds 1-abar in float32, which cancels at step 0 (1-abar = 1e-4)
     assert_close(q_sample(x0, eps, log_snr), scheduler.add_noise(x0, eps, steps), atol=2e-5, rtol=0)
-    assert_close(truth(x0, eps, log_snr)["v"], scheduler.get_velocity(x0, eps, steps), atol=2e-5, rtol=0)
+    assert_close(truth(x0, eps, log_snr)["v"], scheduler.get_velocity(x0, eps, steps), atol=2e-5,
+            rtol=0)

@@ -50,7 +50,8 @@ def test_drop_text():
     assert got.mask[1:].tolist() == [[True, False, False, False]]*2
     assert (text.tokens[1] != 0).any()                      # the input is left alone
     null = text.null()                                      # one and the same null
-    assert_close(null.pad(4).tokens[1:], got.tokens[1:]); assert_close(null.pad(4).mask[1:], got.mask[1:])
+    assert_close(null.pad(4).tokens[1:], got.tokens[1:]); assert_close(null.pad(4).mask[1:],
+            got.mask[1:])
 
 
 def test_drop_text_all_and_none():
@@ -60,7 +61,8 @@ def test_drop_text_all_and_none():
     assert drop_text(text, torch.zeros(3, dtype=torch.bool)).mask.sum(1).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("keep", [torch.ones(3), torch.ones(2, dtype=torch.bool), torch.ones(3, 1, dtype=torch.bool)])
+@pytest.mark.parametrize("keep", [torch.ones(3), torch.ones(2, dtype=torch.bool),
+        torch.ones(3, 1, dtype=torch.bool)])
 def test_drop_text_refuses(keep):
     with pytest.raises(ValueError, match="drop_text: keep"): drop_text(captions(), keep)
 
@@ -80,7 +82,8 @@ def test_one_weight_per_sample():
     w = torch.tensor([0., 1., 3., 8.])
     got = classifier_free_guidance(cond, uncond, w)
     for k in range(4): assert_close(got[k], classifier_free_guidance(cond, uncond, w[k].item())[k])
-    assert_close(classifier_free_guidance(cond, uncond, torch.tensor(3.)), classifier_free_guidance(cond, uncond, 3.))
+    assert_close(classifier_free_guidance(cond, uncond, torch.tensor(3.)),
+            classifier_free_guidance(cond, uncond, 3.))
 
 
 def test_refuses_and_upcasts():
@@ -96,7 +99,8 @@ def test_guidance_commutes_with_the_choice_of_target(space, target):
     cond, uncond, z_t = torch.randn(3, 4, 6, generator=seeded(), dtype=torch.float64)
     log_snr, w = torch.tensor([-3., 0., 2., 5.]).double(), 7.
     late = space(classifier_free_guidance(cond, uncond, w), z_t, log_snr, target)
-    early = classifier_free_guidance(space(cond, z_t, log_snr, target), space(uncond, z_t, log_snr, target), w)
+    early = classifier_free_guidance(space(cond, z_t, log_snr, target),
+            space(uncond, z_t, log_snr, target), w)
     assert_close(late, early)
 
 
@@ -122,14 +126,16 @@ def test_guided_weight_one_runs_one_branch():
 def test_guided_weight_per_sample():
     text, predict, z = captions(), Recorder(), torch.randn(3, 2, generator=seeded(1))
     got = guided(predict, text, torch.tensor([1., 0., 5.]))(z, torch.tensor(0.))
-    for k, w in enumerate((1., 0., 5.)): assert_close(got[k], guided(predict, text, w)(z, torch.tensor(0.))[k])
+    for k, w in enumerate((1., 0., 5.)): assert_close(got[k],
+            guided(predict, text, w)(z, torch.tensor(0.))[k])
 
 
 def test_guided_interval():
     text, predict, z = captions(), Recorder(), torch.randn(3, 2, generator=seeded(1))
     ask = guided(predict, text, 4., interval=(-2., 3.))
     log_snr = torch.tensor([-2.5, 0., 3.5])
-    got, on, off = ask(z, log_snr), guided(predict, text, 4.)(z, log_snr), guided(predict, text, 1.)(z, log_snr)
+    got, on, off = ask(z, log_snr), guided(predict, text, 4.)(z, log_snr), guided(predict, text,
+            1.)(z, log_snr)
     assert_close(got[1], on[1]); assert_close(got[[0, 2]], off[[0, 2]])
     predict.calls.clear()
     assert_close(ask(z, torch.tensor(9.)), guided(predict, text, 1.)(z, torch.tensor(9.)))
@@ -142,7 +148,8 @@ def test_guided_interval():
 @pytest.mark.parametrize("w", [1., 3., 0.])
 def test_guided_noise_is_the_score_of_the_sharpened_density(w):
     log_snr, labels = torch.tensor(.8).double(), torch.tensor([0, 1, 2, 0])
-    mixture = GaussianMixture(*(x.double() for x in (CLASSES.means, CLASSES.stds, CLASSES.weights)), CLASSES.labels)
+    mixture = GaussianMixture(*(x.double() for x in (CLASSES.means, CLASSES.stds,
+            CLASSES.weights)), CLASSES.labels)
     z = torch.randn(4, 2, generator=seeded(), dtype=torch.float64).requires_grad_()
     log_p = w*mixture.log_prob(z, log_snr, labels) + (1-w)*mixture.log_prob(z, log_snr)
     score, = torch.autograd.grad(log_p.sum(), z)

@@ -12,8 +12,10 @@ from imagen_nb.mixture import GaussianMixture
 def double(values): return torch.tensor(values, dtype=torch.float64)
 
 
-LINE = GaussianMixture(double([[-1.2], [.4], [1.5]]), double([.3, .15, .5]), double([1., 2., 1.]), torch.tensor([0, 1, 0]))
-PLANE = GaussianMixture(double([[2., 0], [-1, 1], [0, -2]]), double([.3, .5, .2]), double([.5, .3, .2]), torch.tensor([0, 1, 1]))
+LINE = GaussianMixture(double([[-1.2], [.4], [1.5]]), double([.3, .15, .5]), double([1., 2., 1.]),
+        torch.tensor([0, 1, 0]))
+PLANE = GaussianMixture(double([[2., 0], [-1, 1], [0, -2]]), double([.3, .5, .2]),
+        double([.5, .3, .2]), torch.tensor([0, 1, 1]))
 
 
 def normal(x, mean, std): return torch.exp(-(x-mean)**2/(2*std**2))/(std*math.sqrt(2*math.pi))
@@ -46,9 +48,11 @@ def test_denoiser_and_density_equal_a_sum_over_a_grid(log_snr, label):
 def test_tweedie_ties_denoiser_to_density(log_snr):
     log_snr = double(log_snr)
     alpha, sigma = alpha_sigma(log_snr)
-    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0),
+            dtype=torch.float64).requires_grad_()
     score, = torch.autograd.grad(PLANE.log_prob(z, log_snr).sum(), z)
-    assert_close(PLANE.denoise(z.detach(), log_snr), (z.detach() + sigma**2*score)/alpha, atol=1e-9, rtol=1e-9)
+    assert_close(PLANE.denoise(z.detach(), log_snr), (z.detach() + sigma**2*score)/alpha,
+            atol=1e-9, rtol=1e-9)
 
 
 def test_ends():
@@ -78,13 +82,27 @@ def test_samples_have_the_stated_moments():
     assert ((share-PLANE.weights).abs() < 4*(PLANE.weights/n).sqrt()).all()
     again = PLANE.sample(n, torch.Generator().manual_seed(0))
     assert_close(again, x, atol=0, rtol=0)
-    assert set(PLANE.component(PLANE.sample(500, torch.Generator().manual_seed(0), label=1)).tolist()) == {1, 2}
+    assert set(PLANE.component(PLANE.sample(500, torch.Generator().manual_seed(0),
+            label=1)).tolist()) == {1, 2}
 
 
 def test_density_sums_to_one():
     x = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None]
     for level in (None, double(1.)):
-        assert LINE.log_prob(x, level).exp().sum().item()*(x[1]-x[0]).item() == pytest.approx(1, abs=1e-6)
+        assert LINE.log_prob(x, level).exp().sum().item()*(x[1]-x[0]).item() == pytest.approx(1,
+                abs=1e-6)
+
+
+def test_two_dimensions_by_summing_over_the_plane():
+    axis = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    plane = torch.cartesian_prod(axis, axis)
+    cell = (axis[1]-axis[0])**2
+    assert PLANE.log_prob(plane).exp().sum().item()*cell.item() == pytest.approx(1, abs=1e-6)
+    z, log_snr = double([[.4, -.6]]), double(0.5)
+    alpha, sigma = alpha_sigma(log_snr)
+    weight = PLANE.log_prob(plane) - ((z - alpha*plane)**2).sum(1)/(2*sigma**2)
+    assert_close(PLANE.denoise(z, log_snr)[0], (weight.softmax(0)[:, None]*plane).sum(0),
+            atol=1e-7, rtol=1e-7)
 
 
 def test_points_as_data():
@@ -106,9 +124,13 @@ def test_float32_is_stable_over_the_whole_range():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="stds"): GaussianMixture(torch.zeros(2, 2), torch.ones(3), torch.ones(2))
-    with pytest.raises(ValueError, match="means"): GaussianMixture(torch.zeros(2), torch.ones(2), torch.ones(2))
-    with pytest.raises(ValueError, match="weights > 0"): GaussianMixture(torch.zeros(2, 2), torch.ones(2), torch.tensor([1., 0.]))
+    with pytest.raises(ValueError, match="stds"):
+        GaussianMixture(torch.zeros(2, 2), torch.ones(3), torch.ones(2))
+    with pytest.raises(ValueError, match="means"):
+        GaussianMixture(torch.zeros(2), torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="weights > 0"):
+        GaussianMixture(torch.zeros(2, 2), torch.ones(2), torch.tensor([1., 0.]))
     plain = GaussianMixture(torch.zeros(2, 2), torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="without labels"): plain.sample(3, label=0)
-    with pytest.raises(ValueError, match="without labels"): plain.denoise(torch.zeros(1, 2), torch.tensor(0.), torch.tensor([0]))
+    with pytest.raises(ValueError, match="without labels"):
+        plain.denoise(torch.zeros(1, 2), torch.tensor(0.), torch.tensor([0]))

@@ -92,6 +92,11 @@ def test_show_images_wraps_captions_and_saves(tmp_path):
     assert first.x1 <= second.x0 + 1
 
 
+def test_show_images_keeps_line_breaks():
+    fig = show_images(noise(2, 3, 8, 8), ["a red circle\n32 px", ""])
+    assert fig.axes[0].texts[0].get_text() == "a red circle\n32 px"
+
+
 def test_show_images_scale_is_fixed():
     dim = torch.full((1, 3, 4, 4), -0.5)
     assert not torch.equal(rendered(show_images(dim)), rendered(show_images(dim + 0.4)))

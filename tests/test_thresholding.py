@@ -40,7 +40,8 @@ def test_quantile_refuses_percentages(p):
 # ---- thresholds
 
 def test_static():
-    assert static_threshold(torch.tensor([-3., -1., -.5, 0., .5, 1., 3.])).tolist() == [-1, -1, -.5, 0, .5, 1, 1]
+    assert static_threshold(torch.tensor([-3., -1., -.5, 0., .5, 1., 3.])).tolist() == [-1, -1,
+            -.5, 0, .5, 1, 1]
 
 
 def test_dynamic_known_vectors():
@@ -71,7 +72,8 @@ def test_each_image_is_thresholded_on_its_own(kind):
     x = draws(5, 3, 8, 8)*torch.tensor([.1, 1., 3., 10., 100.])[:, None, None, None]
     for options in (dict(), dict(p=.8)):
         together = threshold(x, kind, **options)
-        for k in range(5): assert_close(together[k:k+1], threshold(x[k:k+1], kind, **options), atol=0, rtol=0)
+        for k in range(5): assert_close(together[k:k+1], threshold(x[k:k+1], kind, **options),
+                atol=0, rtol=0)
 
 
 def test_channels_of_one_image_share_a_scale():
@@ -100,7 +102,8 @@ def test_threshold_picks():
 def test_dtype_layout_and_nan():
     x = draws(2, 3, 8, 8)*3
     assert dynamic_threshold(x.bfloat16()).dtype == torch.bfloat16
-    assert_close(dynamic_threshold(x.to(memory_format=torch.channels_last)), dynamic_threshold(x), atol=0, rtol=0)
+    assert_close(dynamic_threshold(x.to(memory_format=torch.channels_last)), dynamic_threshold(x),
+            atol=0, rtol=0)
     x[1, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"): dynamic_threshold(x)
 
@@ -108,6 +111,7 @@ def test_dtype_layout_and_nan():
 @pytest.mark.parametrize("p, cap", [(.995, 100.), (.95, 1.5), (.995, 1.), (.8, 3.)])
 def test_parity_with_diffusers(p, cap):
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=p, sample_max_value=cap)
+    theirs = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=p,
+            sample_max_value=cap)
     x = draws(4, 3, 32, 32)*torch.tensor([.2, 1., 2., 5.])[:, None, None, None]
     assert_close(dynamic_threshold(x, p, cap), theirs._threshold_sample(x), atol=1e-6, rtol=1e-6)

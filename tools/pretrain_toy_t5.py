@@ -49,6 +49,11 @@ def article(words):
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+def call(rng, shape):
+    "A shape's name, now and then a synonym."
+    return NOUNS[shape][0] if rng.random() < .6 else rng.choice(NOUNS[shape])
+
+
 def plural(noun):
     "More than one."
     return noun + ("es" if noun[-1] in "sx" else "s")
@@ -76,7 +81,7 @@ def draw(rng):
 
 def name(rng, o, n=1):
     "A thing in free words, or n things alike."
-    noun = rng.choice(NOUNS[o.shape])
+    noun = call(rng, o.shape)
     noun = noun if n == 1 else plural(noun)
     size = rng.choice(SIZE_WORDS[o.size]) if o.size else ""
     fill = rng.choice(FILL_WORDS[o.fill]) if o.size and (
@@ -114,7 +119,7 @@ def caption(rng, scene):
         parts = [name(rng, o) for o in rng.sample(scene.things, len(scene.things))]
         text = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
     ground = rng.choice(("on a {} background", "on {}", "against {}", "on a {} ground",
-                         "with a {} background", "", "")).format(scene.background)
+                         "with a {} background")).format(scene.background)
     return f"{rng.choice(OPENINGS)}{text} {ground}".strip()
 
 
@@ -123,7 +128,7 @@ def references(rng, scene, o):
     shapes = [p.shape for p in scene.things]
     out = [(f"the {o.colour} {rng.choice(THINGS)}", "colour")]
     if shapes.count(o.shape) == 1:
-        out.append((f"the {rng.choice(NOUNS[o.shape])}", "shape"))
+        out.append((f"the {call(rng, o.shape)}", "shape"))
     if scene.relation:
         first = o is scene.things[0]
         side = SIDES[scene.relation if first else INVERSE[scene.relation]]
@@ -154,8 +159,10 @@ def fact(rng, scene):
             b, _ = rng.choice(references(rng, scene, other)[:2])
             return f"{a} is {rng.choice(RELATIONS[relation])} {b}"
         (who, gives), many = rng.choice(references(rng, scene, o)), False
+        if gives != "colour" and rng.random() < .4:
+            return f"{who} is {name(rng, o)}"
         who += " is"
-    noun = rng.choice(NOUNS[o.shape])
+    noun = call(rng, o.shape)
     says = {"colour": o.colour, "shape": plural(noun) if many else article(noun)}
     if o.size:
         says |= {"size": rng.choice(SIZE_WORDS[o.size])}
@@ -165,14 +172,36 @@ def fact(rng, scene):
     return f"{who} {rng.choice([*says.values()])}"
 
 
+def plain_name(o, n=1):
+    "A thing in fixed words and order, or n things alike."
+    noun = NOUNS[o.shape][0]
+    fill = FILL_WORDS[o.fill][0] if o.size and o.fill != "plain" else ""
+    words = [SIZE_WORDS[o.size][0] if o.size else "", fill, o.colour]
+    words = " ".join(w for w in [*words, noun if n == 1 else plural(noun)] if w)
+    return article(words) if n == 1 else f"{NUMBERS[n]} {words}"
+
+
+def description(scene):
+    "The same facts in fixed words and order: what is where, then the background."
+    things = list(scene.things)
+    if scene.relation in ("right", "below"): things.reverse()
+    if scene.relation:
+        places = ("on the left", "on the right") if scene.relation in ("left", "right") else ("at the top", "at the bottom")
+        said = [f"{place} is {plain_name(o)}" for place, o in zip(places, things)]
+    elif len(things) == 1:
+        said = [f"in the middle is {plain_name(things[0])}"]
+    elif alike(scene):
+        said = [f"there are {plain_name(things[0], len(things))}"]
+    else:
+        things.sort(key=lambda o: [*COLOURS].index(o.colour))
+        said = [f"there is {plain_name(o)}" for o in things]
+    return [*said, f"the background is {scene.background}"]
+
+
 def document(rng):
-    "Sentences about one scene; every one can be checked against another."
+    "A caption, and the same scene in fixed words: each can be told from the other."
     scene = draw(rng)
-    sentences = [caption(rng, scene)]
-    sentences += [fact(rng, scene) for _ in range(rng.choice((1, 2, 3)))]
-    if rng.random() < .2:
-        sentences.append(caption(rng, scene))
-    return sentences
+    return [caption(rng, scene), *description(scene)]
 
 
 # ---------------------------------------------------------------- the tokenizer
@@ -237,25 +266,16 @@ def content_words():
 
 
 def corrupt(rng, sentences, stop, content):
-    "Sentences (lists of ids) -> what is hidden: fact words, whole sentences, or spans."
+    "Sentences (lists of ids) -> what is hidden: whole sentences, or spans."
     rows = [ids + [stop] for ids in sentences]
     u = rng.random()
-    if len(rows) > 1 and u < .5:
-        hidden = [[False]*len(row) for row in rows]
-        for row, h in zip(rows[1:], hidden[1:]):
-            spots = [i for i, token in enumerate(row) if token in content]
-            for i in rng.sample(spots, min(len(spots), 1 if len(row) < 10 else 2)):
-                h[i] = True
-        hidden = [h for row in hidden for h in row]
-    elif len(rows) > 1 and u < .8:
-        hide = [rng.random() < (.7 if len(row) < 10 else .4) for row in rows]
-        hide[0] = rng.random() < .05
-        if not any(hide): hide[rng.randrange(1, len(rows))] = True
-        if all(hide): hide[rng.randrange(len(rows))] = False
+    if u < .65:  # everything but the caption, or a part of it
+        hide = [False] + [u < .45 or rng.random() < .6 for _ in rows[1:]]
+        if not any(hide): hide[1] = True
         hidden = [h for row, h in zip(rows, hide) for _ in row]
+    elif u < .75:  # the caption
+        hidden = [k == 0 for k, row in enumerate(rows) for _ in row]
     else:
-        if rng.random() < .25: rows = rows[:1]
-        elif rng.random() < .3: rng.shuffle(rows)
         hidden = spans(rng, sum(map(len, rows)))
     return [i for row in rows for i in row], hidden
 
@@ -283,7 +303,6 @@ def batches(rng, tokenizer, batch, pool=16):
     first = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     stop = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
     content = {tokenizer.convert_tokens_to_ids("▁" + word) for word in content_words()}
-    assert tokenizer.unk_token_id not in content
     while True:
         docs = [document(rng) for _ in range(batch*pool)]
         flat = tokenizer([s for d in docs for s in d], add_special_tokens=False)["input_ids"]
@@ -325,7 +344,7 @@ def make_model(vocab, layers, decoder_layers):
     return model
 
 
-def orthogonalise(g, steps=5):
+def orthogonalise(g, steps=4):
     "Newton-Schulz in float32 for a stack of matrices (n r c)."
     wide = g.shape[-1] >= g.shape[-2]
     x = g if wide else g.mT
@@ -341,10 +360,12 @@ class Optimizer:
 
     def __init__(self, model, lr):
         self.lr, self.groups = lr, {}
-        rest = []
+        rest, query = [], model.config.d_kv**-.5  # T5 does not scale its attention
         for key, p in model.named_parameters():
-            matrix = ".block." in key and p.ndim == 2 and min(p.shape) > 32
-            (self.groups.setdefault(p.shape, []) if matrix else rest).append(p)
+            if ".block." in key and p.ndim == 2 and min(p.shape) > 32:
+                pair = p, query if key.endswith(".q.weight") else 1.
+                self.groups.setdefault(p.shape, []).append(pair)
+            else: rest.append(p)
         self.momentum = {s: torch.zeros(len(ps), *s) for s, ps in self.groups.items()}
         self.adam = torch.optim.AdamW(rest, lr=lr, betas=(.9, .98), weight_decay=0.)
 
@@ -353,10 +374,10 @@ class Optimizer:
         for group in self.adam.param_groups: group["lr"] = self.lr*scale
         self.adam.step()
         for shape, params in self.groups.items():
-            g = torch.stack([p.grad for p in params])
+            g = torch.stack([p.grad for p, _ in params])
             m = self.momentum[shape].lerp_(g, .05)
             update = orthogonalise(g.lerp(m, .95))*(.2*math.sqrt(max(shape)))
-            for p, u in zip(params, update): p.add_(u, alpha=-self.lr*scale)
+            for (p, own), u in zip(params, update): p.add_(u, alpha=-self.lr*scale*own)
 
 
 def train(model, data, seconds, lr, noise, generator):
@@ -481,6 +502,7 @@ def main(argv=None):
     p.add_argument("--minutes", type=float, default=10, help="CPU minutes of training")
     p.add_argument("--out", type=Path, default=ROOT/"data"/"t5-toy")
     p.add_argument("--card", type=Path, default=None, help="run card to write")
+    p.add_argument("--keep", type=Path, default=None, help="file for all weights")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--lr", type=float, default=5e-3)
     p.add_argument("--layers", type=int, default=4)
@@ -507,10 +529,11 @@ def main(argv=None):
     probes = probe(encoder, tokenizer, statistics)
     for key, value in probes.items(): print(f"  {value:6.3f}  {key}")
     save(args.out, model, tokenizer, statistics)
+    if args.keep: torch.save(model.state_dict(), args.keep)
     every = max(1, len(losses)//100)
     curve = [round(sum(losses[i:i+every])/every, 4) for i in range(0, len(losses) - every + 1, every)]
     card = {"what": "toy T5, span corruption on text", "arguments": {
-                k: v for k, v in vars(args).items() if k not in ("out", "card")},
+                k: v for k, v in vars(args).items() if k not in ("out", "card", "keep")},
             "steps": len(losses), "documents": len(losses)*args.batch,
             "seconds": round(time.time() - start), "parameters": sizes,
             "pieces": len(tokenizer), "probes": probes, "loss": curve, "loss_every": every}
