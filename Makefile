@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/toy
+SEED ?= 0
 JOBS ?= 2
 TORCH_FLAGS ?=
 
@@ -18,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: toy test clean
 
 toy: $(VENV)/.installed
-	$(BIN)/imagen-nb train toy --out $(OUT)
+	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python tools/check_export.py

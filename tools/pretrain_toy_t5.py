@@ -1,13 +1,15 @@
 """Pretrain the small T5 that ships with the package: text only, never a picture.
 
-    python tools/pretrain_toy_t5.py --minutes 10 --out data/t5-toy
+    python tools/pretrain_toy_t5.py --minutes 2.5 --out data/t5-toy
 
-A grammar writes short documents: a caption of a scene, then sentences that restate its
-facts in other words ("a red circle left of a blue square . the square is blue . the
-thing on the right is a square"). A unigram tokenizer is fitted to them; then a T5 is
-trained by span corruption, short spans and whole sentences. Its decoder has one layer,
-so that what belongs together must be together in the encoder's tokens already. Kept are
-the encoder, the tokenizer, and the mean and standard deviation of every dimension.
+A grammar writes short documents: a caption of a scene in free words, then the same
+facts in fixed words and order ("a blue square right of a red disc on gray . on the left
+is a red circle . on the right is a blue square . the background is gray"). A unigram
+tokenizer is fitted to them; then a T5 is trained by span corruption, short spans and
+whole sentences. To restore a hidden sentence the encoder must know which colour belongs
+to which shape, and what is where. Its decoder has one layer, so that this knowledge must
+be in the encoder's tokens already. Kept are the encoder, the tokenizer, and the mean and
+standard deviation of every dimension.
 """
 
 import argparse
@@ -38,10 +40,8 @@ RELATIONS = {"left": ("left of", "to the left of", "on the left of"),
              "right": ("right of", "to the right of", "on the right of"),
              "above": ("above", "over", "on top of"),
              "below": ("below", "under", "beneath")}
-SIDES = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
 OPENINGS = ("", "", "", "there is ", "a picture of ", "an image of ", "a drawing of ",
             "we see ")
-THINGS = ("thing", "shape", "one")
 
 
 def article(words):
@@ -121,55 +121,6 @@ def caption(rng, scene):
     ground = rng.choice(("on a {} background", "on {}", "against {}", "on a {} ground",
                          "with a {} background")).format(scene.background)
     return f"{rng.choice(OPENINGS)}{text} {ground}".strip()
-
-
-def references(rng, scene, o):
-    "Ways to point at a thing, each with what it gives away."
-    shapes = [p.shape for p in scene.things]
-    out = [(f"the {o.colour} {rng.choice(THINGS)}", "colour")]
-    if shapes.count(o.shape) == 1:
-        out.append((f"the {call(rng, o.shape)}", "shape"))
-    if scene.relation:
-        first = o is scene.things[0]
-        side = SIDES[scene.relation if first else INVERSE[scene.relation]]
-        out.append((f"the {side} {rng.choice(THINGS)}", "side"))
-        where = f"on the {side}" if side in ("left", "right") else f"at the {side}"
-        out.append((f"the {rng.choice(THINGS)} {where}", "side"))
-    return out
-
-
-def fact(rng, scene):
-    "One sentence that follows from the caption."
-    u, n = rng.random(), len(scene.things)
-    if u < .08:
-        return rng.choice(("the background is {}", "it is on {}", "{} is the background")
-                          ).format(scene.background)
-    if u < .16:
-        verb = "there is" if n == 1 else "there are"
-        return f"{verb} {NUMBERS[n]} {'shape' if n == 1 else 'shapes'}"
-    o = rng.choice(scene.things)
-    if alike(scene):
-        who, many = rng.choice(("they are", "all are", "the shapes are")), True
-        gives = ""
-    else:
-        if scene.relation and u < .45:
-            other = scene.things[1] if o is scene.things[0] else scene.things[0]
-            relation = scene.relation if o is scene.things[0] else INVERSE[scene.relation]
-            a, _ = rng.choice(references(rng, scene, o)[:2])
-            b, _ = rng.choice(references(rng, scene, other)[:2])
-            return f"{a} is {rng.choice(RELATIONS[relation])} {b}"
-        (who, gives), many = rng.choice(references(rng, scene, o)), False
-        if gives != "colour" and rng.random() < .4:
-            return f"{who} is {name(rng, o)}"
-        who += " is"
-    noun = call(rng, o.shape)
-    says = {"colour": o.colour, "shape": plural(noun) if many else article(noun)}
-    if o.size:
-        says |= {"size": rng.choice(SIZE_WORDS[o.size])}
-        if o.fill != "plain":
-            says |= {"fill": rng.choice(FILL_WORDS[o.fill])}
-    says.pop(gives, None)
-    return f"{who} {rng.choice([*says.values()])}"
 
 
 def plain_name(o, n=1):
@@ -256,16 +207,7 @@ def spans(rng, n, density=.2, mean=2.):
     return hidden
 
 
-def content_words():
-    "Words that carry facts: what salient span masking hides."
-    words = [*COLOURS, *BACKGROUNDS, *SIDES.values(), *NUMBERS[1:]]
-    words += [w for group in (NOUNS, SIZE_WORDS, FILL_WORDS) for ws in group.values() for w in ws]
-    words += [plural(w) for ws in NOUNS.values() for w in ws]
-    return {*words, *(w for ws in RELATIONS.values() for phrase in ws for w in phrase.split())
-            } - {"to", "the", "of", "on"}
-
-
-def corrupt(rng, sentences, stop, content):
+def corrupt(rng, sentences, stop):
     "Sentences (lists of ids) -> what is hidden: whole sentences, or spans."
     rows = [ids + [stop] for ids in sentences]
     u = rng.random()
@@ -302,13 +244,12 @@ def batches(rng, tokenizer, batch, pool=16):
     "Endless (input ids, labels), sorted by length inside a pool so that little is padded."
     first = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     stop = tokenizer(".", add_special_tokens=False)["input_ids"][-1]
-    content = {tokenizer.convert_tokens_to_ids("▁" + word) for word in content_words()}
     while True:
         docs = [document(rng) for _ in range(batch*pool)]
         flat = tokenizer([s for d in docs for s in d], add_special_tokens=False)["input_ids"]
         pairs, start = [], 0
         for d in docs:
-            pairs.append(to_pair(*corrupt(rng, flat[start:start+len(d)], stop, content), first))
+            pairs.append(to_pair(*corrupt(rng, flat[start:start+len(d)], stop), first))
             start += len(d)
         pairs.sort(key=lambda p: (len(p[0]), len(p[1])))
         order = list(range(0, len(pairs), batch))
@@ -499,7 +440,7 @@ def measure_statistics(model, tokenizer, n=6000, seed=11):
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--minutes", type=float, default=10, help="CPU minutes of training")
+    p.add_argument("--minutes", type=float, default=2.5, help="CPU minutes of training")
     p.add_argument("--out", type=Path, default=ROOT/"data"/"t5-toy")
     p.add_argument("--card", type=Path, default=None, help="run card to write")
     p.add_argument("--keep", type=Path, default=None, help="file for all weights")
