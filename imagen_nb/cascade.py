@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SAMPLERS', 'NETWORKS', 'CONFIGS', 'lowres_pair', 'noisy_lowres', 'StageConfig', 'Draws', 'has_fast_bf16',
-           'fast_layout', 'Stage', 'config_to_dict', 'config_from_dict', 'Imagen', 'find_model', 'load_encoder']
+           'fast_layout', 'sampling_lowres', 'Stage', 'denoiser', 'check_request', 'config_to_dict', 'config_from_dict',
+           'options_per_stage', 'sample_in_parts', 'load_stage', 'Imagen', 'model_files', 'find_model', 'load_encoder']
 
 # %% ../nbs/10_cascade.ipynb #95944986
-from dataclasses import dataclass, fields
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -25,23 +28,24 @@ from .unet import UNet, UNetConfig
 
 # %% ../nbs/10_cascade.ipynb #d33f1901
 def lowres_pair(
-    images:Tensor, # picture with a margin of 2*factor pixels on each side, (b 3 h w)
+    images:Tensor, # pictures with a margin of 2*factor pixels on each side, (b 3 h w)
     factor:int,    # enlargement of the stage
-) -> tuple[Tensor,Tensor]: # picture without margin; its low-res version with a margin of one pixel
-    "What a super-resolution stage learns from: the margin makes crop-then-resize equal resize-then-crop."
+) -> tuple[Tensor,Tensor]: # without margin; low-res version, with a margin of one pixel
+    "A training pair. The margin makes crop-then-resize equal resize-then-crop."
     m = 2*factor
     low = resize(images, (images.shape[-2]//factor, images.shape[-1]//factor))
     return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]
 
+# %% ../nbs/10_cascade.ipynb #c74b6c22
 def noisy_lowres(
-    low:Tensor,          # low-res picture with a margin of one pixel, (b 3 h+2 w+2)
-    aug_log_snr:Tensor,  # its noise level, (b,)
+    low:Tensor,          # low-res pictures with a margin of one pixel, (b 3 h+2 w+2)
+    aug_log_snr:Tensor,  # their noise level, (b,)
     aug_eps:Tensor,      # unit Gaussian noise, like low
     factor:int,          # enlargement
 ) -> Tensor:             # what the network sees, (b 3 factor*h factor*w)
-    "Noise conditioning augmentation, then enlargement (paper 2.4). Training and sampling both call this."
-    noisy = q_sample(low, aug_eps, aug_log_snr)
-    up = resize(noisy, (low.shape[-2]*factor, low.shape[-1]*factor))
+    "Noise conditioning augmentation, then enlargement (paper 2.4), in training and sampling."
+    low_t = q_sample(low, aug_eps, aug_log_snr)
+    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))
     return up[..., factor:-factor, factor:-factor]
 
 # %% ../nbs/10_cascade.ipynb #9ee808c6
@@ -60,7 +64,7 @@ class StageConfig:
     schedule:str = "cosine"          # "cosine" or "linear"
     target:str = "eps"               # what the network predicts: "eps", "x0" or "v"
     loss_weight:str = "eps"          # see `diffusion_loss`
-    time_law:tuple[float,float]|None = None # (m, s): t = sigmoid(m + s z); None: uniform  # not in paper
+    time_law:tuple[float,float]|None = None # t = sigmoid(m + s z)  # not in paper; None: t uniform
     caption_drop:float = 0.1         # share of captions replaced by the null embedding
     aug_schedule:str = "cosine"      # maps aug_t to the noise on the low-res picture
     aug_max:float = 1.               # training draws aug_t from U(0, aug_max)
@@ -76,18 +80,35 @@ class StageConfig:
         one_of = dict(schedule=SCHEDULES, aug_schedule=SCHEDULES, sampler=SAMPLERS,
                       target=("eps", "x0", "v"), threshold=(None, "static", "dynamic"))
         for name,ok in one_of.items():
-            if getattr(self, name) not in ok: raise ValueError(f"StageConfig: {name}, got {getattr(self, name)!r}, expected one of {tuple(ok)}")
-        if self.lowres_size and self.size % self.lowres_size: raise ValueError(f"StageConfig: size, got {self.size}, expected a multiple of lowres_size={self.lowres_size}")
-        if self.is_residual and not (self.lowres_size and self.target=="x0"): raise ValueError("StageConfig: is_residual, expected a super-resolution stage with target='x0'")
-        if bool(self.lowres_size)!=isinstance(self.network, EfficientUNetConfig): raise ValueError("StageConfig: network, expected UNetConfig for the base, EfficientUNetConfig with lowres_size")
-        if self.lowres_size and (self.crop or self.size) % self.factor: raise ValueError(f"StageConfig: crop, got {self.crop}, expected a multiple of {self.factor}")
+            if (value := getattr(self, name)) not in ok:
+                raise ValueError(f"StageConfig: {name}, got {value!r}, expected one of {tuple(ok)}")
+        if bool(self.lowres_size)!=isinstance(self.network, EfficientUNetConfig):
+            raise ValueError(f"StageConfig: network, got {type(self.network).__name__}, expected"
+                             " UNetConfig for the base, EfficientUNetConfig with lowres_size")
+        if self.is_residual and not (self.lowres_size and self.target=="x0"):
+            raise ValueError("StageConfig: is_residual, got True, expected False, or a"
+                             " super-resolution stage with target='x0'")
+        if self.lowres_size and self.size % self.lowres_size:
+            raise ValueError(f"StageConfig: size, got {self.size},"
+                             f" expected a multiple of lowres_size={self.lowres_size}")
+        if self.side % self.factor:
+            raise ValueError(f"StageConfig: crop, got {self.crop},"
+                             f" expected a multiple of {self.factor}")
 
     @property
-    def factor(self) -> int: return self.size//self.lowres_size if self.lowres_size else 1
+    def factor(self) -> int:
+        "Enlargement; 1 for the base."
+        return self.size//self.lowres_size if self.lowres_size else 1
+
     @property
-    def margin(self) -> int: return 2*self.factor if self.lowres_size else 0
+    def margin(self) -> int:
+        "Extra pixels on each side of a training picture, see `lowres_pair`."
+        return 2*self.factor if self.lowres_size else 0
+
     @property
-    def side(self) -> int: return self.crop or self.size
+    def side(self) -> int:
+        "Side of a training picture, without the margin."
+        return self.crop or self.size
 
 # %% ../nbs/10_cascade.ipynb #efb18b19
 class Draws(NamedTuple):
@@ -109,121 +130,163 @@ def has_fast_bf16(
 def fast_layout(
     device:torch.device|str, # where a network runs
 ) -> torch.memory_format:    # layout of its weights
-    "channels_last, except where bf16 on a CPU measured faster without."
+    "channels_last, except for bf16 on a CPU, which measured faster without."
     is_cpu_bf16 = torch.device(device).type=="cpu" and has_fast_bf16(device)
     return torch.contiguous_format if is_cpu_bf16 else torch.channels_last
 
 # %% ../nbs/10_cascade.ipynb #c638cfd7
+def sampling_lowres(
+    lowres:Tensor,      # pictures to enlarge, (b 3 h w) in [-1, 1]
+    config:StageConfig, # of the stage that enlarges them, with `aug_t`
+    seeds:list[int],    # one per picture
+) -> tuple[Tensor,Tensor]: # what the network sees, (b 3 factor*h factor*w); its level, (b,)
+    "The conditioning picture of sampling: frame repeated for the margin, noised, enlarged."
+    low = F.pad(lowres.float(), (1, 1, 1, 1), mode="replicate")
+    aug_t = torch.full((len(low),), float(config.aug_t), device=low.device)
+    aug_log_snr = SCHEDULES[config.aug_schedule](aug_t)
+    aug_eps = keyed_noise(seeds, low.shape[1:], stream=f"aug {config.size}", device=low.device)
+    return noisy_lowres(low, aug_log_snr, aug_eps, config.factor), aug_log_snr
+
+# %% ../nbs/10_cascade.ipynb #9234684c
 class Stage:
     "One model of the cascade: network, schedule, target, size. Trained alone, sampled alone."
     def __init__(self,
-        config:StageConfig,    # what to build
+        config:StageConfig,                # what to build
         network:torch.nn.Module|None=None, # an existing network; None: a fresh one
     ):
-        self.config = config
-        self.network = NETWORKS[type(config.network).__name__](config.network) if network is None else network
-        self.is_trained = network is not None
+        self.config,self.is_trained = config, network is not None
+        build = NETWORKS[type(config.network).__name__]
+        self.network = build(config.network) if network is None else network
 
     @property
-    def device(self) -> torch.device: return next(self.network.parameters()).device
+    def device(self) -> torch.device:
+        "Where the network is."
+        return next(self.network.parameters()).device
 
-    def to(self, device) -> "Stage":
+    def to(self,
+        device:torch.device|str, # where the network goes
+    ) -> "Stage":                # itself
         "Move the network, in the memory layout that is fastest there."
         self.network.to(device, memory_format=fast_layout(device))
         return self
 
-    def predict(self, *inputs) -> Tensor:
+    def predict(self,
+        *inputs, # what a network takes: z_t, log_snr, text, lowres, aug_log_snr
+    ) -> Tensor: # prediction, (b 3 h w)
         "The network's answer, computed in the precision that is fastest here."
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)): return self.network(*inputs)
-
-    def log_snr(self, t:Tensor) -> Tensor: return SCHEDULES[self.config.schedule](t)
-    def aug_log_snr(self, aug_t:Tensor) -> Tensor: return SCHEDULES[self.config.aug_schedule](aug_t)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)):
+            return self.network(*inputs)
 
     def loss(self,
         batch:Batch,   # pictures with the margin `config.margin`, text
         draws:Draws,   # the random numbers
     ) -> Tensor:       # loss of each sample, (b,)
         "Corrupt, predict, compare (paper eq. 1 with classifier-free training, 2.2)."
-        c,x0,lowres,aug_log_snr = self.config,batch.images,None,None
+        c,x0,lowres,aug_log_snr = self.config, batch.images, None, None
         if c.lowres_size:
             x0,low = lowres_pair(batch.images, c.factor)
-            aug_log_snr = self.aug_log_snr(draws.aug_t)
+            aug_log_snr = SCHEDULES[c.aug_schedule](draws.aug_t)
             lowres = noisy_lowres(low, aug_log_snr, draws.aug_eps, c.factor)
-        log_snr = self.log_snr(draws.t)
+        log_snr = SCHEDULES[c.schedule](draws.t)
         z_t = q_sample(x0, draws.eps, log_snr)
         text = drop_text(batch.text, draws.keep_text)
         prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)
         if c.is_residual: prediction = prediction + lowres
         return diffusion_loss(prediction, x0, draws.eps, log_snr, c.target, c.loss_weight)
 
-    def denoiser(self,
-        text:TextEmbedding,          # captions, (b l d)
-        w:float,                     # guidance weight
-        threshold:str|None,          # rule for x0_hat
-        lowres:Tensor|None=None,     # conditioning picture, already noised and enlarged
-        aug_log_snr:Tensor|None=None,# its noise level, (b,)
-    ):                               # denoise(z, log_snr) -> x0_hat
-        "network -> guidance -> x0_hat -> threshold: all that a sampler may know."
-        def predict(z, log_snr, text):
-            more = z.shape[0]//len(lowres) if lowres is not None else 1
-            low,aug = (None, None) if lowres is None else (lowres.repeat(more, 1, 1, 1), aug_log_snr.repeat(more))
-            out = self.predict(z, log_snr, text, low, aug)
-            return out + low if self.config.is_residual else out
-        guide = guided(predict, text, w)
-        def denoise(z, log_snr):
-            log_snr = log_snr.expand(len(z))
-            x0_hat = to_x0(guide(z, log_snr), z, log_snr, self.config.target)
-            return apply_threshold(x0_hat, threshold)
-        return denoise
-
     @torch.no_grad()
     def sample(self,
-        text:TextEmbedding,          # captions, (b l d)
-        lowres:Tensor|None=None,     # pictures to enlarge, (b 3 h w) in [-1, 1]
+        text:TextEmbedding,                # captions, (b l d)
+        lowres:Tensor|None=None,           # pictures to enlarge, (b 3 h w) in [-1, 1]
         *,
-        size:int|tuple[int,int]|None=None, # of the result; None: the size trained for
-        seeds:list[int],             # one per picture
-        steps:int|None=None, w:float|None=None, threshold:str|None="default",
-        sampler:str|None=None, aug_t:float|None=None, # None (threshold: "default"): as in the config
-    ) -> Tensor:                     # pictures, (b 3 h w) in [-1, 1]
-        "Walk from noise to a picture (paper 2.1–2.4)."
-        c = self.config
-        if not self.is_trained: raise ValueError(f"Stage.sample: the {c.size} px stage was never trained: train it or load weights first")
-        b = len(text.mask)
-        if len(seeds)!=b: raise ValueError(f"Stage.sample: seeds, got {len(seeds)}, expected one for each of {b} captions")
-        if bool(c.lowres_size)!=(lowres is not None): raise ValueError(f"Stage.sample: lowres, expected {'pictures to enlarge' if c.lowres_size else 'None for the base'}")
-        pick = lambda value,default: default if value is None else value
-        steps,w,aug_t = pick(steps, c.steps), pick(w, c.w), pick(aug_t, c.aug_t)
-        threshold,sampler = c.threshold if threshold=="default" else threshold, pick(sampler, c.sampler)
-        if sampler not in SAMPLERS: raise ValueError(f"Stage.sample: sampler, got {sampler!r}, expected one of {tuple(SAMPLERS)}")
-        h,w_px = (size, size) if isinstance(size, int) else (size or (c.size, c.size))
-        text,aug_log_snr = text.to(self.device), None
+        seeds:list[int],                   # one per picture
+        size:int|tuple[int,int]|None=None, # of the base's pictures; None: the size trained for
+        steps:int|None=None,               # network evaluations; None, here and below: the config's
+        w:float|None=None,                 # guidance weight, 1 = off
+        threshold:str|None="default",      # None, "static", "dynamic"; "default": the config's
+        sampler:str|None=None,             # "ddpm", "ddim" or "dpmpp_2m"
+        aug_t:float|None=None,             # noise on the low-res pictures, in [0, 1]
+    ) -> Tensor:                           # pictures, (b 3 h w) in [-1, 1]
+        "Walk from noise to a picture (paper 2.1-2.4)."
+        check_request(self, text, lowres, seeds)
+        given = dict(steps=steps, w=w, sampler=sampler, aug_t=aug_t)
+        c = replace(self.config, **{k: v for k,v in given.items() if v is not None})
+        if threshold!="default": c = replace(c, threshold=threshold)
+        aug_log_snr = None
         if lowres is not None:
-            h,w_px = lowres.shape[-2]*c.factor, lowres.shape[-1]*c.factor
-            low = F.pad(lowres.to(self.device).float(), (1, 1, 1, 1), mode="replicate")
-            aug_log_snr = self.aug_log_snr(torch.full((b,), float(aug_t), device=self.device))
-            aug_eps = keyed_noise(seeds, low.shape[1:], stream=f"aug {c.size}", device=self.device)
-            lowres = noisy_lowres(low, aug_log_snr, aug_eps, c.factor)
-        noise = lambda i,z: keyed_noise(seeds, z.shape[1:], stream=f"step {c.size} {i}", device=z.device)
-        z = keyed_noise(seeds, (3, h, w_px), stream=f"start {c.size}", device=self.device)
-        log_snrs = time_grid(steps, SCHEDULES[c.schedule], c.t_start).to(self.device)
-        denoise = self.denoiser(text, w, threshold, lowres, aug_log_snr)
+            lowres,aug_log_snr = sampling_lowres(lowres.to(self.device), c, seeds)
+            size = tuple(lowres.shape[-2:])
+        sides = (size, size) if isinstance(size, int) else size or (c.size, c.size)
+        z = keyed_noise(seeds, (3, *sides), stream=f"start {c.size}", device=self.device)
+        noise = lambda i,z: keyed_noise(seeds, z.shape[1:], f"step {c.size} {i}", z.device)
+        log_snrs = time_grid(c.steps, SCHEDULES[c.schedule], c.t_start).to(self.device)
+        denoise = denoiser(self, text.to(self.device), c.w, c.threshold, lowres, aug_log_snr)
         was_training = self.network.training
         self.network.eval()
-        for _,_,x0_hat in SAMPLERS[sampler](denoise, z, log_snrs, noise=noise): pass
+        for _,_,x0_hat in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise): pass
         self.network.train(was_training)
         return x0_hat.clamp(-1, 1)
+
+# %% ../nbs/10_cascade.ipynb #b53503ab
+def denoiser(
+    stage:Stage,                   # network and target
+    text:TextEmbedding,            # captions, (b l d)
+    w:float|Tensor,                # guidance weight, 1 is off; one for all or (b,)
+    threshold:str|None,            # rule for x0_hat: None, "static" or "dynamic"
+    lowres:Tensor|None=None,       # conditioning picture, already noised and enlarged
+    aug_log_snr:Tensor|None=None,  # its noise level, (b,)
+) -> Callable:                     # denoise(z, log_snr) -> x0_hat
+    "network -> guidance -> x0_hat -> threshold: all that a sampler may know."
+    def predict(z, log_snr, text):
+        low,aug = lowres,aug_log_snr
+        if low is not None:  # guidance asks for both branches in one batch
+            branches = len(z)//len(low)
+            low,aug = low.repeat(branches, 1, 1, 1), aug.repeat(branches)
+        out = stage.predict(z, log_snr, text, low, aug)
+        return out + low if stage.config.is_residual else out
+    guide = guided(predict, text, w)
+    def denoise(z, log_snr):
+        log_snr = log_snr.expand(len(z))
+        x0_hat = to_x0(guide(z, log_snr), z, log_snr, stage.config.target)
+        return apply_threshold(x0_hat, threshold)
+    return denoise
+
+# %% ../nbs/10_cascade.ipynb #419f5116
+def check_request(
+    stage:Stage,         # who is to draw
+    text:TextEmbedding,  # captions
+    lowres:Tensor|None,  # pictures to enlarge
+    seeds:list[int],     # one per picture
+):
+    "Refuse what a stage cannot draw, before anything is computed."
+    b,size,low_size = len(text.mask), stage.config.size, stage.config.lowres_size
+    if not stage.is_trained:
+        raise ValueError(f"Stage.sample: the {size} px stage was never trained:"
+                         " train it or load weights first")
+    if len(seeds)!=b:
+        raise ValueError(f"Stage.sample: seeds, got {len(seeds)},"
+                         f" expected one for each of {b} captions")
+    if low_size and lowres is None:
+        raise ValueError(f"Stage.sample: lowres, got None, expected {b} pictures to enlarge")
+    if lowres is not None and not low_size:
+        raise ValueError("Stage.sample: lowres, got pictures, expected None: this is the base")
+    if lowres is not None and len(lowres)!=b:
+        raise ValueError(f"Stage.sample: lowres, got {len(lowres)} pictures, expected {b}")
 
 # %% ../nbs/10_cascade.ipynb #23840f14
 def config_to_dict(
     config, # a config dataclass
-) -> dict:  # plain values, nested configs with their type under "type"
+) -> dict:  # plain values; nested configs likewise, each with its class under "type"
     "A config as JSON can hold it."
-    plain = lambda v: config_to_dict(v) if hasattr(v, "__dataclass_fields__") else [plain(o) for o in v] if isinstance(v, (tuple, list)) else v
-    return dict(type=type(config).__name__, **{f.name: plain(getattr(config, f.name)) for f in fields(config)})
+    def plain(v):
+        if is_dataclass(v): return config_to_dict(v)
+        return [plain(o) for o in v] if isinstance(v, (tuple, list)) else v
+    values = {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+    return dict(type=type(config).__name__, **values)
 
+# %% ../nbs/10_cascade.ipynb #3e71f26e
 def config_from_dict(
-    values:dict,  # what `config_to_dict` gave
+    values:dict,  # what `config_to_dict` gave, also after a trip through JSON
     *types:type,  # the config classes that may occur
 ):                # the config
     "Rebuild a config; a key it does not know is an error."
@@ -231,72 +294,125 @@ def config_from_dict(
     def build(v):
         if isinstance(v, list): return tuple(build(o) for o in v)
         if not isinstance(v, dict): return v
-        if v.get("type") not in known: raise ValueError(f"config_from_dict: type, got {v.get('type')!r}, expected one of {tuple(known)}")
-        cls = known[v["type"]]; names = {f.name for f in fields(cls)}
-        if extra := sorted(set(v) - names - {"type"}): raise ValueError(f"config_from_dict: {cls.__name__}, got unknown {extra}, expected among {sorted(names)}")
-        return cls(**{k: build(o) for k,o in v.items() if k!="type"})
+        kind = v.get("type")
+        if kind not in known:
+            raise ValueError(f"config_from_dict: type, got {kind!r}, expected one of {tuple(known)}")
+        names = {f.name for f in fields(known[kind])}
+        if extra := sorted(set(v) - names - {"type"}):
+            raise ValueError(f"config_from_dict: {kind}, got unknown {extra},"
+                             f" expected among {sorted(names)}")
+        return known[kind](**{k: build(o) for k,o in v.items() if k!="type"})
     return build(values)
 
-CONFIGS = (StageConfig, UNetConfig, EfficientUNetConfig)
+# %% ../nbs/10_cascade.ipynb #027e8f02
+CONFIGS = (StageConfig, UNetConfig, EfficientUNetConfig)  # all that a stage can hold
 
 # %% ../nbs/10_cascade.ipynb #7f2a3b16
+def options_per_stage(
+    options:dict, # name -> a value for all stages, or a list with one for each
+    n:int,        # stages
+) -> list[dict]:  # the options of each stage
+    "Hand out options; a list must have a value for every stage."
+    for name,v in options.items():
+        if isinstance(v, (list, tuple)) and len(v) < n:
+            raise ValueError(f"Imagen.sample: {name}, got {len(v)} values,"
+                             f" expected one for each of {n} stages")
+    pick = lambda v,i: v[i] if isinstance(v, (list, tuple)) else v
+    return [{name: pick(v, i) for name,v in options.items()} for i in range(n)]
+
+# %% ../nbs/10_cascade.ipynb #01062b6f
+def sample_in_parts(
+    stage:Stage,         # a trained stage
+    text:TextEmbedding,  # captions, (b l d)
+    lowres:Tensor|None,  # pictures to enlarge, (b 3 h w); None: the base
+    seeds:list[int],     # one per picture
+    batch_size:int,      # pictures at a time
+    **options,           # of `Stage.sample`
+) -> Tensor:             # pictures, (b 3 h w) in [-1, 1], on the CPU
+    "Draw a few pictures at a time; a picture does not depend on its neighbors."
+    parts = []
+    for rows in torch.arange(len(seeds)).split(batch_size):
+        low = None if lowres is None else lowres[rows]
+        images = stage.sample(text.rows(rows), low, seeds=[seeds[r] for r in rows.tolist()], **options)
+        parts.append(images.cpu())
+    return torch.cat(parts)
+
+# %% ../nbs/10_cascade.ipynb #5d0ca44c
+def load_stage(
+    values:dict,              # its config, what `config_to_dict` gave
+    tensors:dict[str,Tensor], # weights of its network by name
+    is_trained:bool,          # False: it must not draw
+) -> Stage:                   # on the CPU, in float32
+    "A stage from what a file holds."
+    stage = Stage(config_from_dict(values, *CONFIGS))
+    full = lambda v: v.float() if v.is_floating_point() else v
+    stage.network.load_state_dict({name: full(v) for name,v in tensors.items()})
+    stage.network.eval()
+    stage.is_trained = is_trained
+    return stage
+
+# %% ../nbs/10_cascade.ipynb #8829d2f9
 class Imagen:
-    "A text encoder and a list of stages, each enlarging the picture of the one before (paper Fig. A.4)."
+    "A text encoder and a list of stages, each enlarging the pictures before it (Fig. A.4)."
     def __init__(self,
-        encoder,            # a TextEncoder, or None when every caption comes as a TextEmbedding
+        encoder,            # a TextEncoder; None: captions come as a TextEmbedding
         stages:list[Stage], # the base first
     ):
         sizes = [(o.config.lowres_size, o.config.size) for o in stages]
-        for (low,_),expect in zip(sizes, [None] + [s for _,s in sizes]):
-            if low!=expect: raise ValueError(f"Imagen: stages, got (lowres_size, size) {sizes}, expected each to enlarge the one before")
-        self.encoder,self.stages = encoder,list(stages)
+        if any(low!=before for (low,_),before in zip(sizes, [None] + [size for _,size in sizes])):
+            raise ValueError(f"Imagen: stages, got (lowres_size, size) {sizes},"
+                             " expected each to enlarge the one before")
+        self.encoder,self.stages = encoder, list(stages)
 
-    def to(self, device) -> "Imagen":
+    def to(self,
+        device:torch.device|str, # where every stage goes
+    ) -> "Imagen":               # itself
+        "Move all stages."
         for stage in self.stages: stage.to(device)
         return self
+
+    def encode(self,
+        captions:list[str],  # a list, even for one caption
+    ) -> TextEmbedding:      # (b l d)
+        "Captions as the networks read them."
+        if isinstance(captions, str):
+            raise ValueError("Imagen.sample: captions, got a string, expected a list of captions")
+        if self.encoder is None:
+            raise ValueError("Imagen.sample: captions, got text, expected a TextEmbedding:"
+                             " this model has no text encoder")
+        return self.encoder(captions)
 
     def sample(self,
         captions:list[str]|TextEmbedding, # what to draw
         *,
-        seeds:list[int]|None=None,   # one per picture; None: 0, 1, 2, ...
-        lowres:Tensor|None=None,     # start from these pictures instead of the base
-        stages:int|None=None,        # use only the first so many stages
-        batch_size:int=16,           # pictures at a time
-        return_all:bool=False,       # the pictures of every stage, not of the last alone
-        **options,                   # steps, w, threshold, sampler, aug_t: one value for all stages, or a list
-    ) -> Tensor|list[Tensor]:        # (b 3 h w) in [-1, 1]
+        seeds:list[int]|None=None, # one per picture; None: 0, 1, 2, ...
+        lowres:Tensor|None=None,   # start from these pictures instead of the base
+        stages:int|None=None,      # use only the first so many stages
+        batch_size:int=16,         # pictures at a time
+        return_all:bool=False,     # the pictures of every stage, not of the last alone
+        **options,                 # of `Stage.sample`: one value for all stages, or a list
+    ) -> Tensor|list[Tensor]:      # pictures, (b 3 h w) in [-1, 1]
         "Caption in, picture out."
         text = captions if isinstance(captions, TextEmbedding) else self.encode(captions)
         b = len(text.mask)
         seeds = list(range(b)) if seeds is None else list(seeds)
-        if len(seeds)!=b: raise ValueError(f"Imagen.sample: seeds, got {len(seeds)}, expected one for each of {b} captions")
-        chosen = self.stages[:stages]
-        if lowres is not None: chosen = [o for o in chosen if (o.config.lowres_size or 0) >= lowres.shape[-1]]
-        per_stage = [{k: v[i] if isinstance(v, (list, tuple)) else v for k,v in options.items()} for i in range(len(chosen))]
-        results = []
-        for stage,kw in zip(chosen, per_stage):
-            parts = []
-            for rows in torch.arange(b).split(batch_size):
-                low = None if lowres is None else lowres[rows]
-                parts.append(stage.sample(text.rows(rows), low, seeds=[seeds[r] for r in rows.tolist()], **kw).cpu())
-            lowres = torch.cat(parts)
+        if len(seeds)!=b:
+            raise ValueError(f"Imagen.sample: seeds, got {len(seeds)},"
+                             f" expected one for each of {b} captions")
+        chosen,results = self.stages[:stages], []
+        if lowres is not None:
+            chosen = [o for o in chosen if (o.config.lowres_size or 0) >= lowres.shape[-1]]
+        for stage,kw in zip(chosen, options_per_stage(options, len(chosen))):
+            lowres = sample_in_parts(stage, text, lowres, seeds, batch_size, **kw)
             results.append(lowres)
         return results if return_all else lowres
 
-    def encode(self, captions:list[str]) -> TextEmbedding:
-        if isinstance(captions, str): raise ValueError("Imagen.sample: captions, got a string, expected a list of captions")
-        if self.encoder is None: raise ValueError("Imagen.sample: captions, this model has no text encoder: pass a TextEmbedding")
-        return self.encoder(captions)
-
     def save_pretrained(self,
-        path:str|Path,  # a directory
-        dtype=torch.float16, # of the weights on disk
+        path:str|Path,                   # a directory
+        dtype:torch.dtype=torch.float16, # of the weights on disk
     ):
         "Write configs and weights; the directory is complete or absent."
-        tensors = {f"stage{i}": {k: v.to(dtype) if v.is_floating_point() else v for k,v in o.network.state_dict().items()} for i,o in enumerate(self.stages)}
-        encoder = getattr(self.encoder, "identity", None)
-        save_directory(path, tensors, dict(kind="imagen", encoder=encoder, trained=[o.is_trained for o in self.stages],
-                                           stages=[config_to_dict(o.config) for o in self.stages]))
+        save_directory(path, *model_files(self, dtype))
 
     @classmethod
     def from_pretrained(cls,
@@ -305,45 +421,62 @@ class Imagen:
     ) -> "Imagen":
         "Read what `save_pretrained` wrote."
         tensors,meta = load_directory(find_model(name))
-        if meta.get("kind")!="imagen": raise ValueError(f"Imagen.from_pretrained: {name}, got a directory of kind {meta.get('kind')!r}, expected 'imagen'")
-        stages = []
-        for i,values in enumerate(meta["stages"]):
-            stage = Stage(config_from_dict(values, *CONFIGS))
-            stage.network.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in tensors[f"stage{i}"].items()})
-            stage.network.eval(); stage.is_trained = meta["trained"][i]
-            stages.append(stage)
+        if (kind := meta.get("kind"))!="imagen":
+            raise ValueError(f"Imagen.from_pretrained: {name}, got {kind!r}, expected 'imagen'")
+        stages = [load_stage(values, tensors[f"stage{i}"], is_trained)
+                  for i,(values,is_trained) in enumerate(zip(meta["stages"], meta["trained"]))]
         return cls(load_encoder(meta["encoder"]) if encoder is None else encoder, stages)
 
     def push_to_hub(self,
         name:str, # repository, "user/model"
     ):
         "Save to a temporary directory and upload it."
-        import tempfile
         from huggingface_hub import HfApi
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder)/"model")
-            api = HfApi(); api.create_repo(name, exist_ok=True)
-            api.upload_folder(repo_id=name, folder_path=Path(folder)/"model")
+            HfApi().create_repo(name, exist_ok=True)
+            HfApi().upload_folder(repo_id=name, folder_path=Path(folder)/"model")
 
-# %% ../nbs/10_cascade.ipynb #01062b6f
+# %% ../nbs/10_cascade.ipynb #186919ba
+def model_files(
+    imagen:Imagen,      # what to save
+    dtype:torch.dtype,  # of the weights on disk
+) -> tuple[dict,dict]:  # tensors by stage; configs and the encoder's identity
+    "What `save_directory` needs."
+    cast = lambda v: v.to(dtype) if v.is_floating_point() else v
+    tensors = {f"stage{i}": {name: cast(v) for name,v in stage.network.state_dict().items()}
+               for i,stage in enumerate(imagen.stages)}
+    meta = dict(kind="imagen", encoder=getattr(imagen.encoder, "identity", None),
+                trained=[stage.is_trained for stage in imagen.stages],
+                stages=[config_to_dict(stage.config) for stage in imagen.stages])
+    return tensors,meta
+
+# %% ../nbs/10_cascade.ipynb #7dda27e8
 def find_model(
     name:str|Path, # a directory, a hub repository, or "toy"
 ) -> Path:         # a local directory
     "Where a model's files are; a hub name is downloaded."
     if str(name)=="toy":
         if (path := assets()/"toy").is_dir(): return path
-        raise ValueError("find_model: 'toy', this installation ships no toy weights; run `imagen-nb train toy --out runs/toy` and load 'runs/toy/model'")
+        raise ValueError("find_model: 'toy', got no toy weights in this installation, expected"
+                         " some; run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'")
     if Path(name).is_dir(): return Path(name)
     if str(name).count("/")==1 and not str(name).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
         return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json"]))
-    raise ValueError(f"find_model: {name}, no such directory; expected a directory, 'toy' or a hub name 'user/model'")
+    raise ValueError(f"find_model: {name}, no such directory;"
+                     " expected a directory, 'toy' or a hub name 'user/model'")
 
+# %% ../nbs/10_cascade.ipynb #2978112e
 def load_encoder(
     identity:dict|None, # what `TextEncoder.identity` gave when the model was saved
 ) -> TextEncoder|None:  # the same encoder; None if there was none
     "Load the text encoder a model was trained with, and refuse any other."
     if identity is None: return None
-    encoder = TextEncoder.toy() if identity["encoder"]=="t5-toy" else TextEncoder.from_pretrained(identity["encoder"], identity["max_length"], getattr(torch, identity["dtype"]))
-    if encoder.identity!=identity: raise ValueError(f"load_encoder: got {encoder.identity}, expected the encoder of training, {identity}")
+    name,length = identity["encoder"], identity["max_length"]
+    if name=="t5-toy": encoder = TextEncoder.toy()
+    else: encoder = TextEncoder.from_pretrained(name, length, getattr(torch, identity["dtype"]))
+    if encoder.identity!=identity:
+        raise ValueError(f"load_encoder: got {encoder.identity},"
+                         f" expected the encoder of training, {identity}")
     return encoder

@@ -1,4 +1,4 @@
-"""The command line: `imagen-nb train RECIPE` and `imagen-nb sample CAPTION`. Each command is also a function."""
+"""The command line: `imagen-nb train RECIPE`, `imagen-nb sample CAPTION`; each is also a function."""
 import argparse
 import dataclasses
 import json
@@ -11,6 +11,9 @@ from pathlib import Path
 __all__ = ["train", "sample", "main"]
 
 HELD_OUT = 200  # test captions drawn and scored at the end of a toy run
+EXAMPLES = """\
+Examples:  imagen-nb train toy --out runs/toy
+           imagen-nb sample "a red circle on a gray background" --model runs/toy/model"""
 
 
 def train(
@@ -23,7 +26,8 @@ def train(
     "Train every stage of a recipe, draw held-out captions and score them. Run it again to go on."
     import torch
     from imagen_nb.recipes import RECIPES
-    if recipe not in RECIPES: raise ValueError(f"train: recipe, got {recipe!r}, expected one of {sorted(RECIPES)}")
+    if recipe not in RECIPES:
+        raise ValueError(f"train: recipe, got {recipe!r}, expected one of {sorted(RECIPES)}")
     out = Path(out)
     if (out/"scores.json").exists():
         print(f"{out} is finished: pictures in {out/'samples'}, scores in {out/'scores.json'}.")
@@ -40,14 +44,22 @@ def train(
 def make_world(recipe, split: str):
     "The drawn world a recipe trains on."
     from imagen_nb.data import ShapesWorld
-    if recipe.level is None: raise ValueError(f"train: recipe {recipe.name!r} needs pictures of your own; only recipes on ShapesWorld run by name")
+    if recipe.level is None:
+        raise ValueError(f"train: recipe, got {recipe.name!r}, which needs pictures of your own,"
+                         " expected one on ShapesWorld")
     return ShapesWorld(split, level=recipe.level)
+
+
+def make_encoder(recipe):
+    "The text encoder of a recipe."
+    from imagen_nb.text import TextEncoder
+    return TextEncoder.toy() if recipe.encoder == "toy" else TextEncoder.from_pretrained(recipe.encoder)
 
 
 def open_cache(recipe, out: Path, world):
     "Embeddings of every training caption, encoded once."
-    from imagen_nb.text import EmbeddingCache, TextEncoder
-    encoder = TextEncoder.toy() if recipe.encoder == "toy" else TextEncoder.from_pretrained(recipe.encoder)
+    from imagen_nb.text import EmbeddingCache
+    encoder = make_encoder(recipe)
     path = out/"captions"
     if path.exists(): return EmbeddingCache.open(path, encoder)
     from tqdm.auto import tqdm
@@ -56,14 +68,17 @@ def open_cache(recipe, out: Path, world):
 
 
 def launch(recipe: str, out: Path, seed: int, held_out: int, processes: int):
-    "One process per core, one thread each: on a busy machine two threads of one process wait for each other."
+    "One thread for each process: on a busy machine two threads of a process wait for each other."
     env = dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "imagen_nb.cli",
-               "work", recipe, "--out", str(out), "--seed", str(seed), "--held-out", str(held_out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               f"--nproc-per-node={processes}", "-m", "imagen_nb.cli", "work", recipe,
+               "--out", str(out), "--seed", str(seed), "--held-out", str(held_out)]
     child = subprocess.Popen(command, env=env)
     try: code = child.wait()
     except KeyboardInterrupt: code = child.wait()
-    if code: raise SystemExit(f"\nstopped; the newest checkpoint is in {out}. Run the same command to go on.")
+    if code:
+        raise SystemExit(f"\nstopped; the newest checkpoint is in {out}."
+                         " Run the same command to go on.")
 
 
 def work(recipe: str, out: Path, seed: int, held_out: int):
@@ -72,10 +87,10 @@ def work(recipe: str, out: Path, seed: int, held_out: int):
     from imagen_nb.cascade import Imagen, Stage
     from imagen_nb.evaluation import draw_and_score
     from imagen_nb.recipes import RECIPES
-    from imagen_nb.text import EmbeddingCache, TextEncoder
+    from imagen_nb.text import EmbeddingCache
     from imagen_nb.training import Trainer
     plan = RECIPES[recipe](seed)
-    encoder = TextEncoder.toy() if plan.encoder == "toy" else TextEncoder.from_pretrained(plan.encoder)
+    encoder = make_encoder(plan)
     text = EmbeddingCache.open(out/"captions", encoder)
     world, trained = make_world(plan, "train"), []
     for config, training in zip(plan.stages, plan.training):
@@ -86,7 +101,8 @@ def work(recipe: str, out: Path, seed: int, held_out: int):
     if trainer.rank == 0: imagen.save_pretrained(out/"model")
     if held_out:
         share = list(range(held_out))[trainer.rank::trainer.ranks]
-        draw_and_score(imagen, make_world(plan, "test"), share, out/"samples", progress=trainer.rank == 0)
+        draw_and_score(imagen, make_world(plan, "test"), share, out/"samples",
+                       progress=trainer.rank == 0)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -102,14 +118,18 @@ def finish(recipe: str, out: Path, held_out: int, seconds: float) -> dict:
     for size in sizes:
         right = [r["scores"][str(size)] for r in rows]
         wrong = score_pictures(world, indices, read_pictures(out, indices, size), shift=1)
-        seen, unseen = ([r["scores"][str(size)] for r in rows if r["held_out"] == flag] for flag in (False, True))
-        scores[str(size)] = dict(all=tally(right), seen=tally(seen), held_out=tally(unseen), shuffled=tally(wrong), chance=tally(guess))
-        print(f"\n{size} px\n{report(right, wrong, guess)}\nall right on combinations never trained on: {100*tally(unseen)['all']['share']:.1f} %")
+        seen, unseen = ([answers for answers, r in zip(right, rows) if r["held_out"] == flag]
+                        for flag in (False, True))
+        scores[str(size)] = dict(all=tally(right), seen=tally(seen), held_out=tally(unseen),
+                                 shuffled=tally(wrong), chance=tally(guess))
+        print(f"\n{size} px\n{report(right, wrong, guess)}\n"
+              f"all right on combinations never trained on: {100*tally(unseen)['all']['share']:.1f} %")
     save_grid(out, rows[:16], sizes)
     scores["seconds"] = seconds
     (out/"scores.json").write_text(json.dumps(scores, indent=1))
     print(f"\nPictures: {out/'samples.png'} and {out/'samples'}. Model: {out/'model'}. Draw your own:\n"
-          f'  imagen-nb sample "a red circle left of a blue square on a white background" --model {out/"model"}')
+          '  imagen-nb sample "a red circle left of a blue square on a white background"'
+          f" --model {out/'model'}")
     return scores
 
 
@@ -118,8 +138,9 @@ def read_pictures(out: Path, indices: list, size: int):
     import numpy as np
     import torch
     from PIL import Image
-    read = lambda i: torch.from_numpy(np.array(Image.open(out/"samples"/f"{i:05d}_{size}.png"))).permute(2, 0, 1)
-    return torch.stack([read(i) for i in indices]).float()/127.5 - 1
+    names = [out/"samples"/f"{i:05d}_{size}.png" for i in indices]
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(name))) for name in names])
+    return pixels.permute(0, 3, 1, 2).float()/127.5 - 1  # (b 3 h w)
 
 
 def save_grid(out: Path, rows: list, sizes: list):
@@ -131,8 +152,10 @@ def save_grid(out: Path, rows: list, sizes: list):
     for r in rows[:8]:
         for size in sizes:
             image = read_pictures(out, [r["index"]], size)
-            tiles.append(F.interpolate(image, (side, side), mode="nearest" if size < side else "area")[0])
-    captions = [f"{r['caption']}\n{size} px" if k == 0 else f"{size} px" for r in rows[:8] for k, size in enumerate(sizes)]
+            mode = "nearest" if size < side else "area"
+            tiles.append(F.interpolate(image, (side, side), mode=mode)[0])
+    captions = [f"{r['caption']}\n{size} px" if size == sizes[0] else f"{size} px"
+                for r in rows[:8] for size in sizes]
     show_images(torch.stack(tiles), captions, columns=2*len(sizes)).savefig(out/"samples.png", dpi=100)
 
 
@@ -146,7 +169,8 @@ def sample(
     "Draw captions with a trained cascade."
     from PIL import Image
     from imagen_nb.cascade import Imagen
-    images = Imagen.from_pretrained(model).sample(captions, seeds=[seed + k for k in range(len(captions))], **options)
+    seeds = [seed + k for k in range(len(captions))]
+    images = Imagen.from_pretrained(model).sample(captions, seeds=seeds, **options)
     out, paths = Path(out), []
     out.mkdir(parents=True, exist_ok=True)
     for k, (caption, image) in enumerate(zip(captions, images)):
@@ -159,23 +183,27 @@ def sample(
 
 def parser() -> argparse.ArgumentParser:
     "Options and help."
-    p = argparse.ArgumentParser(prog="imagen-nb", description="Train and sample Imagen cascades.",
-                                epilog='Examples:  imagen-nb train toy --out runs/toy\n           imagen-nb sample "a red circle on a gray background" --model runs/toy/model',
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="imagen-nb", description="Train and sample Imagen cascades.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(dest="command", required=True, metavar="train|sample")
     for name, text in (("train", "train a recipe; run it again to go on"), ("work", None)):
         t = commands.add_parser(name, help=text) if text else commands.add_parser(name)
         t.add_argument("recipe", help="name of a recipe: toy")
         t.add_argument("--out", default=None, help="directory of the run (default runs/RECIPE)")
         t.add_argument("--seed", type=int, default=0, help="of weights and draws")
-        t.add_argument("--held-out", type=int, default=HELD_OUT, help="test captions to draw and score at the end")
-        if text: t.add_argument("--processes", type=int, default=None, help="on a CPU: default one per core, at most 2")
+        t.add_argument("--held-out", type=int, default=HELD_OUT,
+                       help="test captions to draw and score at the end")
+        if text:
+            t.add_argument("--processes", type=int, default=None,
+                           help="on a CPU: default one per core, at most 2")
     s = commands.add_parser("sample", help="draw captions with a trained cascade")
     s.add_argument("captions", nargs="+", metavar="CAPTION")
     s.add_argument("--model", default="toy", help="directory, hub name or toy")
     s.add_argument("--out", default="pictures", help="directory for the PNG files")
     s.add_argument("--seed", type=int, default=0)
-    s.add_argument("--w", type=float, default=None, help="guidance weight of every stage, 1 = off (default: the model's own)")
+    s.add_argument("--w", type=float, default=None,
+                   help="guidance weight of every stage, 1 = off (default: the model's own)")
     s.add_argument("--steps", type=int, default=None, help="network evaluations of every stage")
     s.add_argument("--sampler", default=None, help="ddpm, ddim or dpmpp_2m")
     return p
@@ -186,8 +214,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.command == "sample":
-            options = {k: v for k, v in dict(w=args.w, steps=args.steps, sampler=args.sampler).items() if v is not None}
-            for path in sample(args.captions, args.model, args.out, args.seed, **options): print(path)
+            given = dict(w=args.w, steps=args.steps, sampler=args.sampler)
+            options = {k: v for k, v in given.items() if v is not None}
+            for path in sample(args.captions, args.model, args.out, args.seed, **options):
+                print(path)
             return 0
         out = Path(args.out or f"runs/{args.recipe}")
         if args.command == "work": work(args.recipe, out, args.seed, args.held_out)

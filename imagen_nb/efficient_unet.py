@@ -6,6 +6,7 @@
 __all__ = ['EfficientUNetConfig', 'DBlock', 'UBlock', 'check_lowres', 'EfficientUNet']
 
 # %% ../nbs/09_efficient_unet.ipynb #b1bd13ff
+import math
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -20,43 +21,59 @@ class EfficientUNetConfig:
     "A super-resolution network; the defaults are Imagen's 64 -> 256 (paper F.2)."
     channels:tuple[int,...] = (128, 256, 512, 1024) # width of each block
     blocks:tuple[int,...] = (2, 4, 8, 8)            # residual blocks in each block
-    strides:tuple[int,...] = (2, 2, 2, 2)           # resolution change of each block
-    self_attention:tuple[bool,...] = (False, False, False, True)
-    text_attention:tuple[bool,...] = (False, False, False, True)
-    heads:int = 8                    # attention heads
-    stem:int = 128                   # width at full resolution
-    text_dim:int = 4096              # width of the text encoder (T5-XXL)
-    text_width:int = 1024            # width of the words inside the network
-    emb_dim:int = 512                # width of the conditioning vector
-    pool_queries:int = 4             # learned queries that pool the caption
-    has_lowres:bool = True           # takes a low-resolution image and its noise level
-    patch:int = 1                    # pixels folded into channels at the entry  # not in paper
-    dropout:float = 0.               # the paper trains without
+    strides:tuple[int,...] = (2, 2, 2, 2)           # resolution change of each block, 1 or 2
+    self_attention:tuple[bool,...] = (False, False, False, True) # pixels read pixels
+    text_attention:tuple[bool,...] = (False, False, False, True) # pixels read words
+    heads:int = 8           # attention heads
+    stem:int = 128          # width at full resolution
+    text_dim:int = 4096     # width of the text encoder (T5-XXL)
+    text_width:int = 1024   # width of the words inside the network
+    emb_dim:int = 512       # width of the conditioning vector
+    pool_queries:int = 4    # learned queries that pool the caption
+    has_lowres:bool = True  # takes a low-resolution picture and its noise level
+    patch:int = 1           # pixels folded into channels at the entry  # not in paper
+    dropout:float = 0.      # share of features dropped in training; the paper drops none
 
     def __post_init__(self):
         n = len(self.channels)
         for name in ("blocks", "strides", "self_attention", "text_attention"):
-            if len(getattr(self, name))!=n: raise ValueError(f"EfficientUNetConfig: {name}, got {len(getattr(self, name))} entries, expected {n}")
-        if any(s not in (1, 2) for s in self.strides): raise ValueError(f"EfficientUNetConfig: strides, got {self.strides}, expected 1 or 2 each")
-        for ch,has_self,has_text in zip(self.channels, self.self_attention, self.text_attention):
-            if (has_self or has_text) and ch % self.heads: raise ValueError(f"EfficientUNetConfig: heads, got {self.heads}, expected a divisor of {ch}")
+            if (got := len(getattr(self, name)))!=n:
+                raise ValueError(f"EfficientUNetConfig: {name}, got {got} entries, expected {n}")
+        if any(s not in (1, 2) for s in self.strides):
+            raise ValueError(f"EfficientUNetConfig: strides, got {self.strides}, expected 1 or 2 each")
+        for ch,*has_attention in zip(self.channels, self.self_attention, self.text_attention):
+            if any(has_attention) and ch % self.heads:
+                raise ValueError(f"EfficientUNetConfig: heads, got {self.heads},"
+                                 f" expected a divisor of {ch}")
 
     @property
     def stride(self) -> int:
-        total = self.patch
-        for s in self.strides: total *= s
-        return total
+        "Sides of a picture must be multiples of this."
+        return self.patch*math.prod(self.strides)
 
 # %% ../nbs/09_efficient_unet.ipynb #4054500c
 class DBlock(nn.Module):
     "Downsample first, then the residual blocks, then attention (paper Fig. A.28)."
-    def __init__(self, in_ch:int, out_ch:int, blocks:int, stride:int, emb_dim:int, attention:nn.Module|None, dropout:float=0.):
+    def __init__(self,
+        in_ch:int,                # channels in
+        out_ch:int,               # channels of its residual blocks, and out
+        blocks:int,               # residual blocks
+        stride:int,               # resolution is divided by it, 1 or 2
+        emb_dim:int,              # width of the conditioning vector
+        attention:nn.Module|None, # at its low resolution; None: none
+        dropout:float=0.,         # share of features dropped in training
+    ):
         super().__init__()
+        kinds = dict(sum_scale=0.5**0.5, dropout=dropout)
         self.down = Downsample(in_ch, out_ch, stride)
-        self.blocks = nn.ModuleList([ResBlock(out_ch, out_ch, emb_dim, sum_scale=0.5**0.5, dropout=dropout) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([ResBlock(out_ch, out_ch, emb_dim, **kinds) for _ in range(blocks)])
         self.attention = attention
 
-    def forward(self, h:Tensor, emb:Tensor, words:TextEmbedding) -> Tensor:
+    def forward(self,
+        h:Tensor,            # features, (b in_ch h w)
+        emb:Tensor,          # conditioning vector, (b emb_dim)
+        words:TextEmbedding, # words, (b l text_width)
+    ) -> Tensor:             # (b out_ch h/stride w/stride)
         h = self.down(h)
         for block in self.blocks: h = block(h, emb)
         return h if self.attention is None else self.attention(h, words)
@@ -64,50 +81,93 @@ class DBlock(nn.Module):
 # %% ../nbs/09_efficient_unet.ipynb #1fcc0b26
 class UBlock(nn.Module):
     "Join the skip, then the residual blocks, attention, and upsample last (paper Fig. A.29)."
-    def __init__(self, ch:int, out_ch:int, blocks:int, stride:int, emb_dim:int, attention:nn.Module|None, dropout:float=0.):
+    def __init__(self,
+        ch:int,                   # channels in, of the skip, and of its residual blocks
+        out_ch:int,               # channels out
+        blocks:int,               # residual blocks
+        stride:int,               # resolution is multiplied by it, 1 or 2
+        emb_dim:int,              # width of the conditioning vector
+        attention:nn.Module|None, # at its low resolution; None: none
+        dropout:float=0.,         # share of features dropped in training
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList([ResBlock(ch if i else 2*ch, ch, emb_dim, sum_scale=0.5**0.5, dropout=dropout) for i in range(blocks)])
+        kinds = dict(sum_scale=0.5**0.5, dropout=dropout)
+        widths = [2*ch] + [ch]*(blocks - 1)  # the first block takes the skip as well
+        self.blocks = nn.ModuleList([ResBlock(in_ch, ch, emb_dim, **kinds) for in_ch in widths])
         self.attention,self.up = attention, Upsample(ch, out_ch, stride)
 
-    def forward(self, h:Tensor, skip:Tensor, emb:Tensor, words:TextEmbedding) -> Tensor:
-        h = torch.cat([h, skip], dim=1)
+    def forward(self,
+        h:Tensor,            # features, (b ch h w)
+        skip:Tensor,         # output of the `DBlock` at this resolution, (b ch h w)
+        emb:Tensor,          # conditioning vector, (b emb_dim)
+        words:TextEmbedding, # words, (b l text_width)
+    ) -> Tensor:             # (b out_ch stride*h stride*w)
+        h = torch.cat([h, skip], dim=1)  # (b 2ch h w)
         for block in self.blocks: h = block(h, emb)
         if self.attention is not None: h = self.attention(h, words)
         return self.up(h)
 
 # %% ../nbs/09_efficient_unet.ipynb #1bd13fec
-def check_lowres(z_t:Tensor, lowres:Tensor|None, aug_log_snr:Tensor|None, has_lowres:bool):
-    "A low-resolution image exactly when the network takes one, at the size of z_t, with its noise level."
+def check_lowres(
+    z_t:Tensor,              # noisy pictures, (b 3 h w)
+    lowres:Tensor|None,      # low-res pictures, already at this size
+    aug_log_snr:Tensor|None, # their noise level
+    has_lowres:bool,         # does the network take them?
+):
+    "A low-resolution picture exactly when the network takes one, at its size, with its level."
     if not has_lowres:
-        if lowres is not None: raise ValueError("EfficientUNet: lowres, got an image, expected None (has_lowres=False)")
-        return
-    if lowres is None or aug_log_snr is None: raise ValueError("EfficientUNet: lowres and aug_log_snr, got None, expected both")
-    if lowres.shape!=z_t.shape: raise ValueError(f"EfficientUNet: lowres, got {tuple(lowres.shape)}, expected {tuple(z_t.shape)}")
-    if aug_log_snr.shape!=z_t.shape[:1]: raise ValueError(f"EfficientUNet: aug_log_snr, got {tuple(aug_log_snr.shape)}, expected ({z_t.shape[0]},)")
+        if lowres is None: return
+        raise ValueError("EfficientUNet: lowres, got a picture, expected None (has_lowres=False)")
+    if lowres is None or aug_log_snr is None:
+        raise ValueError("EfficientUNet: lowres and aug_log_snr, got None, expected both")
+    if lowres.shape!=z_t.shape:
+        raise ValueError(f"EfficientUNet: lowres, got {tuple(lowres.shape)},"
+                         f" expected {tuple(z_t.shape)}")
+    if aug_log_snr.shape!=z_t.shape[:1]:
+        raise ValueError(f"EfficientUNet: aug_log_snr, got {tuple(aug_log_snr.shape)},"
+                         f" expected ({len(z_t)},)")
 
 # %% ../nbs/09_efficient_unet.ipynb #f2e69f8a
 class EfficientUNet(nn.Module):
     "`network(z_t, log_snr, text, lowres, aug_log_snr) -> prediction` (paper B.1, F.2, F.3)."
-    def __init__(self, config:EfficientUNetConfig):
+    def __init__(self,
+        config:EfficientUNetConfig, # what to build
+    ):
         super().__init__()
         self.config = c = config
-        self.cond = Conditioner(c.stem, c.emb_dim, c.text_dim, c.text_width, c.pool_queries, has_lowres=c.has_lowres)
-        self.conv_in = nn.Conv2d((6 if c.has_lowres else 3)*c.patch**2, c.stem, 3, padding=1)
-        def attention(ch, has_self, has_text):
-            return Attention(ch, c.text_width*has_text, ch//c.heads, has_self) if has_self or has_text else None
-        ins = (c.stem,) + c.channels[:-1]
-        rows = list(zip(ins, c.channels, c.blocks, c.strides, c.self_attention, c.text_attention))
-        self.down = nn.ModuleList([DBlock(i, o, n, s, c.emb_dim, attention(o, *on), c.dropout) for i,o,n,s,*on in rows])
-        self.up = nn.ModuleList([UBlock(o, i, n, s, c.emb_dim, attention(o, *on), c.dropout) for i,o,n,s,*on in reversed(rows)])
-        self.out = nn.Sequential(group_norm(c.stem), nn.SiLU(), zero_init(nn.Conv2d(c.stem, 3*c.patch**2, 3, padding=1)))
+        self.cond = Conditioner(c.stem, c.emb_dim, c.text_dim, c.text_width, c.pool_queries,
+                                has_lowres=c.has_lowres)
+        pictures = 2 if c.has_lowres else 1
+        self.conv_in = nn.Conv2d(pictures*3*c.patch**2, c.stem, 3, padding=1)
+        rows = list(zip((c.stem, *c.channels), c.channels, c.blocks, c.strides,
+                        c.self_attention, c.text_attention))
+        self.down,self.up = nn.ModuleList(), nn.ModuleList()
+        for in_ch,ch,blocks,stride,*kinds in rows:
+            attention = self.attention(ch, *kinds)
+            self.down.append(DBlock(in_ch, ch, blocks, stride, c.emb_dim, attention, c.dropout))
+        for in_ch,ch,blocks,stride,*kinds in reversed(rows):
+            attention = self.attention(ch, *kinds)
+            self.up.append(UBlock(ch, in_ch, blocks, stride, c.emb_dim, attention, c.dropout))
+        self.out = nn.Sequential(group_norm(c.stem), nn.SiLU(),
+                                 zero_init(nn.Conv2d(c.stem, 3*c.patch**2, 3, padding=1)))
+
+    def attention(self,
+        ch:int,          # channels of the block
+        has_self:bool,   # pixels read pixels
+        has_text:bool,   # pixels read words
+    ) -> Attention|None: # None: the block has no attention
+        "Attention of one block."
+        c = self.config
+        if not (has_self or has_text): return None
+        return Attention(ch, c.text_width if has_text else 0, ch//c.heads, has_self)
 
     def forward(self,
-        z_t:Tensor,                    # noisy images, (b 3 h w)
-        log_snr:Tensor,                # noise level, (b,)
-        text:TextEmbedding,            # captions, (b l text_dim)
-        lowres:Tensor|None=None,       # low-res image, already at this size, (b 3 h w)
-        aug_log_snr:Tensor|None=None,  # noise level of the low-res image, (b,)
-    ) -> Tensor:                       # prediction, (b 3 h w)
+        z_t:Tensor,                   # noisy pictures, (b 3 h w)
+        log_snr:Tensor,               # noise level, (b,)
+        text:TextEmbedding,           # captions, (b l text_dim)
+        lowres:Tensor|None=None,      # low-res pictures, already at this size, (b 3 h w)
+        aug_log_snr:Tensor|None=None, # noise level of the low-res pictures, (b,)
+    ) -> Tensor:                      # prediction, (b 3 h w), float32
         c = self.config
         check_inputs("EfficientUNet", z_t, log_snr, text, c.text_dim, c.stride)
         check_lowres(z_t, lowres, aug_log_snr, c.has_lowres)
@@ -115,6 +175,8 @@ class EfficientUNet(nn.Module):
         x = torch.cat([z_t, lowres], dim=1) if c.has_lowres else z_t  # (b 6 h w)
         h = self.conv_in(F.pixel_unshuffle(x.to(self.conv_in.weight.dtype), c.patch))
         skips = []
-        for block in self.down: h = block(h, emb, words); skips.append(h)
+        for block in self.down:
+            h = block(h, emb, words)
+            skips.append(h)
         for block in self.up: h = block(h, skips.pop(), emb, words)
         return F.pixel_shuffle(self.out(h), c.patch).float()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'keyed_times', 'draw', 'draw_crop', 'TrainConfig', 'learning_rate', 'ema_decay', 'update_ema',
-           'orthogonalize', 'Muon', 'make_optimizers', 'optimizer_tensors', 'load_optimizer_tensors', 'config_diff',
+           'orthogonalize', 'Muon', 'make_optimizers', 'one_ahead', 'Samples', 'optimizer_tensors',
+           'load_optimizer_tensors', 'config_diff', 'claim_directory', 'describe_run', 'newest_checkpoint', 'any_rank',
            'Trainer']
 
 # %% ../nbs/11_training.ipynb #30a75c17
@@ -12,15 +13,18 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from .cascade import Draws, Stage, config_to_dict
+from .cascade import Draws, Stage, StageConfig, config_to_dict
 from .checkpoint import CheckpointError, checkpoints, load_directory, prune, save_directory
 from .data import Batch, Crop, permute
-from .health import Log, StopSignal, check_pictures
+from .health import Log, StopSignal, check_pictures, replace_text
 from .sampling import keyed_generator
 
 # %% ../nbs/11_training.ipynb #d1529f52
@@ -39,15 +43,15 @@ def keyed_times(
 
 # %% ../nbs/11_training.ipynb #ba6738c5
 def draw(
-    seed:int,                      # of the run
-    index:Tensor,                  # samples drawn before each sample, int64 (b,)
-    shape:tuple[int,...],          # of one picture, (3, h, w)
+    seed:int,                              # of the run
+    index:Tensor,                          # samples drawn before each sample, int64 (b,)
+    shape:tuple[int,...],                  # of one picture, (3, h, w)
     *,
     lowres_shape:tuple[int,...]|None=None, # of its low-res version with margin; None: the base
-    caption_drop:float=0.1,        # share of captions dropped (paper 4.1)
+    caption_drop:float=0.1,                # share of captions dropped (paper 4.1)
     time_law:tuple[float,float]|None=None, # see `keyed_times`
-    aug_max:float=1.,              # aug_t ~ U(0, aug_max)
-) -> Draws:                        # one row per sample, on the CPU
+    aug_max:float=1.,                      # aug_t ~ U(0, aug_max)
+) -> Draws:                                # one row per sample, on the CPU
     "Every random number of a training step; a row depends on (seed, index) alone."
     rows = []
     for n in index.tolist():
@@ -60,49 +64,15 @@ def draw(
     aug = (torch.stack(aug_t), torch.stack(aug_eps)) if lowres_shape else ()
     return Draws(keyed_times(seed, index, time_law), torch.stack(eps), torch.stack(keep), *aug)
 
+# %% ../nbs/11_training.ipynb #933f37c5
 def draw_crop(
-    seed:int, index:Tensor,
-    size:int,    # side of the whole picture
-    side:int,    # side of the crop
-    margin:int,  # extra pixels on each side
-    align:int=1, # corners fall on multiples of it
-) -> Crop:       # one window per sample, margin included
-    "Where each sample's training crop lies; keyed like every other draw."
-    spots = (size - side)//align + 1
-    pick = lambda n: torch.randint(spots, (2,), generator=keyed_generator(seed, n, "crop"))
-    top,left = torch.stack([pick(n) for n in index.tolist()]).T*align
-    return Crop(top - margin, left - margin, side + 2*margin, side + 2*margin)
-
-# %% ../nbs/11_training.ipynb #7241a474
-def draw(
-    seed:int,                      # of the run
-    index:Tensor,                  # samples drawn before each sample, int64 (b,)
-    shape:tuple[int,...],          # of one picture, (3, h, w)
-    *,
-    lowres_shape:tuple[int,...]|None=None, # of its low-res version with margin; None: the base
-    caption_drop:float=0.1,        # share of captions dropped (paper 4.1)
-    time_law:tuple[float,float]|None=None, # see `keyed_times`
-    aug_max:float=1.,              # aug_t ~ U(0, aug_max)
-) -> Draws:                        # one row per sample, on the CPU
-    "Every random number of a training step; a row depends on (seed, index) alone."
-    rows = []
-    for n in index.tolist():
-        g = keyed_generator(seed, n, "draw")
-        u = torch.rand(2, generator=g)
-        eps = torch.randn(shape, generator=g)
-        aug_eps = torch.randn(lowres_shape, generator=g) if lowres_shape else None
-        rows.append((eps, u[0] >= caption_drop, u[1]*aug_max, aug_eps))
-    eps,keep,aug_t,aug_eps = zip(*rows)
-    aug = (torch.stack(aug_t), torch.stack(aug_eps)) if lowres_shape else ()
-    return Draws(keyed_times(seed, index, time_law), torch.stack(eps), torch.stack(keep), *aug)
-
-def draw_crop(
-    seed:int, index:Tensor,
-    size:int,    # side of the whole picture
-    side:int,    # side of the crop
-    margin:int,  # extra pixels on each side
-    align:int=1, # corners fall on multiples of it
-) -> Crop:       # one window per sample, margin included
+    seed:int,      # of the run
+    index:Tensor,  # samples drawn before each sample, int64 (b,)
+    size:int,      # side of the whole picture
+    side:int,      # side of the crop
+    margin:int,    # extra pixels on each side
+    align:int=1,   # corners fall on multiples of it
+) -> Crop:         # one window per sample, margin included
     "Where each sample's training crop lies; keyed like every other draw."
     spots = (size - side)//align + 1
     pick = lambda n: torch.randint(spots, (2,), generator=keyed_generator(seed, n, "crop"))
@@ -115,10 +85,10 @@ class TrainConfig:
     "How one stage is trained; the defaults are Imagen's base (paper F.1)."
     batch:int = 2048             # samples per step, over all processes
     steps:int = 2_500_000        # optimizer steps
-    optimizer:str = "adafactor"  # "adafactor", "adam", "adamw" or "muon"  # "muon" is not in paper
+    optimizer:str = "adafactor"  # "adafactor", "adam"; "adamw", "muon"  # these two: not in paper
     lr:float = 1e-4              # peak learning rate
-    betas:tuple[float,float] = (.9, .999)
-    weight_decay:float = 0.
+    betas:tuple[float,float] = (.9, .999) # of Adam and AdamW
+    weight_decay:float = 0.      # the paper has none
     warmup:int = 10_000          # steps of linear warm-up
     decay:str = "cosine"         # after warm-up: "cosine" or "constant"
     final:float = 0.             # learning rate at the end / peak
@@ -130,10 +100,13 @@ class TrainConfig:
     keep:int = 2                 # checkpoints kept
 
     def __post_init__(self):
-        for name,ok in dict(optimizer=("adafactor", "adam", "adamw", "muon"), decay=("cosine", "constant")).items():
-            if getattr(self, name) not in ok: raise ValueError(f"TrainConfig: {name}, got {getattr(self, name)!r}, expected one of {ok}")
+        one_of = dict(optimizer=("adafactor", "adam", "adamw", "muon"), decay=("cosine", "constant"))
+        for name,ok in one_of.items():
+            if (value := getattr(self, name)) not in ok:
+                raise ValueError(f"TrainConfig: {name}, got {value!r}, expected one of {ok}")
         for name in ("batch", "steps", "lr", "clip", "save_every", "keep"):
-            if not getattr(self, name) > 0: raise ValueError(f"TrainConfig: {name}, got {getattr(self, name)}, expected > 0")
+            if not (value := getattr(self, name)) > 0:
+                raise ValueError(f"TrainConfig: {name}, got {value}, expected > 0")
 
 # %% ../nbs/11_training.ipynb #bfd83e82
 def learning_rate(
@@ -147,25 +120,7 @@ def learning_rate(
     x = (step - c.warmup)/max(1, c.steps - c.warmup)
     return c.lr*(c.final + (1 - c.final)*(1 + math.cos(math.pi*min(1, x)))/2)
 
-def ema_decay(
-    step:int,            # steps done, from 1
-    config:TrainConfig,  # largest decay and power
-) -> float:              # weight of the old average
-    "Short memory at first, long memory later: the average spans a fixed share of the run."
-    return min(config.ema, (1 - 1/max(step, 1))**config.ema_power)
-
 # %% ../nbs/11_training.ipynb #16b0af54
-def learning_rate(
-    step:int,            # steps done
-    config:TrainConfig,  # schedule
-) -> float:              # for the next step
-    "Linear warm-up, then cosine or constant (paper F.1)."
-    c = config
-    if step < c.warmup: return c.lr*(step + 1)/c.warmup
-    if c.decay=="constant": return c.lr
-    x = (step - c.warmup)/max(1, c.steps - c.warmup)
-    return c.lr*(c.final + (1 - c.final)*(1 + math.cos(math.pi*min(1, x)))/2)
-
 def ema_decay(
     step:int,            # steps done, from 1
     config:TrainConfig,  # largest decay and power
@@ -203,9 +158,9 @@ def orthogonalize(
 
 # %% ../nbs/11_training.ipynb #c3e1ef4a
 class Muon(torch.optim.Optimizer):
-    "Momentum whose update is orthogonalized; convolutions count as matrices (out, in*k*k).  # not in paper"
+    "Momentum with orthogonal updates; a convolution is a matrix (out, in*k*k).  # not in paper"
     def __init__(self,
-        params,                 # tensors with at least two dimensions
+        params:Iterable[Tensor],# tensors with at least two dimensions
         lr:float=1e-3,          # in units of AdamW's: updates are scaled to its size
         momentum:float=.95,     # Nesterov
         weight_decay:float=0.,  # decoupled
@@ -214,6 +169,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        "Update every tensor that has a gradient; equal shapes in one batch."
         for group in self.param_groups:
             by_shape = {}
             for p in group["params"]:
@@ -234,29 +190,101 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(
     network:nn.Module,   # what to train
     config:TrainConfig,  # which optimizer, and its settings
-) -> list:               # one optimizer, or Muon and AdamW
+) -> list[torch.optim.Optimizer]: # one, or Muon and AdamW
     "Optimizers by name. Muon takes the inner matrices, AdamW the rest."
     c,params = config, [p for p in network.parameters() if p.requires_grad]
     adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay)
-    if c.optimizer=="adafactor": return [torch.optim.Adafactor(params, lr=c.lr, weight_decay=c.weight_decay)]
+    if c.optimizer=="adafactor":
+        return [torch.optim.Adafactor(params, lr=c.lr, weight_decay=c.weight_decay)]
     if c.optimizer=="adam": return [torch.optim.Adam(params, **adam)]
     if c.optimizer=="adamw": return [torch.optim.AdamW(params, **adam)]
-    edges = {id(p) for name,p in network.named_parameters() if name.startswith(("conv_in", "out."))}
+    is_edge = lambda name: name.startswith(("conv_in", "out."))
+    edges = {id(p) for name,p in network.named_parameters() if is_edge(name)}
     is_inner = lambda p: p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in edges
     return [Muon([p for p in params if is_inner(p)], c.lr, weight_decay=c.weight_decay),
             torch.optim.AdamW([p for p in params if not is_inner(p)], **adam)]
 
 # %% ../nbs/11_training.ipynb #6bc5e5e9
+def one_ahead(
+    work:Callable,   # called with each item in turn, in another thread
+    items:Iterable,  # what to call it with
+) -> Iterator:       # the results in order; an exception comes where its result would
+    "Work on the next item while the last result is in use."
+    ahead = None
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            now,ahead = ahead, pool.submit(work, item)
+            if now is not None: yield now.result()
+        if ahead is not None: yield ahead.result()
+
+# %% ../nbs/11_training.ipynb #f036e255
+class Samples:
+    "Sample n of a run, wherever it is computed."
+    def __init__(self,
+        stage_config:StageConfig, # size, crop and laws of the draws
+        dataset,                  # `len`, `caption(i)`, `images(indices, size, crop)`
+        text,                     # text[captions] -> TextEmbedding: an `EmbeddingCache`
+        config:TrainConfig,       # seed, batch and steps
+        rank:int=0,               # which of the processes this is
+        ranks:int=1,              # processes
+        device:torch.device|str="cpu", # where batches go
+    ):
+        if config.batch % ranks:
+            raise ValueError(f"Samples: batch, got {config.batch},"
+                             f" expected a multiple of the {ranks} processes")
+        self.stage_config,self.dataset,self.text,self.config = stage_config, dataset, text, config
+        self.rank,self.ranks,self.device = rank, ranks, torch.device(device)
+
+    def __call__(self,
+        index:Tensor,           # numbers of the samples, int64 (b,)
+    ) -> tuple[Batch,Draws]:    # on the CPU
+        "Pictures, captions and random numbers."
+        c,seed = self.stage_config, self.config.seed
+        rows = [permute(n, len(self.dataset), seed) for n in index.tolist()]
+        is_cut = c.lowres_size or c.crop
+        crop = draw_crop(seed, index, c.size, c.side, c.margin, c.factor) if is_cut else None
+        images = self.dataset.images(rows, c.size, crop)
+        text = self.text[[self.dataset.caption(i) for i in rows]]
+        low_side = c.side//c.factor + 2
+        draws = draw(seed, index, (3, c.side, c.side), time_law=c.time_law, aug_max=c.aug_max,
+                     lowres_shape=(3, low_side, low_side) if c.lowres_size else None,
+                     caption_drop=c.caption_drop)
+        return Batch(images, text, index), draws
+
+    def index(self,
+        step:int,  # steps done
+    ) -> Tensor:   # numbers of this process's samples of the next step, int64 (b,)
+        "Processes take equal shares of a step, one after the other."
+        share = self.config.batch//self.ranks
+        return step*self.config.batch + self.rank*share + torch.arange(share)
+
+    def batches(self,
+        start:int,                        # steps done
+    ) -> Iterator[tuple[Batch,Draws]]:    # on the device
+        "What every step from `start` to the last trains on."
+        indices = map(self.index, range(start, self.config.steps))
+        if self.device.type=="cpu": yield from map(self, indices)
+        else: yield from (tuple(map(self.to_device, o)) for o in one_ahead(self, indices))
+
+    def to_device(self,
+        rows:NamedTuple,  # a Batch or Draws
+    ) -> NamedTuple:      # the same, moved
+        "Move what can be moved."
+        move = lambda v: v.to(self.device) if hasattr(v, "to") else v
+        return type(rows)(*map(move, rows))
+
+# %% ../nbs/11_training.ipynb #d29b3633
 def optimizer_tensors(
-    optimizers:list,     # what `make_optimizers` gave
-) -> dict[str,Tensor]:   # their state by name, ready for safetensors
+    optimizers:list[torch.optim.Optimizer], # what `make_optimizers` gave
+) -> dict[str,Tensor]:                      # their state by name, ready for safetensors
     "Flatten optimizer state: no pickle in a checkpoint."
     return {f"{i}.{k}.{name}": torch.as_tensor(v).cpu() for i,o in enumerate(optimizers)
             for k,state in o.state_dict()["state"].items() for name,v in state.items()}
 
+# %% ../nbs/11_training.ipynb #17cc406c
 def load_optimizer_tensors(
-    optimizers:list,           # freshly made, same configuration
-    tensors:dict[str,Tensor],  # what `optimizer_tensors` gave
+    optimizers:list[torch.optim.Optimizer], # freshly made, same configuration
+    tensors:dict[str,Tensor],               # what `optimizer_tensors` gave
 ):
     "Put the state back, learning rates excepted: those follow from the step."
     for i,o in enumerate(optimizers):
@@ -266,19 +294,70 @@ def load_optimizer_tensors(
             if int(which)==i: states.setdefault(int(k), {})[name] = v
         o.load_state_dict(dict(state=states, param_groups=o.state_dict()["param_groups"]))
 
-# %% ../nbs/11_training.ipynb #f036e255
+# %% ../nbs/11_training.ipynb #6e9e09e5
 def config_diff(
-    old:dict,   # config on disk
-    new:dict,   # config of this run
-    path:str="",
-) -> list[str]: # one line for each difference
+    old:dict,     # config on disk
+    new:dict,     # config of this run
+    path:str="",  # name of the part that is compared; empty: the whole
+) -> list[str]:   # one line for each difference
     "What differs between two nested configs."
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old==new else [f"{path}: {old!r} on disk, {new!r} now"]
-    keys = list(dict.fromkeys([*old, *new]))
-    return [line for k in keys for line in config_diff(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    inside = lambda k: f"{path}.{k}" if path else k
+    keys = dict.fromkeys([*old, *new])
+    return [line for k in keys for line in config_diff(old.get(k), new.get(k), inside(k))]
 
-# %% ../nbs/11_training.ipynb #7364528f
+# %% ../nbs/11_training.ipynb #55244d74
+def claim_directory(
+    out:str|Path,  # directory of a run; made if it is not there
+    config:dict,   # everything the run depends on, as JSON can hold it
+):
+    "Write `config.json`, or refuse a directory that belongs to another configuration."
+    path,new = Path(out)/"config.json", json.loads(json.dumps(config))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return replace_text(path, json.dumps(new, indent=1))
+    try: old = json.loads(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"claim_directory: {path} is damaged, got {e}, expected JSON;"
+                         " restore it, or use another directory") from e
+    if diff := config_diff(old, new):
+        raise ValueError(f"claim_directory: {out} belongs to another run:\n  " + "\n  ".join(diff)
+                         + "\nUse another directory, or the old settings.")
+
+# %% ../nbs/11_training.ipynb #98fe501d
+def describe_run(
+    stage_config:StageConfig,  # what is trained
+    config:TrainConfig,        # how
+    dataset,                   # named by its `identity`, else by its class
+    text,                      # likewise
+) -> dict:                     # plain values, for `claim_directory`
+    "What a run depends on."
+    name = lambda o: getattr(o, "identity", type(o).__name__)
+    return dict(stage=config_to_dict(stage_config), train=config_to_dict(config),
+                data=name(dataset), text=name(text))
+
+# %% ../nbs/11_training.ipynb #21c90347
+def newest_checkpoint(
+    out:Path,                  # directory of a run
+) -> tuple[dict,dict]|None:    # tensors and meta; None: there is none
+    "The newest sound checkpoint; one that is damaged is named and passed over."
+    for path in checkpoints(out):
+        try: return load_directory(path)
+        except CheckpointError as e:
+            warnings.warn(f"Trainer: {e}; going back to the checkpoint before")
+
+# %% ../nbs/11_training.ipynb #c13fc669
+def any_rank(
+    accelerator,  # of this process
+    flag:bool,    # this process's answer
+) -> bool:        # the same on every process
+    "True everywhere if true anywhere."
+    if accelerator.num_processes==1: return flag
+    flag = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)
+
+# %% ../nbs/11_training.ipynb #c973ecc4
 class Trainer:
     "Train one stage; stop it anywhere, call it again, and it goes on."
     def __init__(self,
@@ -290,50 +369,34 @@ class Trainer:
         progress:bool=True,  # show a bar
     ):
         from accelerate import Accelerator
-        self.stage,self.dataset,self.text,self.config,self.out = stage,dataset,text,config,Path(out_dir)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.ranks,self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if config.batch % self.ranks: raise ValueError(f"Trainer: batch, got {config.batch}, expected a multiple of the {self.ranks} processes")
-        self.progress = progress and self.rank==0
-        self.step,self.stop_signal = 0, None
+        self.stage,self.dataset,self.text,self.config = stage, dataset, text, config
+        self.out,self.step,self.progress = Path(out_dir), 0, progress and self.rank==0
+        self.samples = Samples(stage.config, dataset, text, config,
+                               self.rank, self.ranks, self.accelerator.device)
 
-    # ---- data: sample n of the run, wherever it is computed
-    def samples(self, index:Tensor) -> tuple[Batch,Draws]:
-        "Pictures, captions and random numbers of the samples numbered `index`."
-        c,seed = self.stage.config, self.config.seed
-        rows = [permute(n, len(self.dataset), seed) for n in index.tolist()]
-        crop = draw_crop(seed, index, c.size, c.side, c.margin, c.factor) if c.lowres_size or c.crop else None
-        images = self.dataset.images(rows, c.size, crop)
-        text = self.text[[self.dataset.caption(i) for i in rows]]
-        low = (3, c.side//c.factor + 2, c.side//c.factor + 2) if c.lowres_size else None
-        draws = draw(seed, index, (3, c.side, c.side), lowres_shape=low, caption_drop=c.caption_drop,
-                     time_law=c.time_law, aug_max=c.aug_max)
-        return Batch(images, text, index), draws
+    def prepare(self):
+        "Claim the directory, look at the data, place the network, load the newest checkpoint."
+        if self.ranks > 1 and self.accelerator.device.type=="cpu": torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        config,size = self.stage.config, self.stage.config.size
+        claim_directory(self.out, describe_run(config, self.config, self.dataset, self.text))
+        self.accelerator.wait_for_everyone()
+        check_pictures(self.dataset.images(list(range(min(16, len(self.dataset)))), size), size)
+        self.network = self.stage.to(self.accelerator.device).network.train()
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizers = make_optimizers(self.network, self.config)
+        self.resume()
+        self.stage = Stage(self.stage.config, self.accelerator.prepare(self.network))
 
-    def batches(self, start:int) -> Iterator[tuple[Batch,Draws]]:
-        "This process's share of every step from `start`, one step ahead when a GPU computes."
-        share = self.config.batch//self.ranks
-        index = lambda step: step*self.config.batch + self.rank*share + torch.arange(share)
-        if self.accelerator.device.type=="cpu":
-            for step in range(start, self.config.steps): yield self.samples(index(step))
-            return
-        from concurrent.futures import ThreadPoolExecutor
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.samples, index(start))
-            for step in range(start, self.config.steps):
-                batch,draws = ahead.result()
-                ahead = pool.submit(self.samples, index(step + 1))
-                yield self.to_device(batch), self.to_device(draws)
-
-    def to_device(self, rows):
-        move = lambda v: v.to(self.accelerator.device) if hasattr(v, "to") else v
-        return type(rows)(*map(move, rows))
-
-    # ---- one step
-    def train_step(self, batch:Batch, draws:Draws) -> dict|None:
-        "Loss, gradient, clip, update, average. None: the gradient was not finite and nothing changed."
-        for o in self.optimizers:
-            for group in o.param_groups: group["lr"] = learning_rate(self.step, self.config)
+    def train_step(self,
+        batch:Batch,  # this process's share of a step
+        draws:Draws,  # its random numbers
+    ) -> dict|None:   # losses, norm, lr; None: the gradient was not finite, nothing changed
+        "Loss, gradient, clip, update, average."
+        lr = learning_rate(self.step, self.config)
+        for group in (g for o in self.optimizers for g in o.param_groups): group["lr"] = lr
         losses = self.stage.loss(batch, draws)  # (b,)
         self.accelerator.backward(losses.mean())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
@@ -342,75 +405,38 @@ class Trainer:
             update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))
         for o in self.optimizers: o.zero_grad(set_to_none=True)
         self.step += 1
-        return dict(losses=losses.detach(), norm=norm, lr=group["lr"]) if is_finite else None
+        return dict(losses=losses.detach(), norm=norm, lr=lr) if is_finite else None
 
-    # ---- the whole run
     def fit(self) -> Stage:
         "Train from the newest checkpoint to the end; returns the stage with averaged weights."
         self.prepare()
-        log = Log(self, start=self.step)
-        with StopSignal() as signal:
-            for batch,draws in self.batches(self.step):
+        with StopSignal() as stop, closing(Log(self, start=self.step)) as log:
+            for batch,draws in self.samples.batches(self.step):
                 log.add(self.train_step(batch, draws), draws)
-                stopping = self.any_rank(signal.received)
-                if self.step % self.config.save_every==0 or self.step==self.config.steps or stopping: self.save()
-                if stopping: log.close(); raise KeyboardInterrupt(f"stopped at step {self.step}, saved; run the same command to go on")
-        log.close()
+                is_stopping = any_rank(self.accelerator, stop.received)
+                is_due = self.step % self.config.save_every==0 or self.step==self.config.steps
+                if is_stopping or is_due: self.save()
+                if is_stopping:
+                    raise KeyboardInterrupt(f"stopped at step {self.step}, saved;"
+                                            " run the same command to go on")
         return Stage(self.stage.config, self.average)
-
-    def any_rank(self, flag:bool) -> bool:
-        "True everywhere if true anywhere."
-        if self.ranks==1: return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
-
-    # ---- state
-    def prepare(self):
-        "Network on its device, optimizers, and the newest checkpoint if there is one."
-        if self.ranks > 1 and self.accelerator.device.type=="cpu": torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-        self.check_config()
-        size = self.stage.config.size
-        check_pictures(self.dataset.images(list(range(min(16, len(self.dataset)))), size), size)
-        self.network = self.stage.to(self.accelerator.device).network.train()
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizers = make_optimizers(self.network, self.config)
-        self.resume()
-        self.stage = Stage(self.stage.config, self.accelerator.prepare(self.network))
-
-    def run_config(self) -> dict:
-        describe = lambda o: getattr(o, "identity", type(o).__name__)
-        return json.loads(json.dumps(dict(stage=config_to_dict(self.stage.config), train=config_to_dict(self.config),
-                                          data=describe(self.dataset), text=describe(self.text))))
-
-    def check_config(self):
-        "A directory belongs to one configuration."
-        path,new = self.out/"config.json", self.run_config()
-        if path.exists():
-            if diff := config_diff(json.loads(path.read_text()), new):
-                raise ValueError(f"Trainer: {self.out} belongs to another run:\n  " + "\n  ".join(diff) + "\nUse another directory, or the old settings.")
-        elif self.rank==0:
-            self.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(new, indent=1))
-        self.accelerator.wait_for_everyone()
 
     def save(self):
         "A complete checkpoint, or none."
         if self.rank==0:
-            tensors = dict(network=dict(self.network.state_dict()), average=dict(self.average.state_dict()),
-                           optimizer=optimizer_tensors(self.optimizers))
-            save_directory(self.out/f"step_{self.step:08d}", tensors, dict(kind="training", step=self.step, ranks=self.ranks))
+            state = dict(network=dict(self.network.state_dict()),
+                         average=dict(self.average.state_dict()),
+                         optimizer=optimizer_tensors(self.optimizers))
+            meta = dict(kind="training", step=self.step, ranks=self.ranks)
+            save_directory(self.out/f"step_{self.step:08d}", state, meta)
             prune(self.out, self.config.keep)
         self.accelerator.wait_for_everyone()
 
     def resume(self):
-        "Load the newest sound checkpoint; one that is damaged is named and passed over."
-        for path in checkpoints(self.out):
-            try: return self.load(path)
-            except CheckpointError as e: warnings.warn(f"Trainer: {e}; going back to the checkpoint before")
-
-    def load(self, path:Path):
-        "Go on from a checkpoint."
-        tensors,meta = load_directory(path)
-        self.network.load_state_dict(tensors["network"]); self.average.load_state_dict(tensors["average"])
+        "Go on from the newest checkpoint, if there is one."
+        if (found := newest_checkpoint(self.out)) is None: return
+        tensors,meta = found
+        self.network.load_state_dict(tensors["network"])
+        self.average.load_state_dict(tensors["average"])
         load_optimizer_tensors(self.optimizers, tensors.get("optimizer", {}))
         self.step = meta["step"]

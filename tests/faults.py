@@ -31,9 +31,9 @@ FAULTS = [
     ("sum not scaled", "layers", "return (self.shortcut(x) + self.conv2(h))*self.sum_scale", "return self.shortcut(x) + self.conv2(h)"),
     ("pooled caption unused", "unet", "emb = self.time(log_snr) + self.pool(words)", "emb = self.time(log_snr) + 0*self.pool(words)"),
     ("upsampling before the blocks", "efficient_unet", "        if self.attention is not None: h = self.attention(h, words)\n        return self.up(h)", "        h = self.up(h)\n        return h if self.attention is None else self.attention(h, words)"),
-    ("noise after enlargement", "cascade", "    noisy = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(noisy, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
-    ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr*0)"),
-    ("sampling forgets the residual", "cascade", "return out + low if self.config.is_residual else out", "return out"),
+    ("noise after enlargement", "cascade", "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
+    ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)"),
+    ("sampling forgets the residual", "cascade", "return out + low if stage.config.is_residual else out", "return out"),
     ("margin off by one", "cascade", "return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]", "return images[..., m-1:-m-1, m:-m], low[..., 1:-1, 1:-1]"),
     ("captions never dropped in training", "cascade", "text = drop_text(batch.text, draws.keep_text)", "text = batch.text"),
     ("average never updated", "training", "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))", "pass"),
@@ -41,10 +41,9 @@ FAULTS = [
     ("a stream of random numbers", "training", "g = keyed_generator(seed, n, \"draw\")", "g = None"),
     ("every process takes the same samples", "training", "step*self.config.batch + self.rank*share", "step*self.config.batch"),
     ("optimizer state not restored", "training", "load_optimizer_tensors(self.optimizers, tensors.get(\"optimizer\", {}))", "pass"),
-    ("digest not checked", "checkpoint", None, None),
+    ("digest not checked", "checkpoint", "if actual != entry[\"sha256\"]:", "if False:"),
     ("nearest-neighbour shrinking", "data", "mode=\"bilinear\", antialias=True", "mode=\"nearest\""),
 ]
-FAULTS = [f for f in FAULTS if f[2]]
 
 
 def plant(folder: Path, module: str, right: str, wrong: str):

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagen_nb.cascade import (CONFIGS, Draws, Imagen, Stage, StageConfig, config_from_dict, config_to_dict, lowres_pair,
-                               noisy_lowres)
+from imagen_nb.cascade import (CONFIGS, Draws, Imagen, Stage, StageConfig, config_from_dict, config_to_dict, denoiser,
+                               lowres_pair, noisy_lowres, sampling_lowres)
 from imagen_nb.checkpoint import CheckpointError
 from imagen_nb.data import Batch, Crop, ShapesWorld, resize
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
 from imagen_nb.recipes import paper, toy
+from imagen_nb.sampling import keyed_noise
 from imagen_nb.text import TextEmbedding
 from test_networks import BASE, SR
 
@@ -72,6 +73,17 @@ def test_augmentation_is_the_forward_process_before_enlargement():
     torch.testing.assert_close(noisy_lowres(low, log_snr, eps, 4), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_sampling_corrupts_its_input_with_the_function_of_training():
+    low, config = torch.randn(2, 3, 16, 16), replace(SR_STAGE, aug_t=.4)
+    shown, level = sampling_lowres(low, config, seeds=[3, 5])
+    torch.testing.assert_close(level, cosine_log_snr(torch.tensor([.4, .4])))
+    eps = keyed_noise([3, 5], (3, 18, 18), f"aug {config.size}")
+    by_hand = noisy_lowres(F.pad(low, (1, 1, 1, 1), mode="replicate"), level, eps, 4)
+    assert torch.equal(shown, by_hand)
+    other, _ = sampling_lowres(low[1:], config, seeds=[5])
+    torch.testing.assert_close(other, shown[1:])
+
+
 def test_network_is_told_the_augmentation_level_it_gets():
     recorder = Recorder()
     stage = Stage(SR_STAGE, recorder)
@@ -80,6 +92,9 @@ def test_network_is_told_the_augmentation_level_it_gets():
     sigma = alpha_sigma(cosine_log_snr(torch.tensor(.6)))[1]
     assert recorder.calls[0][3].std() > .4*sigma                    # the noise is there
     torch.testing.assert_close(recorder.calls[0][3], recorder.calls[1][3])  # drawn once
+    draws = Draws(torch.tensor([.5]), torch.zeros(1, 3, 32, 32), torch.tensor([True]), torch.tensor([.3]), torch.zeros(1, 3, 10, 10))
+    stage.loss(Batch(sr_inputs(16, 12), text(1), torch.tensor([0])), draws)
+    torch.testing.assert_close(recorder.calls[-1][4], cosine_log_snr(torch.tensor([.3])))
 
 
 def test_loss_sees_what_it_should():
@@ -108,9 +123,9 @@ def test_guidance_and_threshold_are_inside_the_denoiser():
     stage = Stage(replace(BASE_STAGE, target="x0"), Words())
     words = TextEmbedding(torch.full((1, 5, 12), .2), torch.ones(1, 5, dtype=torch.bool))
     z, log_snr = torch.randn(1, 3, 16, 16), torch.tensor(0.)
-    assert abs(stage.denoiser(words, 1., None)(z, log_snr).mean() - .2) < 1e-5
-    assert abs(stage.denoiser(words, 3., None)(z, log_snr).mean() - .6) < 1e-5   # 3*.2 - 2*0
-    assert abs(stage.denoiser(words, 9., "static")(z, log_snr).max() - 1) < 1e-5
+    assert abs(denoiser(stage, words, 1., None)(z, log_snr).mean() - .2) < 1e-5
+    assert abs(denoiser(stage, words, 3., None)(z, log_snr).mean() - .6) < 1e-5   # 3*.2 - 2*0
+    assert abs(denoiser(stage, words, 9., "static")(z, log_snr).max() - 1) < 1e-5
 
 
 def test_residual_prediction_is_used_in_both_paths():
@@ -161,6 +176,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="sampler"): stage.sample(text(1), seeds=[0], sampler="euler")
     with pytest.raises(ValueError, match="string"): Imagen(None, [stage]).sample("a red circle")
     with pytest.raises(ValueError, match="enlarge"): Imagen(None, [awake(SR_STAGE)])
+    with pytest.raises(ValueError, match="lowres, got None"): awake(SR_STAGE).sample(text(1), seeds=[0])
+    with pytest.raises(ValueError, match="got 1 pictures"): awake(SR_STAGE).sample(text(2), torch.zeros(1, 3, 4, 4), seeds=[0, 1])
+    with pytest.raises(ValueError, match="w, got 1 values"): Imagen(None, [stage, awake(SR_STAGE)]).sample(text(1), w=[2.])
     with pytest.raises(ValueError, match="target"): replace(BASE_STAGE, target="noise")
     with pytest.raises(ValueError, match="expected a multiple"): replace(SR_STAGE, size=65)
 

@@ -340,9 +340,10 @@ def test_damaged_or_foreign_folders_are_refused(encoder, captions, tmp_path):
 
 def test_a_build_that_dies_leaves_nothing(encoder, captions, tmp_path):
     class Dies(TextEncoder):
-        def encode(self, ids):
-            if len(ids) < 4: raise KeyboardInterrupt
-            return super().encode(ids)
+        def batches(self, captions, batch_size=None):
+            for index, text in super().batches(captions, batch_size):
+                if len(index) < 4: raise KeyboardInterrupt
+                yield index, text
 
     dies = Dies(encoder.model, encoder.tokenizer, statistics=encoder.statistics)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,7 @@
-"""A small training run in a process of its own: `python train_worker.py DIRECTORY [STEPS]`. Tells each step, so that a test can kill it."""
+"""A small training run in a process of its own: `python train_worker.py DIRECTORY [STEPS [WAIT]]`.
+
+Tells each step, so that a test can kill it. After step WAIT it waits for a line before it goes on.
+"""
 import sys
 from pathlib import Path
 
@@ -33,12 +36,15 @@ def make_trainer(out, steps=20, **changes):
 
 
 if __name__ == "__main__":
-    trainer = make_trainer(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 20
+    wait = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    trainer = make_trainer(Path(sys.argv[1]), steps)
     step, save = trainer.train_step, trainer.save
 
     def told_step(batch, draws):
         result = step(batch, draws)
         print("step", trainer.step, flush=True)
+        if trainer.step == wait: sys.stdin.readline()
         return result
 
     def told_save():

@@ -42,7 +42,7 @@ def main(folders: list[str]):
     out.mkdir(parents=True, exist_ok=True)
     (out/"toy.json").write_text(json.dumps(card, indent=1) + "\n")
     grid = Image.open(Path(folders[0])/"samples.png").convert("RGB")
-    grid.quantize(192).save(out/"toy-samples.png", optimize=True)
+    grid.quantize(64).save(out/"toy-samples.png", optimize=True)
     print(f"{out/'toy.json'}: {(out/'toy.json').stat().st_size//1024} KiB, {out/'toy-samples.png'}: {(out/'toy-samples.png').stat().st_size//1024} KiB")
 
 
