@@ -58,7 +58,7 @@ NETWORKS = dict(UNetConfig=UNet, EfficientUNetConfig=EfficientUNet)
 class StageConfig:
     "One model of the cascade; the defaults are Imagen's base (paper F.1)."
     size:int = 64                    # side of its pictures, pixels
-    network:UNetConfig|EfficientUNetConfig = UNetConfig()
+    network:UNetConfig|EfficientUNetConfig = UNetConfig() # what predicts
     lowres_size:int|None = None      # side of the picture it enlarges; None: the base
     crop:int|None = None             # side of the training crop; None: whole pictures
     schedule:str = "cosine"          # "cosine" or "linear"

@@ -178,7 +178,8 @@ class Attention(nn.Module):
 
     def heads(self,
         x:Tensor,  # features of a sequence, (b l c)
-    ) -> Tensor:   # the same, by head, (b n l e)
+    ) -> Tensor:   # (b n l e)
+        "The same features, by head."
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(self,

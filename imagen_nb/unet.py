@@ -236,6 +236,7 @@ class UNet(nn.Module):
         h:Tensor,    # features, (b c h w)
         skip:Tensor, # from the way down, (b c' h w); with "add" c' = c
     ) -> Tensor:     # (b c+c' h w), or (b c h w)
+        "Hand the detail across."
         if self.config.skips=="concat": return torch.cat([h, skip], dim=1)
         return (h + skip)*0.5**0.5
 

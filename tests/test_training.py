@@ -164,6 +164,14 @@ def test_checkpoints_are_few_and_the_average_is_not_the_network(reference):
     assert any((network[k] - average[k]).abs().max() > 1e-6 for k in network)
 
 
+def test_the_average_follows_the_network_at_every_step(tmp_path):
+    for steps in (1, 2): make_trainer(tmp_path/str(steps), steps=steps).fit()
+    (first, average), (second, later) = final(tmp_path/"1", 1), final(tmp_path/"2", 2)
+    decay = ema_decay(2, make_trainer("unused").config)
+    assert 0 < decay < .9 and equal([first], [average])
+    for k in first: torch.testing.assert_close(later[k], decay*first[k] + (1 - decay)*second[k])
+
+
 @pytest.mark.parametrize("moment", ["step 3", "step 13", "saving 15"])
 def test_killed_and_resumed_is_bit_equal(reference, tmp_path, moment):
     "SIGKILL before the first checkpoint, between two, and while one is being written."
