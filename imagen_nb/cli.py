@@ -28,6 +28,9 @@ def train(
     from imagen_nb.recipes import RECIPES
     if recipe not in RECIPES:
         raise ValueError(f"train: recipe, got {recipe!r}, expected one of {sorted(RECIPES)}")
+    if held_out < 2: raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
+    if processes is not None and processes < 1:
+        raise ValueError(f"train: processes, got {processes}, expected at least 1")
     out = Path(out)
     if (out/"scores.json").exists():
         print(f"{out} is finished: pictures in {out/'samples'}, scores in {out/'scores.json'}.")

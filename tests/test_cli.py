@@ -41,7 +41,8 @@ def test_train_then_sample(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["train", "nonsense"], "expected one of"), (["train", "paper"], "pictures of your own"),
+    (["train", "nonsense"], "expected one of"), (["train", "toy", "--held-out", "0"], "at least 2"),
+    (["train", "toy", "--processes", "0"], "at least 1"), (["train", "paper"], "pictures of your own"),
     (["sample", "a red circle", "--model", "./nowhere"], "no such directory")])
 def test_mistakes_are_one_line(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
