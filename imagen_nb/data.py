@@ -5,6 +5,7 @@
 # %% ../nbs/01_data.ipynb #d5b340eb
 from __future__ import annotations
 
+import codecs
 import collections
 import csv
 import dataclasses
@@ -13,8 +14,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
 import re
+import stat
 import tarfile
 import warnings
 from dataclasses import dataclass
@@ -31,11 +34,11 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SHAPES', 'COLOURS', 'BACKGROUNDS', 'INVERSE', 'VOCABULARY', 'HELD_OUT_PAIRS', 'HELD_OUT_RELATIONS', 'STRIPE_PERIOD',
-           'TINT', 'KINDS', 'NUMBERS', 'SAYINGS', 'SIZES', 'FILLS', 'MARGIN', 'SPLITS', 'SUFFIXES', 'TEXT_COLUMNS',
-           'Thing', 'Scene', 'Crop', 'Batch', 'shape_distance', 'coverage', 'fill_tint', 'render', 'draw_quick',
-           'draw_full', 'wordings', 'resize', 'crop_images', 'chroma', 'connected', 'read_scene', 'compare',
-           'ShapesWorld', 'permute', 'UnreadablePicture', 'decode_picture', 'to_square', 'CaptionedImages',
-           'load_captioned']
+           'TINT', 'KINDS', 'NUMBERS', 'SAYINGS', 'SIZES', 'FILLS', 'MARGIN', 'SPLITS', 'FORMATS', 'MAX_PIXELS',
+           'MIN_SIDE', 'SUFFIXES', 'TEXT_COLUMNS', 'Thing', 'Scene', 'Crop', 'Batch', 'shape_distance', 'coverage',
+           'fill_tint', 'render', 'draw_quick', 'draw_full', 'wordings', 'resize', 'crop_images', 'chroma', 'connected',
+           'read_scene', 'compare', 'ShapesWorld', 'permute', 'UnreadablePicture', 'decode_picture', 'to_square',
+           'decode_text', 'clean_caption', 'CaptionedImages', 'load_captioned']
 
 # %% ../nbs/01_data.ipynb #514e0b9c
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
@@ -612,6 +615,11 @@ class ShapesWorld:
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
         return self.images([i])[0], self.caption(i)
 
+    @property
+    def identity(self) -> str:
+        "These data in a run's record."
+        return f"ShapesWorld {self.level} {self.split} seed {self.seed}, {self.length} scenes"
+
     def is_held_out(self, scene: Scene) -> bool:
         "Does it show a combination that training never sees?"
         pairs = HELD_OUT_PAIRS[self.level]
@@ -696,40 +704,51 @@ def _feistel(i: int, half: int, key: str, rounds: int = 4) -> int:
     return left << half | right
 
 # %% ../nbs/01_data.ipynb #b8a495e1
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # told by content, never by name
+MAX_PIXELS = 89_478_485  # of a picture: a quarter of a gigabyte as RGB, where Pillow warns
+MIN_SIDE = 16            # of a picture's shorter side, in pixels
+
 class UnreadablePicture(ValueError):
-    "A file that cannot become an RGB picture; the message is the reason."
+    "What cannot become an RGB picture with a caption; the message is the reason."
 
 def decode_picture(
     blob: bytes,  # a whole image file
 ):                # PIL.Image, RGB, upright; transparency on white
-    "Decode whatever Pillow reads; anything else raises `UnreadablePicture`."
+    "Decode the first frame of a picture; anything else raises `UnreadablePicture`."
     from PIL import Image, ImageOps
     if not blob:
         raise UnreadablePicture("empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)
-            image = Image.open(io.BytesIO(blob))
-            image.load()
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(blob), formats=FORMATS)
+            _check_size(*image.size)
             return _rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UnreadablePicture("more pixels than Pillow's limit") from None
+    except Image.DecompressionBombError:
+        raise UnreadablePicture(f"more than {MAX_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
-        raise UnreadablePicture("not a picture") from None
+        raise UnreadablePicture("not JPEG, PNG, WebP, BMP, GIF or TIFF") from None
     except UnreadablePicture:
         raise
     except Exception as e:  # Pillow's decoders raise many kinds
         raise UnreadablePicture("truncated or damaged") from e
 
 # %% ../nbs/01_data.ipynb #30b75c8c
+def _check_size(w: int, h: int):
+    "Refuse by the header alone what is too large or too small."
+    if w*h > MAX_PIXELS:
+        raise UnreadablePicture(f"more than {MAX_PIXELS} pixels")
+    if min(w, h) < MIN_SIDE:
+        raise UnreadablePicture(f"shorter side under {MIN_SIDE} pixels")
+
+# %% ../nbs/01_data.ipynb #03d25e7f
 def _rgb(image):
-    "RGB on white, from any mode Pillow has."
+    "RGB on white, from any mode whose numbers have a known range."
     from PIL import Image
-    if image.mode == "F":
-        raise UnreadablePicture("pixels without a known range (mode F)")
-    if image.mode.startswith("I"):  # 16 bits in one channel
-        levels = np.asarray(image).clip(0, 65535)//257
+    if image.mode in ("F", "LAB") or image.mode == "I" and image.format == "TIFF":
+        raise UnreadablePicture(f"pixels without a known range (mode {image.mode})")
+    if image.mode.startswith("I"):  # 16 bits in one channel: 65535 becomes 255
+        levels = (np.asarray(image).astype("int64") + 128)//257
         return Image.fromarray(levels.astype("uint8")).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -750,26 +769,85 @@ def to_square(
     return resize(images, size)[0]
 
 # %% ../nbs/01_data.ipynb #b8785a9d
+def decode_text(
+    blob: bytes,  # a whole text file
+) -> str:         # undecodable bytes became U+FFFD
+    "Text in UTF-8, or in UTF-16 if its first two bytes say so."
+    utf16 = blob[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return blob.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+
+# %% ../nbs/01_data.ipynb #30d8d279
+def clean_caption(
+    text: str,  # as it was found
+) -> str:       # one line; halves of characters became U+FFFD
+    "Control characters and white space become single spaces."
+    text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+
+# %% ../nbs/01_data.ipynb #6af0d35b
+class _Squares:
+    "Decoded squares of a source's pictures as bytes; the first that fit stay in memory."
+    limit = 2**29  # bytes
+
+    def __init__(self, rows):
+        self.rows, self.kept, self.bytes = rows, {}, 0
+
+    def __call__(self, row: int, size: int) -> Tensor:  # (3 size size) uint8
+        if (row, size) in self.kept:
+            return self.kept[row, size]
+        try:
+            square = to_square(decode_picture(self.rows.blob(row)), size)
+        except (OSError, ValueError) as e:
+            raise ValueError(f"CaptionedImages: {self.rows.name(row)}, got {_reason(e)},"
+                             " expected a picture that can be read") from e
+        square = (square*127.5 + 127.5).round().byte()
+        if self.bytes + square.numel() <= self.limit:
+            self.kept[row, size] = square
+            self.bytes += square.numel()
+        return square
+
+# %% ../nbs/01_data.ipynb #8fd3598e
+def _reason(error: Exception) -> str:
+    "Why a row is left out, in the words of the decoder or of the system."
+    named = error if isinstance(error, UnreadablePicture) else getattr(error, "strerror", None)
+    return str(named or "unreadable file")
+
+# %% ../nbs/01_data.ipynb #4a2ecfdf
 class CaptionedImages:
     "Pictures with captions in random access; made by `load_captioned`."
     def __init__(self, rows, size: int, name: str = "pictures", check: bool = True):
-        self.size, self.skipped, keep = size, collections.Counter(), []
-        for i in range(len(rows)):
-            try:
-                if check:
-                    decode_picture(rows.blob(i))
-                keep.append(i)
-            except UnreadablePicture as e:
-                self.skipped[str(e)] += 1
-            except OSError as e:
-                self.skipped[e.strerror or "unreadable file"] += 1
-        self.rows, self.keep = rows, keep
-        if self.skipped:
-            why = "; ".join(f"{n} {reason}" for reason, n in self.skipped.most_common())
-            lost = f"left out {self.skipped.total()} of {len(rows)} pictures"
+        from tqdm.auto import tqdm
+        self.rows, self.size, self.name = rows, size, name
+        self.skipped, self.examples = collections.Counter(), {}  # by reason: how many, some names
+        self.sides, self.squares = None, _Squares(rows)          # shortest and longest side seen
+        for reason, row in rows.problems:
+            self._skip(reason, row)
+        self.keep = range(len(rows)) if not check else [
+            i for i in tqdm(range(len(rows)), name, unit="picture", delay=2, leave=False)
+            if self._is_sound(i)]
+        why = "; ".join(f"{n} {reason}" for reason, n in self.skipped.most_common())
+        total = len(self) + self.skipped.total()
+        if not self.keep:
+            raise ValueError(f"load_captioned: {name}: got no readable picture of {total}"
+                             + f": {why}"*bool(why))
+        if why:
+            lost = f"left out {self.skipped.total()} of {total} pictures"
             warnings.warn(f"load_captioned: {name}: {lost}: {why}", stacklevel=3)
-        if not keep:
-            raise ValueError(f"load_captioned: {name}: got no readable picture of {len(rows)}")
+
+    def _skip(self, reason: str, row: str):
+        self.skipped[reason] += 1
+        self.examples.setdefault(reason, [])
+        self.examples[reason] += [row]*(self.skipped[reason] <= 3)
+
+    def _is_sound(self, i: int) -> bool:
+        try:
+            sides = decode_picture(self.rows.blob(i)).size + (self.sides or ())
+            self.rows.caption(i)
+        except (OSError, ValueError) as e:
+            self._skip(_reason(e), self.rows.name(i))
+            return False
+        self.sides = min(sides), max(sides)
+        return True
 
     def __len__(self): return len(self.keep)
 
@@ -782,8 +860,8 @@ class CaptionedImages:
         return self.keep[int(i)]
 
     def caption(self, i: int) -> str:
-        "Caption of picture i, empty if it has none."
-        return self.rows.caption(self._row(i))
+        "Caption of picture i in one line, empty if it has none."
+        return clean_caption(self.rows.caption(self._row(i)))
 
     def images(self,
         indices,                  # int64 (b,) or a list of ints
@@ -792,50 +870,164 @@ class CaptionedImages:
         device=None,              # where to put them
     ) -> Tensor:                  # (b 3 h w) in [-1, 1]
         "Pictures by index: centred squares at any size."
-        blobs = (self.rows.blob(self._row(i)) for i in indices)
-        images = torch.stack([to_square(decode_picture(b), size or self.size) for b in blobs])
+        squares = torch.stack([self.squares(self._row(i), size or self.size) for i in indices])
+        images = squares.float()/127.5 - 1
         return (images if crop is None else crop_images(images, crop)).to(device)
 
-# %% ../nbs/01_data.ipynb #30d8d279
+    @functools.cached_property
+    def identity(self) -> str:
+        "These data in a run's record: source, number of pictures, digest of names and captions."
+        digest = hashlib.blake2b(digest_size=8)
+        for i, row in enumerate(self.keep):
+            digest.update(f"{self.rows.name(row)}\0{self.caption(i)}\0".encode())
+        return f"{self.name}, {len(self)} pictures, {digest.hexdigest()}"
+
+    def report(self) -> str:
+        "What was found, kept, left out and why, in a few lines."
+        return "\n".join(_report(self))
+
+# %% ../nbs/01_data.ipynb #fdaa006f
+def _report(ds: CaptionedImages):
+    "The lines of `CaptionedImages.report`."
+    yield (f"{ds.name}: {len(ds) + ds.skipped.total()} pictures, {len(ds)} kept,"
+           f" {ds.skipped.total()} left out")
+    for reason, n in ds.skipped.most_common():
+        yield f"  {n} {reason}: {', '.join(ds.examples[reason])}{', ...'*(n > 3)}"
+    captions = collections.Counter(map(ds.caption, range(len(ds))))
+    damaged = sum(n for caption, n in captions.items() if "\ufffd" in caption)
+    yield (f"captions: {len(captions) - ('' in captions)} different, {captions['']} pictures without"
+           + f", {damaged} with undecodable characters"*bool(damaged))
+    if ds.sides:
+        yield f"sides: {ds.sides[0]} to {ds.sides[1]} pixels"
+    if ds.rows.ignored:
+        yield "not looked at: " + ", ".join(f"{n} {what}" for what, n in ds.rows.ignored.most_common())
+
+# %% ../nbs/01_data.ipynb #6fc7545a
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 class _Folder:
     "Picture files, with captions from a table or from a .txt file beside each."
     def __init__(self, root: Path, caption_column: str | None):
-        self.root, table = root, _metadata(root)
+        self.root, self.texts, table = root, {}, _metadata(root)
+        files, self.problems, self.ignored = _walk(root)
         if table is None:
-            self.files = sorted(str(p.relative_to(root)) for p in root.rglob("*")
-                                if p.suffix.lower() in SUFFIXES)
+            self.files = [f for f in files if Path(f).suffix.lower() in SUFFIXES]
+            texts = {f[:-4]: f for f in files if f.lower().endswith(".txt")}
+            stems = {f: os.path.splitext(f)[0] for f in self.files}
+            self.texts = {f: texts[stem] for f, stem in stems.items() if stem in texts}
             self.captions = None
         else:
-            column = _column(table[0], caption_column, root)
-            self.files = [row["file_name"] for row in table]
-            self.captions = [str(row.get(column) or "") for row in table]
+            self.files, self.captions, broken = _table_rows(*table, caption_column)
+            self.problems += broken
+        used = {*self.files, *self.texts.values(), table and table[0]}
+        self.ignored += collections.Counter(Path(f).suffix or f for f in files if f not in used)
 
     def __len__(self): return len(self.files)
 
-    def blob(self, i: int) -> bytes: return (self.root/self.files[i]).read_bytes()
+    def name(self, i: int) -> str: return clean_caption(self.files[i])
+
+    def blob(self, i: int) -> bytes: return _read_file(self.root/self.files[i])
 
     def caption(self, i: int) -> str:
         if self.captions is not None:
             return self.captions[i]
-        text = (self.root/self.files[i]).with_suffix(".txt")
-        return text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+        text = self.texts.get(self.files[i])
+        return decode_text(_read_file(self.root/text)) if text else ""
 
-# %% ../nbs/01_data.ipynb #6af0d35b
-def _metadata(root: Path) -> list[dict] | None:
-    "Rows of a folder's metadata.jsonl or metadata.csv, None without one."
-    if (path := root/"metadata.jsonl").is_file():
-        rows = [json.loads(s) for s in path.read_text(encoding="utf-8").splitlines() if s.strip()]
-    elif (path := root/"metadata.csv").is_file():
-        with path.open(newline="", encoding="utf-8") as f:
-            rows = list(csv.DictReader(f))
-    else:
-        return None
-    if not rows or any("file_name" not in row for row in rows):
-        raise ValueError(f"load_captioned: {path.name}, got rows without file_name,"
-                         " expected one in every row")
-    return rows
+# %% ../nbs/01_data.ipynb #83c33cb4
+def _walk(root: Path):
+    "Files below a folder as sorted relative paths, problems met, and a count of what is ignored."
+    files, problems, ignored = [], [], collections.Counter()
+    failed = lambda e: problems.append((f"folder: {_reason(e)}", os.path.relpath(e.filename, root)))
+    for folder, inner, names in os.walk(root, onerror=failed):
+        hidden = [n for n in inner + names if n[0] == "." or n == "__MACOSX"]
+        linked = [n for n in inner if n not in hidden and os.path.islink(os.path.join(folder, n))]
+        ignored += collections.Counter({"hidden": len(hidden), "linked folders": len(linked)})
+        inner[:] = [n for n in inner if n not in hidden + linked]
+        files += [os.path.relpath(os.path.join(folder, n), root) for n in names if n not in hidden]
+    return sorted(files), problems, ignored
+
+# %% ../nbs/01_data.ipynb #8e2db855
+def _read_file(path: Path) -> bytes:
+    "All of a regular file; a pipe would wait forever, a device never end."
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise UnreadablePicture("not a regular file")
+    if info.st_size > 2**30:
+        raise UnreadablePicture("file over 1 GB")
+    return path.read_bytes()
+
+# %% ../nbs/01_data.ipynb #e1f75772
+def _metadata(root: Path) -> tuple[str, list] | None:
+    "Name of a folder's table and its rows by line number; None without a table."
+    for name, parse in (("metadata.jsonl", _jsonl), ("metadata.csv", _csv)):
+        if (root/name).is_file():
+            return name, list(parse(decode_text((root/name).read_bytes())))
+
+# %% ../nbs/01_data.ipynb #d9d8ca56
+def _jsonl(text: str):
+    "(line number, value) of each line that is not blank; None where it is not JSON."
+    for line, row in enumerate(text.split("\n"), 1):
+        if row.strip():
+            try:
+                yield line, json.loads(row)
+            except (ValueError, RecursionError):
+                yield line, None
+
+# %% ../nbs/01_data.ipynb #6f190b1b
+def _csv(text: str):
+    "(line number, dict) of each row; None where quotes do not match or a field is endless."
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            row = None
+        yield reader.line_num, row
+
+# %% ../nbs/01_data.ipynb #11ac39a9
+def _table_rows(name: str, table: list, caption_column: str | None):
+    "Files, captions and problems of a folder's table; an error if no row is sound."
+    columns = {c for _, row in table if isinstance(row, dict) for c in row if c is not None}
+    column = _column(columns, caption_column, name) if "file_name" in columns else ""
+    rows, problems = {}, []
+    for line, row in table:
+        try:
+            row = _table_row(row, column)
+            if row in rows:
+                raise UnreadablePicture("duplicate row")
+            rows[row] = line
+        except UnreadablePicture as e:
+            problems.append((str(e), f"{name} line {line}"))
+    if not rows:
+        first = f", first: {problems[0][1]}: {problems[0][0]}" if problems else ""
+        raise ValueError(f"load_captioned: {name}, got no sound row of {len(table)}{first};"
+                         " expected a file_name in every row")
+    return [file for file, _ in rows], [caption for _, caption in rows], problems
+
+# %% ../nbs/01_data.ipynb #7367120f
+def _table_row(row, column: str) -> tuple[str, str]:
+    "File and caption of one row of a folder's table, or what is wrong with it."
+    if not isinstance(row, dict) or None in row:  # None: fields beyond the header's
+        raise UnreadablePicture("row that cannot be parsed")
+    file = row.get("file_name")
+    if not isinstance(file, str) or not file.strip():
+        raise UnreadablePicture("row without file_name")
+    file = os.path.normpath(file)
+    if os.path.isabs(file) or file.split(os.sep)[0] == "..":
+        raise UnreadablePicture("file_name outside the folder")
+    return file, _caption_of(row.get(column))
+
+# %% ../nbs/01_data.ipynb #1c98f333
+def _caption_of(value) -> str:
+    "A caption from a table's cell: the first of a list, the digits of a number, nothing of null."
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, (list, dict)):
+        raise UnreadablePicture("caption that is no text")
+    return "" if value is None or value != value else str(value)  # a float that is no number: null
 
 # %% ../nbs/01_data.ipynb #3966de69
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "sentence", "description", "sentences")
@@ -869,6 +1061,7 @@ class _Table:
             table = table.cast_column(self.image, datasets.Image(decode=False))
         self.table = table.select_columns([self.image])
         self.texts = table.select_columns([self.text])
+        self.problems, self.ignored = [], collections.Counter()
 
     def __len__(self): return len(self.table)
 
@@ -876,11 +1069,11 @@ class _Table:
         value = self.table[i][self.image]
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value["path"]
-        return Path(value).read_bytes() if isinstance(value, str) else value or b""
+        return _read_file(Path(value)) if isinstance(value, str) else value or b""
 
-    def caption(self, i: int) -> str:
-        value = self.texts[i][self.text]
-        return str((value[0] if value else "") if isinstance(value, list) else value or "")
+    def caption(self, i: int) -> str: return _caption_of(self.texts[i][self.text])
+
+    def name(self, i: int) -> str: return f"row {i}"
 
 # %% ../nbs/01_data.ipynb #528131dd
 def _is_text(feature) -> bool:
@@ -899,28 +1092,41 @@ def _is_bytes(feature) -> bool:
 class _Shards:
     "Tar files in webdataset's layout; what is kept is where each picture and caption starts."
     def __init__(self, paths: list[Path]):
-        self.paths, found = paths, {}
+        self.paths, self.problems, self.ignored = paths, [], collections.Counter()
+        found = {}
         for shard, path in enumerate(paths):
             try:
                 with tarfile.open(path, "r:") as tar:
                     for member in tar:
-                        key, end = re.fullmatch(r"((?:.*/)?[^./]*)\.?(.*)", member.name).groups()
-                        kind = "text" if end == "txt" else f".{end}".lower() in SUFFIXES and "image"
-                        if member.isreg() and kind:
-                            place = (shard, member.offset_data, member.size)
-                            found.setdefault((shard, key), {})[kind] = place
-            except tarfile.TarError as e:
-                raise ValueError(f"load_captioned: {path.name}, got {e}, expected a whole,"
-                                 " uncompressed tar file") from e
-        self.found = [places for places in found.values() if "image" in places]
+                        self._add(found, shard, member)
+                    tar.fileobj.seek(tar.offset)  # two empty blocks end a tar
+                    if tar.fileobj.read(512).strip(b"\0"):
+                        raise tarfile.ReadError
+            except (tarfile.TarError, OSError):
+                self.problems.append(("tar file damaged, cut short or compressed", path.name))
+        self.found = [(key, places) for (_, key), places in found.items() if "image" in places]
+
+    def _add(self, found: dict, shard: int, member):
+        key, end = re.fullmatch(r"((?:.*/)?[^./]*)\.?(.*)", member.name, re.S).groups()
+        kind = "text" if end == "txt" else f".{end}".lower() in SUFFIXES and "image"
+        if not kind or not member.isreg():
+            self.ignored[f".{end}" if member.isreg() else "folders and links"] += 1
+        elif kind in found.setdefault((shard, key), {}):
+            self.problems.append((f"second {kind} of one key", f"{self.paths[shard].name}: {member.name}"))
+        else:
+            found[shard, key][kind] = (shard, member.offset_data, member.size)
 
     def __len__(self): return len(self.found)
 
-    def blob(self, i: int) -> bytes: return self._read(*self.found[i]["image"])
+    def name(self, i: int) -> str:
+        key, places = self.found[i]
+        return clean_caption(f"{self.paths[places['image'][0]].name}: {key}")
+
+    def blob(self, i: int) -> bytes: return self._read(*self.found[i][1]["image"])
 
     def caption(self, i: int) -> str:
-        place = self.found[i].get("text")
-        return self._read(*place).decode("utf-8").strip() if place else ""
+        place = self.found[i][1].get("text")
+        return decode_text(self._read(*place)) if place else ""
 
     def _read(self, shard: int, start: int, length: int) -> bytes:
         with open(self.paths[shard], "rb") as f:
@@ -953,7 +1159,12 @@ def _hub(source, split: str, image_column: str | None, caption_column: str | Non
     import datasets
     if not isinstance(source, str) or source.count("/") > 1 or source.startswith((".", "/", "~")):
         raise ValueError(f"load_captioned: source, got {source}, which does not exist")
-    return _Table(datasets.load_dataset(source, split=split), image_column, caption_column, source)
+    try:
+        table = datasets.load_dataset(source, split=split)
+    except OSError as e:  # no such name, or no way to the hub
+        raise ValueError(f"load_captioned: source, got {source!r}, which is no local path;"
+                         f" and as a name on the hub: {e}") from e
+    return _Table(table, image_column, caption_column, source)
 
 # %% ../nbs/01_data.ipynb #64e43f7a
 def _split_folder(root: Path, split: str) -> Path:
@@ -985,10 +1196,11 @@ def _local(paths: list[Path], split: str, image_column: str | None, caption_colu
         if (first/"dataset_dict.json").exists() or (first/"state.json").exists():
             return _Table(_saved(first, split), image_column, caption_column, first.name)
         root = _split_folder(first, split)
-        paths = sorted(p for p in root.iterdir() if p.suffix in (".parquet", ".tar"))
+        paths = sorted(p for p in root.iterdir() if p.suffix.lower() in (".parquet", ".tar")
+                       and p.name[0] != ".")
         if not paths:
             return _Folder(root, caption_column)
-    kinds = {p.suffix for p in paths}
+    kinds = {p.suffix.lower() for p in paths}
     if kinds == {".tar"}:
         return _Shards(paths)
     if kinds == {".parquet"}:
