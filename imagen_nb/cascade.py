@@ -206,6 +206,7 @@ class Stage:
         threshold:str|None="default",      # None, "static", "dynamic"; "default": the config's
         sampler:str|None=None,             # "ddpm", "ddim" or "dpmpp_2m"
         aug_t:float|None=None,             # noise on the low-res pictures, in [0, 1]
+        tick:Callable=lambda: None,        # called after each evaluation, for a progress bar
     ) -> Tensor:                           # pictures, (b 3 h w) in [-1, 1]
         "Walk from noise to a picture (paper 2.1-2.4)."
         check_request(self, text, lowres, seeds)
@@ -223,7 +224,7 @@ class Stage:
         denoise = denoiser(self, text.to(self.device), c.w, c.threshold, lowres, aug_log_snr)
         was_training = self.network.training
         self.network.eval()
-        for _,_,x0_hat in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise): pass
+        for _,_,x0_hat in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise): tick()
         self.network.train(was_training)
         return x0_hat.clamp(-1, 1)
 
@@ -327,15 +328,20 @@ def sample_in_parts(
     lowres:Tensor|None,  # pictures to enlarge, (b 3 h w); None: the base
     seeds:list[int],     # one per picture
     batch_size:int,      # pictures at a time
+    progress:bool=False, # show a bar
     **options,           # of `Stage.sample`
 ) -> Tensor:             # pictures, (b 3 h w) in [-1, 1], on the CPU
     "Draw a few pictures at a time; a picture does not depend on its neighbors."
-    parts = []
-    for rows in torch.arange(len(seeds)).split(batch_size):
-        low = None if lowres is None else lowres[rows]
-        images = stage.sample(text.rows(rows), low, seeds=[seeds[r] for r in rows.tolist()], **options)
-        parts.append(images.cpu())
-    return torch.cat(parts)
+    from tqdm.auto import tqdm
+    parts,done = torch.arange(len(seeds)).split(batch_size), []
+    total = len(parts)*(options.get("steps") or stage.config.steps)
+    with tqdm(total=total, desc=f"{stage.config.size} px", unit="step", disable=not progress) as bar:
+        for rows in parts:
+            low = None if lowres is None else lowres[rows]
+            images = stage.sample(text.rows(rows), low, seeds=[seeds[r] for r in rows.tolist()],
+                                  tick=bar.update, **options)
+            done.append(images.cpu())
+    return torch.cat(done)
 
 # %% ../nbs/10_cascade.ipynb #5d0ca44c
 def load_stage(
@@ -390,6 +396,7 @@ class Imagen:
         stages:int|None=None,      # use only the first so many stages
         batch_size:int=16,         # pictures at a time
         return_all:bool=False,     # the pictures of every stage, not of the last alone
+        progress:bool=False,       # show a bar for each stage
         **options,                 # of `Stage.sample`: one value for all stages, or a list
     ) -> Tensor|list[Tensor]:      # pictures, (b 3 h w) in [-1, 1]
         "Caption in, picture out."
@@ -403,7 +410,7 @@ class Imagen:
         if lowres is not None:
             chosen = [o for o in chosen if (o.config.lowres_size or 0) >= lowres.shape[-1]]
         for stage,kw in zip(chosen, options_per_stage(options, len(chosen))):
-            lowres = sample_in_parts(stage, text, lowres, seeds, batch_size, **kw)
+            lowres = sample_in_parts(stage, text, lowres, seeds, batch_size, progress, **kw)
             results.append(lowres)
         return results if return_all else lowres
 
@@ -463,7 +470,10 @@ def find_model(
     if Path(name).is_dir(): return Path(name)
     if str(name).count("/")==1 and not str(name).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
-        return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json"]))
+        try: return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json"]))
+        except Exception as e:  # the hub's client raises many kinds
+            raise ValueError(f"find_model: {name}, no such directory, and not to be had from the hub"
+                             f" ({type(e).__name__}: {str(e).splitlines()[0]})") from e
     raise ValueError(f"find_model: {name}, no such directory;"
                      " expected a directory, 'toy' or a hub name 'user/model'")
 

@@ -1,233 +1,272 @@
-"""The command line: `imagen-nb train RECIPE`, `imagen-nb sample CAPTION`; each is also a function."""
+"""The command line `imagen-nb`. Each command is a few lines here; the work is done by the library."""
 import argparse
 import dataclasses
-import json
-import os
-import subprocess
+import difflib
 import sys
-import time
+import warnings
 from pathlib import Path
 
-__all__ = ["train", "sample", "main"]
+__all__ = ["main"]
 
-HELD_OUT = 200  # test captions drawn and scored at the end of a toy run
-EXAMPLES = """\
-Examples:  imagen-nb train toy --out runs/toy
-           imagen-nb sample "a red circle on a gray background" --model runs/toy/model"""
+INTRO = """\
+Train Imagen cascades and draw with them.
 
+  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb train toy                        train on drawn scenes; minutes on two CPU cores
+  imagen-nb data path/to/folder              look at your own pictures before training
+  imagen-nb train toy --data path/to/folder  train on them
 
-def train(
-    recipe: str,                   # name of a recipe, see `recipes.RECIPES`
-    out: str | Path,               # directory of the run
-    seed: int = 0,                 # of weights and draws
-    processes: int | None = None,  # on a CPU; None: one per core, at most 2
-    held_out: int = HELD_OUT,      # test captions to draw and score
-) -> dict:                         # scores
-    "Train every stage of a recipe, draw held-out captions and score them. Run it again to go on."
-    import torch
-    from imagen_nb.recipes import RECIPES
-    if recipe not in RECIPES:
-        raise ValueError(f"train: recipe, got {recipe!r}, expected one of {sorted(RECIPES)}")
-    if held_out < 2: raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
-    if processes is not None and processes < 1:
-        raise ValueError(f"train: processes, got {processes}, expected at least 1")
-    out = Path(out)
-    if (out/"scores.json").exists():
-        print(f"{out} is finished: pictures in {out/'samples'}, scores in {out/'scores.json'}.")
-        return json.loads((out/"scores.json").read_text())
-    world = make_world(RECIPES[recipe](), "train")
-    since = time.time()
-    open_cache(RECIPES[recipe](), out, world)
-    if processes is None: processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
-    if processes == 1: work(recipe, out, seed, held_out)
-    else: launch(recipe, out, seed, held_out, processes)
-    return finish(recipe, out, held_out, time.time() - since)
+`imagen-nb COMMAND --help` explains a command."""
+
+COMMANDS = ("train", "sample", "upscale", "embed", "data", "env")
+DATA_HELP = ("a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions"
+             " at all), .parquet or .tar files, or a dataset of the hub")
 
 
-def make_world(recipe, split: str):
-    "The drawn world a recipe trains on."
-    from imagen_nb.data import ShapesWorld
-    if recipe.level is None:
-        raise ValueError(f"train: recipe, got {recipe.name!r}, which needs pictures of your own,"
-                         " expected one on ShapesWorld")
-    return ShapesWorld(split, level=recipe.level)
+# ---------------------------------------------------------------- commands
+
+def train(args):
+    "Train a recipe, perhaps changed."
+    from imagen_nb import runs
+    from imagen_nb.recipes import change, find_recipe
+    recipe = find_recipe(args.recipe, args.seed)
+    if args.init: recipe = runs.start_from(recipe, args.init)
+    if args.data:
+        where = Path(args.data).resolve()
+        recipe = dataclasses.replace(recipe, data=str(where) if where.exists() else args.data)
+    for text in args.set:
+        path, equals, value = text.partition("=")
+        if not equals: raise ValueError(f"--set {text}: expected path=value, as in training.0.steps=500")
+        recipe = change(recipe, path.strip(), value.strip())
+    runs.train(recipe, args.out or f"runs/{args.recipe}", args.stage, args.processes, args.held_out)
 
 
-def make_encoder(recipe):
-    "The text encoder of a recipe."
-    from imagen_nb.text import TextEncoder
-    return TextEncoder.toy() if recipe.encoder == "toy" else TextEncoder.from_pretrained(recipe.encoder)
+def work(args):
+    "One of the processes of a run."
+    from imagen_nb import runs
+    runs.work(args.out, args.stage, args.held_out)
 
 
-def open_cache(recipe, out: Path, world):
-    "Embeddings of every training caption, encoded once."
-    from imagen_nb.text import EmbeddingCache
-    encoder = make_encoder(recipe)
-    path = out/"captions"
-    if path.exists(): return EmbeddingCache.open(path, encoder)
-    from tqdm.auto import tqdm
-    captions = [world.caption(i) for i in tqdm(range(len(world)), desc="captions", unit="caption")]
-    return EmbeddingCache.build(encoder, captions, path, progress=True)
-
-
-def launch(recipe: str, out: Path, seed: int, held_out: int, processes: int):
-    "One thread for each process: on a busy machine two threads of a process wait for each other."
-    env = dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={processes}", "-m", "imagen_nb.cli", "work", recipe,
-               "--out", str(out), "--seed", str(seed), "--held-out", str(held_out)]
-    child = subprocess.Popen(command, env=env)
-    try: code = child.wait()
-    except KeyboardInterrupt: code = child.wait()
-    if code:
-        raise SystemExit(f"\nstopped; the newest checkpoint is in {out}."
-                         " Run the same command to go on.")
-
-
-def work(recipe: str, out: Path, seed: int, held_out: int):
-    "What each process does: train the stages in turn, then draw its share of the held-out captions."
-    import torch
-    from imagen_nb.cascade import Imagen, Stage
-    from imagen_nb.evaluation import draw_and_score
-    from imagen_nb.recipes import RECIPES
-    from imagen_nb.text import EmbeddingCache
-    from imagen_nb.training import Trainer
-    plan = RECIPES[recipe](seed)
-    encoder = make_encoder(plan)
-    text = EmbeddingCache.open(out/"captions", encoder)
-    world, trained = make_world(plan, "train"), []
-    for config, training in zip(plan.stages, plan.training):
-        torch.manual_seed(seed)
-        trainer = Trainer(Stage(config), world, text, training, out/f"{config.size}px")
-        trained.append(trainer.fit())
-    imagen = Imagen(encoder, trained)
-    if trainer.rank == 0: imagen.save_pretrained(out/"model")
-    if held_out:
-        share = list(range(held_out))[trainer.rank::trainer.ranks]
-        draw_and_score(imagen, make_world(plan, "test"), share, out/"samples",
-                       progress=trainer.rank == 0)
-    trainer.accelerator.wait_for_everyone()
-
-
-def finish(recipe: str, out: Path, held_out: int, seconds: float) -> dict:
-    "Collect the answers, print the table, write the grid."
-    from imagen_nb.evaluation import chance, report, score_pictures, tally
-    from imagen_nb.recipes import RECIPES
-    plan = RECIPES[recipe]()
-    world, indices = make_world(plan, "test"), list(range(held_out))
-    rows = [json.loads((out/"samples"/f"{i:05d}.json").read_text()) for i in indices]
-    guess = chance(world, indices)
-    sizes, scores = [c.size for c in plan.stages], {}
-    for size in sizes:
-        right = [r["scores"][str(size)] for r in rows]
-        wrong = score_pictures(world, indices, read_pictures(out, indices, size), shift=1)
-        seen, unseen = ([answers for answers, r in zip(right, rows) if r["held_out"] == flag]
-                        for flag in (False, True))
-        scores[str(size)] = dict(all=tally(right), seen=tally(seen), held_out=tally(unseen),
-                                 shuffled=tally(wrong), chance=tally(guess))
-        print(f"\n{size} px\n{report(right, wrong, guess)}\n"
-              f"all right on combinations never trained on: {100*tally(unseen)['all']['share']:.1f} %")
-    save_grid(out, rows[:16], sizes)
-    scores["seconds"] = seconds
-    (out/"scores.json").write_text(json.dumps(scores, indent=1))
-    print(f"\nPictures: {out/'samples.png'} and {out/'samples'}. Model: {out/'model'}. Draw your own:\n"
-          '  imagen-nb sample "a red circle left of a blue square on a white background"'
-          f" --model {out/'model'}")
-    return scores
-
-
-def read_pictures(out: Path, indices: list, size: int):
-    "Pictures from disk as the oracle takes them."
-    import numpy as np
-    import torch
-    from PIL import Image
-    names = [out/"samples"/f"{i:05d}_{size}.png" for i in indices]
-    pixels = torch.stack([torch.from_numpy(np.array(Image.open(name))) for name in names])
-    return pixels.permute(0, 3, 1, 2).float()/127.5 - 1  # (b 3 h w)
-
-
-def save_grid(out: Path, rows: list, sizes: list):
-    "Captions and the pictures of every stage, side by side."
-    import torch
-    import torch.nn.functional as F
-    from imagen_nb.plots import show_images
-    side, tiles = 256, []
-    for r in rows[:8]:
-        for size in sizes:
-            image = read_pictures(out, [r["index"]], size)
-            mode = "nearest" if size < side else "area"
-            tiles.append(F.interpolate(image, (side, side), mode=mode)[0])
-    captions = [f"{r['caption']}\n{size} px" if size == sizes[0] else f"{size} px"
-                for r in rows[:8] for size in sizes]
-    show_images(torch.stack(tiles), captions, columns=2*len(sizes)).savefig(out/"samples.png", dpi=100)
-
-
-def sample(
-    captions: list[str],             # what to draw
-    model: str = "toy",              # a directory, a hub name or "toy"
-    out: str | Path = "pictures",    # directory for the PNG files
-    seed: int = 0,                   # of the first picture; the next has seed + 1
-    **options,                       # w, steps, sampler, threshold
-) -> list[Path]:                     # the files
-    "Draw captions with a trained cascade."
-    from PIL import Image
+def sample(args):
+    "Draw captions."
     from imagen_nb.cascade import Imagen
-    seeds = [seed + k for k in range(len(captions))]
-    images = Imagen.from_pretrained(model).sample(captions, seeds=seeds, **options)
-    out, paths = Path(out), []
-    out.mkdir(parents=True, exist_ok=True)
-    for k, (caption, image) in enumerate(zip(captions, images)):
-        name = "".join(c if c.isalnum() else "-" for c in caption)[:60].strip("-") or "empty"
-        pixels = ((image.clamp(-1, 1) + 1)*127.5).round().byte().permute(1, 2, 0).numpy()
-        paths.append(out/f"{name}-seed{seed + k}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    return paths
+    from imagen_nb.runs import draw_captions
+    if args.n < 1: raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
+    captions = [caption for caption in args.captions for _ in range(args.n)]
+    seeds = [args.seed + k for k in range(args.n)]*len(args.captions)
+    imagen = on_best_device(Imagen.from_pretrained(args.model))
+    options = sampling_options(args, len(imagen.stages))
+    warn_of_untrained(imagen)
+    paths = draw_captions(imagen, captions, seeds, args.out, args.out/"grid.png", **options)
+    for path in dict.fromkeys([*paths, args.out/"grid.png"]): print(path)
+
+
+def upscale(args):
+    "Enlarge a picture with the super-resolution stages."
+    from imagen_nb.cascade import Imagen
+    from imagen_nb.data import decode_picture, to_square
+    from imagen_nb.runs import save_picture
+    imagen = on_best_device(Imagen.from_pretrained(args.model))
+    picture = decode_picture(args.image.read_bytes())
+    sides = [o.config.lowres_size for o in imagen.stages if o.config.lowres_size]
+    if not sides: raise ValueError(f"upscale: {args.model} has no super-resolution stage")
+    side = max((s for s in sides if s <= min(picture.size)), default=min(sides))
+    print(f"{args.image.name}: {picture.width} x {picture.height}; its centred square is taken to {side} px"
+          f" and enlarged to {imagen.stages[-1].config.size} px")
+    options = sampling_options(args, len(sides) - sides.index(side))
+    image = imagen.sample([args.caption], seeds=[args.seed], lowres=to_square(picture, side)[None],
+                          progress=True, **options)[0]
+    out = args.out or args.image.with_name(f"{args.image.stem}-{image.shape[-1]}px.png")
+    save_picture(image, out)
+    print(out)
+
+
+def embed(args):
+    "Encode the captions of a source, or the lines of a text file, once and for all."
+    from imagen_nb.data import load_captioned
+    from imagen_nb.text import EmbeddingCache, TextEncoder
+    source = Path(args.source)
+    if source.suffix == ".txt" and source.is_file():
+        captions = source.read_text(encoding="utf-8").splitlines()
+    else:
+        pictures = load_captioned(args.source, 64, check=False)
+        captions = [pictures.caption(i) for i in range(len(pictures))]
+    encoder = TextEncoder.toy() if args.encoder == "toy" else TextEncoder.from_pretrained(args.encoder)
+    cache = EmbeddingCache.build(encoder, captions, args.out, progress=True)
+    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    print(f"{args.out}: {len(cache):,} different captions of {len(captions):,}, {size/1e6:.1f} MB;"
+          f" {encoder.truncated} longer than {encoder.max_length} tokens were cut")
+
+
+def data(args):
+    "Show what a network would receive."
+    from imagen_nb.data import load_captioned
+    from imagen_nb.recipes import find_recipe
+    from imagen_nb.runs import make_encoder, save_grid
+    recipe = find_recipe(args.recipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report says it all
+        pictures = load_captioned(args.source, recipe.stages[-1].size)
+    print(pictures.report())
+    encoder = make_encoder(recipe) if recipe.encoder == "toy" else None
+    captions = list(dict.fromkeys(pictures.caption(i) for i in range(len(pictures))))
+    if encoder is not None:
+        longest = max(map(len, encoder.tokenize(captions)))
+        print(f"tokens: at most {longest} of {encoder.max_length}; {encoder.truncated} captions are cut there")
+    chosen = list(range(len(pictures)))[::max(1, len(pictures)//8)][:8]
+    sizes = [stage.size for stage in recipe.stages]
+    save_grid([pictures.caption(i)[:200] for i in chosen], [pictures.images(chosen, size) for size in sizes], args.out)
+    print(f"{args.out}: pictures as the stages of {recipe.name} receive them, {', '.join(map(str, sizes))} px")
+
+
+def env(args):
+    "What a bug report needs."
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+    import torch
+    from imagen_nb import __version__
+    from imagen_nb.cascade import has_fast_bf16
+    def installed(name):
+        try: return version(name)
+        except PackageNotFoundError: return "not installed"
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows = {"imagen_nb": __version__, "python": platform.python_version(), "system": platform.platform(), "CPU": cpu,
+            "GPU": gpu, "fast bf16": has_fast_bf16("cuda" if torch.cuda.is_available() else "cpu")}
+    names = ("torch", "transformers", "datasets", "accelerate", "safetensors", "sentencepiece", "pillow", "numpy")
+    for name, value in (rows | {o: installed(o) for o in names}).items(): print(f"{name:<14} {value}")
+
+
+# ---------------------------------------------------------------- what commands share
+
+def on_best_device(imagen):
+    "On the GPU if there is one."
+    import torch
+    return imagen.to("cuda") if torch.cuda.is_available() else imagen
+
+
+def warn_of_untrained(imagen):
+    "Say which stages cannot draw yet."
+    missing = [o.config.size for o in imagen.stages if not o.is_trained]
+    if missing: print("never trained, so left out: " + ", ".join(f"{size} px" for size in missing), file=sys.stderr)
+
+
+def sampling_options(args, n: int) -> dict:
+    "What the user gave, each a value for all stages or a list with one for each of n."
+    kinds = dict(steps=int, w=float, sampler=str, threshold=str)
+    options = {}
+    for name, kind in kinds.items():
+        if (text := getattr(args, name)) is None: continue
+        try: values = [kind(o) for o in text.split(",")]
+        except ValueError:
+            raise ValueError(f"--{name}: got {text!r}, expected {'a whole number' if kind is int else 'a number'},"
+                             f" or {n} of them with commas between") from None
+        if len(values) not in (1, n):
+            raise ValueError(f"--{name}: got {len(values)} values, expected one, or one for each of {n} stages")
+        if name == "threshold": values = [None if v == "none" else v for v in values]
+        options[name] = values*n if len(values) == 1 else values
+    return options
+
+
+class Parser(argparse.ArgumentParser):
+    "A parser whose complaints are one line that names what exists."
+    def error(self, message):
+        kind, _, given = message.partition(": ")
+        known = [o for o in self._option_string_actions if o.startswith("--")]
+        if "invalid choice" in given:
+            given, known = given.split("'")[1], COMMANDS
+            message = f"no command {given!r}"
+        near = [m for word in given.split() for m in difflib.get_close_matches(word, known, 1, .7)]
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
+        if kind == "unrecognized arguments" or known is COMMANDS: message += "." + hint
+        self.exit(2, f"{self.prog}: {message}{'' if message[-1] in '.?' else '.'} See {self.prog} --help.\n")
+
+    def parse_args(self, args=None, namespace=None):
+        "Complaints about unknown options come from the command they were given to."
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest: getattr(parsed, "parser", self).error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed
+
+
+def add_sampling(p):
+    "Options of commands that draw."
+    p.add_argument("--model", default="toy", help="directory, hub name or toy, which ships with the package (default)")
+    p.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same picture (default 0)")
+    p.add_argument("--steps", help="network evaluations: one number, or one for each stage as in 16,6,4")
+    p.add_argument("--w", help="guidance weight, 1 = off; one number, or one for each stage")
+    p.add_argument("--sampler", help="ddpm, ddim or dpmpp_2m; one, or one for each stage")
+    p.add_argument("--threshold", help="none, static or dynamic; one, or one for each stage")
 
 
 def parser() -> argparse.ArgumentParser:
-    "Options and help."
-    p = argparse.ArgumentParser(
-        prog="imagen-nb", description="Train and sample Imagen cascades.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = p.add_subparsers(dest="command", required=True, metavar="train|sample")
-    for name, text in (("train", "train a recipe; run it again to go on"), ("work", None)):
-        t = commands.add_parser(name, help=text) if text else commands.add_parser(name)
-        t.add_argument("recipe", help="name of a recipe: toy")
-        t.add_argument("--out", default=None, help="directory of the run (default runs/RECIPE)")
-        t.add_argument("--seed", type=int, default=0, help="of weights and draws")
-        t.add_argument("--held-out", type=int, default=HELD_OUT,
-                       help="test captions to draw and score at the end")
-        if text:
-            t.add_argument("--processes", type=int, default=None,
-                           help="on a CPU: default one per core, at most 2")
-    s = commands.add_parser("sample", help="draw captions with a trained cascade")
-    s.add_argument("captions", nargs="+", metavar="CAPTION")
-    s.add_argument("--model", default="toy", help="directory, hub name or toy")
-    s.add_argument("--out", default="pictures", help="directory for the PNG files")
-    s.add_argument("--seed", type=int, default=0)
-    s.add_argument("--w", type=float, default=None,
-                   help="guidance weight of every stage, 1 = off (default: the model's own)")
-    s.add_argument("--steps", type=int, default=None, help="network evaluations of every stage")
-    s.add_argument("--sampler", default=None, help="ddpm, ddim or dpmpp_2m")
+    "Commands, options, help."
+    raw = argparse.RawDescriptionHelpFormatter
+    p = Parser(prog="imagen-nb", description=INTRO, formatter_class=raw)
+    commands = p.add_subparsers(title="commands", dest="command", required=True, parser_class=Parser,
+                                metavar="COMMAND")
+    def command(run, text, examples=""):
+        c = commands.add_parser(run.__name__, **(dict(help=text, description=text + ".") if text else {}),
+                                epilog=examples and "examples:\n" + examples, formatter_class=raw)
+        c.set_defaults(run=run, parser=c)
+        return c
+    t = command(train, "train a recipe; run the same command again to go on", """\
+  imagen-nb train toy                                   drawn scenes, minutes on two CPU cores
+  imagen-nb train toy --data photos --out runs/photos   your pictures, from scratch
+  imagen-nb train toy --data photos --init toy          your pictures, from the weights that ship
+  imagen-nb train toy --stage 0 --set training.0.steps=300 --set stages.0.network.dim=32""")
+    t.add_argument("recipe", help="toy, toy-full or paper")
+    t.add_argument("--data", metavar="SOURCE", help=DATA_HELP)
+    t.add_argument("--init", metavar="MODEL", help="start from this model's stages and weights: directory, hub name or toy")
+    t.add_argument("--stage", type=int, metavar="N", help="train this stage alone; 0 is the base (default: all, in turn)")
+    t.add_argument("--set", action="append", default=[], metavar="path=value",
+                   help="change the recipe, as in training.0.lr=1e-3; may be repeated")
+    t.add_argument("--out", type=Path, help="directory of the run (default runs/RECIPE)")
+    t.add_argument("--seed", type=int, default=0, help="of weights and draws (default 0)")
+    t.add_argument("--processes", type=int, help="on a CPU (default one per core, at most 2)")
+    t.add_argument("--held-out", type=int, default=200, metavar="N", help="on drawn scenes: test captions to draw and score (default 200)")
+    s = command(sample, "draw captions: a PNG for each, and grid.png with all stages", """\
+  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""")
+    s.add_argument("captions", nargs="+", metavar="CAPTION", help='what to draw; "" draws without a caption')
+    s.add_argument("--n", type=int, default=1, help="pictures of each caption (default 1)")
+    s.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the files (default pictures)")
+    add_sampling(s)
+    u = command(upscale, "enlarge a picture with the super-resolution stages", """\
+  imagen-nb upscale small.png "a red circle on a gray background" """)
+    u.add_argument("image", type=Path, metavar="IMAGE", help="a picture file; its centred square is used")
+    u.add_argument("caption", metavar="CAPTION", help="what it shows")
+    u.add_argument("--out", type=Path, help="PNG file (default: beside IMAGE)")
+    add_sampling(u)
+    e = command(embed, "encode captions once, for training", """\
+  imagen-nb embed photos --encoder google/t5-v1_1-base --out photos-embedded
+  imagen-nb embed captions.txt --out captions-embedded""")
+    e.add_argument("source", metavar="SOURCE", help=f"a .txt file with a caption in each line, or {DATA_HELP}")
+    e.add_argument("--encoder", default="toy", help="toy, or a folder or hub name of a T5 (default toy)")
+    e.add_argument("--out", type=Path, required=True, help="directory to write")
+    d = command(data, "look at pictures before training: counts, what is left out and why, a grid", """\
+  imagen-nb data photos
+  imagen-nb data shards/train-000.tar --recipe paper""")
+    d.add_argument("source", metavar="SOURCE", help=DATA_HELP)
+    d.add_argument("--recipe", default="toy", help="whose sizes to show (default toy)")
+    d.add_argument("--out", type=Path, default=Path("data.png"), help="PNG file for the grid (default data.png)")
+    command(env, "versions and devices, for bug reports")
+    w = command(work, None)
+    w.add_argument("out", type=Path)
+    w.add_argument("--stage", type=int)
+    w.add_argument("--held-out", type=int)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `imagen-nb`."
     args = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)
     try:
-        if args.command == "sample":
-            given = dict(w=args.w, steps=args.steps, sampler=args.sampler)
-            options = {k: v for k, v in given.items() if v is not None}
-            for path in sample(args.captions, args.model, args.out, args.seed, **options):
-                print(path)
-            return 0
-        out = Path(args.out or f"runs/{args.recipe}")
-        if args.command == "work": work(args.recipe, out, args.seed, args.held_out)
-        else: train(args.recipe, out, args.seed, args.processes, args.held_out)
+        args.run(args)
         return 0
-    except ValueError as e:
-        print(f"imagen-nb: {e}", file=sys.stderr)
+    except (ValueError, OSError) as e:  # the user's to mend; anything else is ours and shows its traceback
+        reason = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename else str(e)
+        print(f"imagen-nb {args.command}: {reason.removeprefix(args.command + ': ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         print(f"\nimagen-nb: {e or 'stopped'}", file=sys.stderr)

@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -279,7 +280,7 @@ def to_bytes(
 ) -> dict[str,Tensor]:  # "captions": all in UTF-8 (n,) uint8; "caption_lengths" (k,)
     "Captions as tensors, so that millions of them fit a safetensors file."
     rows = [caption.encode() for caption in captions]
-    return {"captions": torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8),
+    return {"captions": torch.from_numpy(np.frombuffer(b"".join(rows), np.uint8).copy()),
             "caption_lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32)}
 
 def from_bytes(

@@ -1,68 +1,224 @@
-"""The command line: a whole tiny run, going on, finished runs, and errors in one line."""
+"""The command line: whole tiny runs, stopping and going on, pictures of one's own, and errors in one line."""
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image, ImageChops
+from safetensors.torch import load_file
 
-from imagen_nb import recipes
-from imagen_nb.cli import main, sample, train
-from imagen_nb.recipes import Recipe, paper, toy
+from imagen_nb import runs
+from imagen_nb.cascade import Imagen
+from imagen_nb.cli import COMMANDS, main
+from imagen_nb.data import ShapesWorld
+from imagen_nb.plots import image_grid
+from imagen_nb.recipes import RECIPES, change, find_recipe, paper, toy, toy_full
 
-
-def tiny(seed=0):
-    "The toy recipe, a few steps of each stage."
-    full = toy(seed)
-    stages = tuple(replace(s, steps=2) for s in full.stages)
-    training = tuple(replace(t, batch=4, steps=2, warmup=1) for t in full.training)
-    return Recipe(name="tiny", encoder=full.encoder, level=full.level, stages=stages, training=training)
-
-
-@pytest.fixture
-def world(monkeypatch):
-    "A recipe that takes seconds, on a small part of the training split."
-    from imagen_nb import cli
-    from imagen_nb.data import ShapesWorld
-    monkeypatch.setitem(recipes.RECIPES, "tiny", tiny)
-    monkeypatch.setattr(cli, "make_world", lambda plan, split: ShapesWorld(split, level="quick", length=40))
+TINY = [f"--set={path}={value}" for k in range(3) for path, value in (
+    (f"training.{k}.steps", 2), (f"training.{k}.batch", 4), (f"training.{k}.warmup", 1), (f"stages.{k}.steps", 2))]
+TINY += ["--set=stages.0.network.dim=16", "--set=stages.0.network.head_dim=16", "--set=stages.1.network.channels=(16,16)",
+         "--set=stages.2.network.channels=(16,16)", "--processes=1"]
 
 
-def test_train_then_sample(world, tmp_path, capsys):
-    scores = train("tiny", tmp_path/"run", processes=1, held_out=2)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Six pictures with captions, one of them empty."
+    path = tmp_path_factory.mktemp("pictures")
+    world = ShapesWorld("train", level="quick", size=64)
+    for i in range(6):
+        image_grid(world.images([i]), padding=0).save(path/f"{i}.png")
+        (path/f"{i}.txt").write_text(world.caption(i) if i else "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    "A run on those pictures."
+    out = tmp_path_factory.mktemp("runs")/"own"
+    assert main(["train", "toy", "--data", str(folder), "--out", str(out), *TINY]) == 0
+    return out
+
+
+def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runs, "open_data", lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40))
+    command = ["train", "toy", "--out", str(tmp_path/"run"), "--held-out", "2", *TINY]
+    assert main(command) == 0
+    scores = json.loads((tmp_path/"run"/"scores.json").read_text())
     assert {"32", "128", "512", "seconds"} == set(scores) and scores["512"]["all"]["all"]["n"] == 2
-    for name in ("scores.json", "samples.png", "model/manifest.json", "samples/00001_512.png", "32px/log.jsonl"):
+    for name in ("samples.png", "model/manifest.json", "samples/00001_512.png", "32px/log.jsonl"):
         assert (tmp_path/"run"/name).exists(), name
-    assert train("tiny", tmp_path/"run", processes=1, held_out=2) == json.loads((tmp_path/"run"/"scores.json").read_text())
-    assert "is finished" in capsys.readouterr().out
-    paths = sample(["a red circle", "", "a red circle"], str(tmp_path/"run"/"model"), tmp_path/"pictures", seed=5, steps=1)
-    assert [p.name for p in paths] == ["a-red-circle-seed5.png", "empty-seed6.png", "a-red-circle-seed7.png"]
-    assert main(["sample", "a blue square", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"more"), "--steps", "1"]) == 0
-    assert len(list((tmp_path/"more").iterdir())) == 1
+    assert main(command) == 0 and "is finished" in capsys.readouterr().out
+    assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
+
+
+def test_a_run_on_own_pictures(trained, folder, tmp_path, capsys):
+    assert len(list((trained/"samples").glob("*.png"))) == 6 and (trained/"samples.png").exists()
+    out = tmp_path/"pictures"
+    assert main(["sample", "a red circle", "", "--model", str(trained/"model"), "--out", str(out), "--n", "2", "--seed", "5", "--steps", "2,1,1", "--w", "2", "--threshold", "none,static,dynamic"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a-red-circle-seed5.png", "a-red-circle-seed6.png", "empty-seed5.png", "empty-seed6.png", "grid.png"]
+    assert Image.open(out/"empty-seed5.png").size == (512, 512)
+    assert len(capsys.readouterr().out.split()) == 5
+    one = Imagen.from_pretrained(trained/"model").sample(["a red circle"], seeds=[6], steps=[2, 1, 1], w=2., threshold=[None, "static", "dynamic"])
+    again, saved = image_grid(one, padding=0), Image.open(out/"a-red-circle-seed6.png")
+    assert max(high for _, high in ImageChops.difference(again, saved).getextrema()) <= 2  # convolutions depend a little on the batch
+
+
+def test_pictures_without_captions(folder, tmp_path):
+    bare = tmp_path/"bare"
+    bare.mkdir()
+    for p in folder.glob("*.png"): (bare/p.name).write_bytes(p.read_bytes())
+    assert main(["train", "toy", "--data", str(bare), "--out", str(tmp_path/"run"), *TINY]) == 0
+    assert len(list((tmp_path/"run"/"samples").glob("empty-seed*.png"))) == runs.EXAMPLES
+
+
+def test_one_stage_at_a_time(folder, tmp_path, capsys):
+    command = ["train", "toy", "--data", str(folder), "--out", str(tmp_path/"run"), *TINY]
+    assert main([*command, "--stage", "1"]) == 0
+    assert "never trained: 0, 2 (--stage 0 is next)" in capsys.readouterr().out
+    assert main(["sample", "a", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"none")]) == 2
+    assert "never trained" in capsys.readouterr().err
+    assert main([*command, "--stage", "0"]) == 0
+    capsys.readouterr()
+    assert main(["sample", "a", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"two")]) == 0
+    assert "left out: 512 px" in capsys.readouterr().err and Image.open(tmp_path/"two"/"a-seed0.png").size == (128, 128)
+    assert main(command) == 0 and (tmp_path/"run"/"samples.png").exists()
+
+
+def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
+    command = ["train", "toy", "--data", str(folder), "--init", str(trained/"model"), "--processes", "1"]
+    still = [f"--set=training.{k}.{name}={value}" for k in range(3) for name, value in (("lr", 1e-9), ("steps", 1), ("batch", 2))]
+    assert main([*command, "--out", str(tmp_path/"run"), *still]) == 0
+    old, new = (load_file(o/"model"/"stage0.safetensors") for o in (trained, tmp_path/"run"))
+    assert old.keys() == new.keys() and all(torch.allclose(old[k].float(), new[k].float(), atol=1e-3) for k in old)
+    assert max(v.abs().max() for v in old.values()) > .1
+    assert main([*command, "--out", str(tmp_path/"other"), "--set", "stages.0.network.dim=32"]) == 2
+    assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
+    assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
+    assert "no such directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, processes", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
+    out = tmp_path/"run"
+    command = [sys.executable, "-m", "imagen_nb.cli", "train", "toy", "--data", str(folder), "--out", str(out), "--stage", "0",
+               *TINY[:-1], f"--processes={processes}", "--set=training.0.steps=40"]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
+    child = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 120
+    while not (out/"32px"/"log.jsonl").exists() and time.time() < deadline: time.sleep(.05)  # step 20
+    if number == signal.SIGINT: os.killpg(child.pid, number)  # as a terminal does
+    else: child.send_signal(number)
+    err = child.communicate(timeout=120)[1]
+    assert child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1], err[-2000:]
+    step = max(int(p.name.split("_")[1]) for p in (out/"32px").glob("step_*"))
+    assert 20 <= step < 40
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(o)["step"] for o in (out/"32px"/"log.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows)) and rows[-1] == 40
+
+
+def test_upscale(trained, folder, tmp_path, capsys):
+    for size, first in ((40, 32), (128, 128), (300, 128)):
+        Image.open(folder/"1.png").resize((size, size + 20)).convert("LA").save(tmp_path/f"{size}.png")
+        assert main(["upscale", str(tmp_path/f"{size}.png"), "a red circle", "--model", str(trained/"model"), "--steps", "1"]) == 0
+        assert Image.open(tmp_path/f"{size}-512px.png").size == (512, 512)
+        assert f"is taken to {first} px" in capsys.readouterr().out
+    (tmp_path/"bad.png").write_bytes(b"no picture")
+    assert main(["upscale", str(tmp_path/"bad.png"), "a", "--model", str(trained/"model")]) == 2
+    assert main(["upscale", str(tmp_path/"none.png"), "a", "--model", str(trained/"model")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and "JPEG" in lines[0] and "none.png" in lines[1]
+
+
+def test_embed_data_env(folder, tmp_path, capsys):
+    (tmp_path/"captions.txt").write_text("a red circle\na blue square\na red circle\n")
+    assert main(["embed", str(tmp_path/"captions.txt"), "--out", str(tmp_path/"cache")]) == 0
+    assert "2 different captions of 3" in capsys.readouterr().out
+    assert main(["embed", str(folder), "--out", str(tmp_path/"more")]) == 0
+    (folder/"zero.png").write_bytes(b"")
+    assert main(["data", str(folder), "--out", str(tmp_path/"data.png")]) == 0
+    (folder/"zero.png").unlink()
+    out = capsys.readouterr().out
+    assert "empty file" in out and "1" in out and Image.open(tmp_path/"data.png").width > 300
+    assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["train", "nonsense"], "expected one of"), (["train", "toy", "--held-out", "0"], "at least 2"),
-    (["train", "toy", "--processes", "0"], "at least 1"), (["train", "paper"], "pictures of your own"),
-    (["sample", "a red circle", "--model", "./nowhere"], "no such directory")])
+    (["train", "nonsense"], "expected one of toy, toy-full, paper"), (["train", "toi"], "did you mean toy?"),
+    (["train", "toy", "--held-out", "0"], "at least 2"), (["train", "toy", "--stage", "3"], "expected 0 to 2"),
+    (["train", "toy", "--processes", "0"], "at least 1"), (["train", "paper"], "--data SOURCE"),
+    (["train", "toy", "--data", "./nowhere"], "does not exist"), (["train", "toy", "--set", "steps"], "expected path=value"),
+    (["train", "toy", "--set", "stages.0.network.dims=3"], "did you mean dim?"), (["train", "toy", "--set", "training.3.lr=1"], "from 0 to 2"),
+    (["sample", "a red circle", "--model", "./nowhere"], "no such directory"), (["data", "./nowhere"], "does not exist"),
+    (["sample", "a", "--n", "0"], "at least 1"), (["embed", "./nowhere", "--out", "x"], "does not exist")])
 def test_mistakes_are_one_line(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert words in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
-def test_help_names_the_commands(capsys):
-    with pytest.raises(SystemExit): main(["--help"])
+@pytest.mark.parametrize("options, words", [
+    (["--steps", "two"], "a whole number"), (["--steps", "1,2"], "for each of 3"), (["--w", "strong"], "a number"),
+    (["--sampler", "euler"], "sampler"), (["--threshold", "much"], "threshold"), (["--steps", "0"], "steps")])
+def test_wrong_options_of_sample(trained, options, words, capsys, tmp_path):
+    assert main(["sample", "a", "--model", str(trained/"model"), "--out", str(tmp_path/"x"), *options]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert words in err[-1] and "Traceback" not in "".join(err)
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["sampel", "x"], "Did you mean sample?"), ([], "required: COMMAND"), (["sample"], "required: CAPTION"),
+    (["sample", "x", "--step", "3", "--frobnicate"], "--frobnicate"), (["sample", "x", "--sed", "3"], "Did you mean --seed?"),
+    (["sample", "x", "--seed", "q"], "invalid int value")])
+def test_wrong_words(argv, words, capsys):
+    with pytest.raises(SystemExit) as stop: main(argv)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as stop: main([name, "--help"] if name else ["--help"])
     out = capsys.readouterr().out
-    assert "train" in out and "sample" in out and "Examples" in out
+    assert stop.value.code == 0 and "work" not in out.replace("networks", "").replace("network", "")
+    assert all(o in out for o in (COMMANDS if not name else [name]))
 
 
 def test_recipes_are_complete():
-    for recipe in (toy(), paper()):
+    for recipe in (make() for make in RECIPES.values()):
         assert len(recipe.stages) == len(recipe.training) == 3
+        assert find_recipe(recipe.name, 3) == RECIPES[recipe.name](3) and {t.seed for t in RECIPES[recipe.name](3).training} == {3}
     assert paper().training[0].optimizer == "adafactor" and paper().training[1].optimizer == "adam"
     assert {t.batch for t in paper().training} == {2048} and {t.steps for t in paper().training} == {2_500_000}
     assert [s.schedule for s in paper().stages] == ["cosine", "cosine", "linear"] and paper().stages[2].crop == 256
     assert {s.target for s in paper().stages} == {"eps"} and {s.caption_drop for s in paper().stages} == {.1}
+    assert toy_full().level == "full" and toy().level == "quick" and paper().level is None
     with pytest.raises(ValueError, match="training"): replace(toy(), training=())
-    assert Path(toy().name).name == "toy"
+
+
+@pytest.mark.parametrize("path, text, value", [
+    ("training.0.steps", "1e3", 1000), ("training.1.lr", "1", 1.), ("stages.0.threshold", "none", None), ("stages.0.threshold", "static", "static"),
+    ("stages.1.network.channels", "(32, 64)", (32, 64)), ("stages.1.network.self_attention", "(True, False)", (True, False)),
+    ("stages.2.time_law", "None", None), ("stages.2.time_law", "[1, 2]", (1., 2.)), ("encoder", "google/t5-v1_1-small", "google/t5-v1_1-small"),
+    ("data", "12", "12"), ("stages.1.is_residual", "false", False)])
+def test_typed_changes(path, text, value):
+    recipe = toy()
+    new = change(recipe, path, text)
+    for name in path.split("."): new = new[int(name)] if name.isdecimal() else getattr(new, name)
+    assert new == value and type(new) is type(value) and recipe == toy()
+
+
+@pytest.mark.parametrize("path, text, words", [
+    ("stages.0.network.dim", "big", "expected int"), ("stages.0.is_residual", "3", "expected bool"), ("stages.0.steps", "1.5", "expected int"),
+    ("stages.1.network.channels", "(1, 'a')", "expected tuple"), ("stages.0", "3", "expected a name after"), ("stages", "3", "expected a name after"),
+    ("stages.0.size.x", "3", "has no parts"), ("training.0.optimizer", "sgd", "expected one of"), ("stages.zero.size", "3", "from 0 to 2")])
+def test_refused_changes(path, text, words):
+    with pytest.raises(ValueError, match=words): change(toy(), path, text)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,9 @@ def test_learning_rate_and_average():
     rates = [learning_rate(k, c) for k in range(100)]
     assert rates[0] == .2 and rates[9] == 2. and rates[10] == 2. and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
     assert abs(learning_rate(55, c) - 2*(.1 + .9*.5)) < 1e-6 and abs(learning_rate(100, c) - .2) < 1e-6
+    late, longer = (replace(c, decay="late", steps=n) for n in (100, 200))
+    assert {learning_rate(k, late) for k in range(10, 82)} == {2.} and abs(learning_rate(91, late) - 2*(.1 + .9*.5)) < 1e-6
+    assert abs(learning_rate(100, late) - .2) < 1e-6 and all(learning_rate(k, late) == learning_rate(k, longer) for k in range(82))
     assert ema_decay(1, c) == 0 and ema_decay(10_000, c) == .9 and abs(ema_decay(10, c) - .9**5) < 1e-12
 
 
