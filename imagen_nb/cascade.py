@@ -424,7 +424,7 @@ class Imagen:
     @classmethod
     def from_pretrained(cls,
         name:str|Path,   # a directory, a hub repository, or "toy"
-        encoder=None,    # None: the one named in the directory
+        encoder=None,    # a TextEncoder; None: load the one that the directory names
     ) -> "Imagen":
         "Read what `save_pretrained` wrote."
         tensors,meta = load_directory(find_model(name))
@@ -432,7 +432,7 @@ class Imagen:
             raise ValueError(f"Imagen.from_pretrained: {name}, got {kind!r}, expected 'imagen'")
         stages = [load_stage(values, tensors[f"stage{i}"], is_trained)
                   for i,(values,is_trained) in enumerate(zip(meta["stages"], meta["trained"]))]
-        return cls(load_encoder(meta["encoder"]) if encoder is None else encoder, stages)
+        return cls(load_encoder(meta["encoder"], encoder), stages)
 
     def push_to_hub(self,
         name:str, # repository, "user/model"
@@ -479,13 +479,15 @@ def find_model(
 
 # %% ../nbs/10_cascade.ipynb #2978112e
 def load_encoder(
-    identity:dict|None, # what `TextEncoder.identity` gave when the model was saved
-) -> TextEncoder|None:  # the same encoder; None if there was none
+    identity:dict|None,            # what `TextEncoder.identity` gave when the model was saved
+    encoder:TextEncoder|None=None, # one that is there already
+) -> TextEncoder|None:             # the same encoder; None if there was none
     "Load the text encoder a model was trained with, and refuse any other."
-    if identity is None: return None
+    if identity is None: return encoder
     name,length = identity["encoder"], identity["max_length"]
-    if name=="t5-toy": encoder = TextEncoder.toy()
-    else: encoder = TextEncoder.from_pretrained(name, length, getattr(torch, identity["dtype"]))
+    if encoder is None and name=="t5-toy": encoder = TextEncoder.toy()
+    if encoder is None:
+        encoder = TextEncoder.from_pretrained(name, length, getattr(torch, identity["dtype"]))
     if encoder.identity!=identity:
         raise ValueError(f"load_encoder: got {encoder.identity},"
                          f" expected the encoder of training, {identity}")

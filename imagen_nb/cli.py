@@ -30,6 +30,9 @@ def train(args):
     from imagen_nb import runs
     from imagen_nb.recipes import change, find_recipe
     recipe = find_recipe(args.recipe, args.seed)
+    if args.encoder and args.init:
+        raise ValueError("--encoder: not together with --init, whose networks know their own encoder alone")
+    if args.encoder: recipe = runs.read_with(recipe, args.encoder)
     if args.init: recipe = runs.start_from(recipe, args.init)
     if args.data:
         where = Path(args.data).resolve()
@@ -49,24 +52,24 @@ def work(args):
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.cascade import Imagen
     from imagen_nb.runs import draw_captions
     if args.n < 1: raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
     captions = [caption for caption in args.captions for _ in range(args.n)]
     seeds = [args.seed + k for k in range(args.n)]*len(args.captions)
-    imagen = on_best_device(Imagen.from_pretrained(args.model))
+    imagen = load_model(args)
     options = sampling_options(args, len(imagen.stages))
     warn_of_untrained(imagen)
+    if args.model == "toy" and (words := spelled(imagen.encoder, args.captions)):
+        print(f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr)
     paths = draw_captions(imagen, captions, seeds, args.out, args.out/"grid.png", **options)
     for path in dict.fromkeys([*paths, args.out/"grid.png"]): print(path)
 
 
 def upscale(args):
     "Enlarge a picture with the super-resolution stages."
-    from imagen_nb.cascade import Imagen
     from imagen_nb.data import decode_picture, to_square
     from imagen_nb.runs import save_picture
-    imagen = on_best_device(Imagen.from_pretrained(args.model))
+    imagen = load_model(args)
     picture = decode_picture(args.image.read_bytes())
     sides = [o.config.lowres_size for o in imagen.stages if o.config.lowres_size]
     if not sides: raise ValueError(f"upscale: {args.model} has no super-resolution stage")
@@ -113,6 +116,9 @@ def data(args):
     if encoder is not None:
         longest = max(map(len, encoder.tokenize(captions)))
         print(f"tokens: at most {longest} of {encoder.max_length}; {encoder.truncated} captions are cut there")
+        if words := spelled(encoder, captions):
+            print(f"words the toy encoder has never met, and only spells: {len(words)}, as {', '.join(words[:5])}; \n  one that"
+                  " reads real language: imagen-nb train ... --encoder google/t5-v1_1-base")
     chosen = list(range(len(pictures)))[::max(1, len(pictures)//8)][:8]
     sizes = [stage.size for stage in recipe.stages]
     save_grid([pictures.caption(i)[:200] for i in chosen], [pictures.images(chosen, size) for size in sizes], args.out)
@@ -139,9 +145,13 @@ def env(args):
 
 # ---------------------------------------------------------------- what commands share
 
-def on_best_device(imagen):
-    "On the GPU if there is one."
+def load_model(args):
+    "The model the user named, on the GPU if there is one."
     import torch
+    from imagen_nb.cascade import Imagen
+    from imagen_nb.text import TextEncoder
+    encoder = TextEncoder.from_pretrained(args.encoder) if args.encoder else None
+    imagen = Imagen.from_pretrained(args.model, encoder)
     return imagen.to("cuda") if torch.cuda.is_available() else imagen
 
 
@@ -149,6 +159,12 @@ def warn_of_untrained(imagen):
     "Say which stages cannot draw yet."
     missing = [o.config.size for o in imagen.stages if not o.is_trained]
     if missing: print("never trained, so left out: " + ", ".join(f"{size} px" for size in missing), file=sys.stderr)
+
+
+def spelled(encoder, captions: list[str]) -> list[str]:
+    "Words that a tokenizer takes to pieces."
+    words = dict.fromkeys(word for caption in captions for word in caption.replace(",", " ").split())
+    return [word for word in words if len(encoder.tokenizer.tokenize(word)) > 1]
 
 
 def sampling_options(args, n: int) -> dict:
@@ -191,6 +207,7 @@ class Parser(argparse.ArgumentParser):
 def add_sampling(p):
     "Options of commands that draw."
     p.add_argument("--model", default="toy", help="directory, hub name or toy, which ships with the package (default)")
+    p.add_argument("--encoder", metavar="DIR", help="folder of the text encoder, for a model trained with one of your own")
     p.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same picture (default 0)")
     p.add_argument("--steps", help="network evaluations: one number, or one for each stage as in 16,6,4")
     p.add_argument("--w", help="guidance weight, 1 = off; one number, or one for each stage")
@@ -217,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("recipe", help="toy, toy-full or paper")
     t.add_argument("--data", metavar="SOURCE", help=DATA_HELP)
     t.add_argument("--init", metavar="MODEL", help="start from this model's stages and weights: directory, hub name or toy")
+    t.add_argument("--encoder", metavar="NAME", help="read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's)")
     t.add_argument("--stage", type=int, metavar="N", help="train this stage alone; 0 is the base (default: all, in turn)")
     t.add_argument("--set", action="append", default=[], metavar="path=value",
                    help="change the recipe, as in training.0.lr=1e-3; may be repeated")

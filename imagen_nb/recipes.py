@@ -70,7 +70,7 @@ def toy_full(seed: int = 0) -> Recipe:
     stages = (replace(widen(base, dim=64), time_law=(.5, 1.15)),
               widen(middle, channels=(64, 96), stem=64), widen(last, channels=(64, 96), stem=64))
     training = tuple(replace(config, steps=steps, decay="late")
-                     for config, steps in zip(small.training, (7000, 2000, 2000)))
+                     for config, steps in zip(small.training, (6000, 2000, 2000)))
     return replace(small, name="toy-full", level="full", stages=stages, training=training)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imagen_nb.recipes import Recipe
 
-__all__ = ["train", "work", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
+__all__ = ["train", "work", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
 
 HELD_OUT = 200  # test captions drawn and scored at the end of a run on ShapesWorld
 EXAMPLES = 16   # captions drawn at the end of a run on the user's pictures
@@ -34,15 +34,27 @@ def train(
     if processes is not None and processes < 1:
         raise ValueError(f"train: processes, got {processes}, expected at least 1")
     out, since = Path(out), time.time()
-    world = open_data(recipe)
+    world, encoder = open_data(recipe), make_encoder(recipe)
+    check_width(recipe, encoder)
     claim_directory(out, config_to_dict(recipe))
     if (out/"samples.png").exists():
         print(f"{out} is finished: pictures in {out/'samples'}, overview in {out/'samples.png'}.")
         return
-    build_cache(recipe, out, world)
+    build_cache(encoder, out/"captions", world)
     if processes is None: processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
     launch(out, stage, held_out, processes)
-    finish(recipe, out, world, held_out, time.time() - since)
+    finish(recipe, out, world, encoder, held_out, time.time() - since)
+
+
+def read_with(
+    recipe: Recipe,  # whose networks take the encoder's width
+    encoder: str,    # a folder, a hub name or "toy"
+) -> Recipe:
+    "Another text encoder."
+    recipe = replace(recipe, encoder=encoder)
+    width = make_encoder(recipe).width
+    stages = (replace(o, network=replace(o.network, text_dim=width)) for o in recipe.stages)
+    return replace(recipe, stages=tuple(stages))
 
 
 def start_from(
@@ -80,14 +92,21 @@ def make_encoder(recipe: Recipe):
     return TextEncoder.toy() if recipe.encoder == "toy" else TextEncoder.from_pretrained(recipe.encoder)
 
 
-def build_cache(recipe: Recipe, out: Path, world):
+def build_cache(encoder, path: Path, world):
     "Embeddings of every training caption, encoded once."
     from imagen_nb.text import EmbeddingCache
-    encoder, path = make_encoder(recipe), out/"captions"
     if path.exists(): return EmbeddingCache.open(path, encoder)
     from tqdm.auto import tqdm
     captions = [world.caption(i) for i in tqdm(range(len(world)), "captions", unit="caption", delay=1)]
     return EmbeddingCache.build(encoder, captions, path, progress=True)
+
+
+def check_width(recipe: Recipe, encoder):
+    "Refuse networks that expect other embeddings than the encoder's."
+    for k, stage in enumerate(recipe.stages):
+        if (dim := stage.network.text_dim) != encoder.width:
+            raise ValueError(f"train: stages.{k}.network.text_dim, got {dim}, expected {encoder.width}, the width"
+                             f" of encoder {recipe.encoder}; --encoder sets both")
 
 
 def load_recipe(out: Path) -> Recipe:
@@ -173,10 +192,10 @@ def work(out: Path, stage: int | None, held_out: int):
 
 # ---------------------------------------------------------------- pictures and scores
 
-def finish(recipe: Recipe, out: Path, world, held_out: int, seconds: float):
+def finish(recipe: Recipe, out: Path, world, encoder, held_out: int, seconds: float):
     "Draw or score, write the overview, say where everything is."
     from imagen_nb.cascade import Imagen
-    imagen = Imagen.from_pretrained(out/"model")
+    imagen = Imagen.from_pretrained(out/"model", encoder)
     untrained = [str(k) for k, o in enumerate(imagen.stages) if not o.is_trained]
     if untrained:
         print(f"\nModel: {out/'model'}; stages never trained: {', '.join(untrained)} (--stage {untrained[0]} is next).")

@@ -18,6 +18,7 @@ from imagen_nb.cli import COMMANDS, main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, change, find_recipe, paper, toy, toy_full
+from imagen_nb.text import TextEncoder
 
 TINY = [f"--set={path}={value}" for k in range(3) for path, value in (
     (f"training.{k}.steps", 2), (f"training.{k}.batch", 4), (f"training.{k}.warmup", 1), (f"stages.{k}.steps", 2))]
@@ -87,6 +88,21 @@ def test_one_stage_at_a_time(folder, tmp_path, capsys):
     assert main(["sample", "a", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"two")]) == 0
     assert "left out: 512 px" in capsys.readouterr().err and Image.open(tmp_path/"two"/"a-seed0.png").size == (128, 128)
     assert main(command) == 0 and (tmp_path/"run"/"samples.png").exists()
+
+
+def test_another_encoder(folder, tmp_path, capsys):
+    from test_text import random_t5
+    random_t5(tmp_path/"t5")
+    command = ["train", "toy", "--data", str(folder), "--out", str(tmp_path/"run"), *TINY, "--stage", "2"]
+    assert main([*command, "--set", f"encoder={tmp_path/'t5'}"]) == 2 and not (tmp_path/"run").exists()
+    assert "expected 32, the width of encoder" in capsys.readouterr().err
+    assert main([*command, "--encoder", str(tmp_path/"t5")]) == 0
+    model = Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.from_pretrained(tmp_path/"t5"))
+    assert model.encoder.width == 32 and {o.config.network.text_dim for o in model.stages} == {32}
+    with pytest.raises(ValueError, match="expected the encoder of training"): Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.toy())
+    assert main(["upscale", str(folder/"1.png"), "a", "--model", str(tmp_path/"run"/"model"), "--encoder", str(tmp_path/"t5"), "--out", str(tmp_path/"u.png")]) == 2
+    assert "stage was never trained" in capsys.readouterr().err
+    assert main([*command, "--encoder", "toy", "--init", "toy"]) == 2
 
 
 def test_going_on_from_a_model(trained, folder, tmp_path, capsys):

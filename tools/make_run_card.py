@@ -1,9 +1,9 @@
-"""Write `data/runs/toy.json` and its sample grid from finished runs: `python tools/make_run_card.py RUN [RUN ...]`."""
+"""Write `data/runs/NAME.json` and its sample grid from finished runs of one recipe: `python tools/make_run_card.py NAME RUN [RUN ...]`."""
+import argparse
 import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -24,26 +24,33 @@ def stage_card(folder: Path) -> dict:
 
 
 def run_card(folder: Path) -> dict:
-    "One run: its stages and its scores."
-    scores = json.loads((folder/"scores.json").read_text())
-    seconds = scores.pop("seconds")
+    "One run: its stages and, on drawn scenes, its scores."
+    path = folder/"scores.json"
+    scores = json.loads(path.read_text()) if path.exists() else {}
+    seconds = scores.pop("seconds", None)
     stages = {p.name: stage_card(p) for p in sorted(folder.glob("*px"), key=lambda p: int(p.name[:-2]))}
     seed = next(iter(stages.values()))["config"]["train"]["seed"]
-    return dict(seed=seed, seconds=round(seconds), stages=stages, scores=scores)
+    return dict(seed=seed, seconds=seconds and round(seconds), stages=stages, scores=scores)
 
 
-def main(folders: list[str]):
-    runs = [run_card(Path(o)) for o in folders]
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("name", help="of the card")
+    p.add_argument("runs", nargs="+", type=Path, help="directories of runs; the sample grid comes from the first")
+    p.add_argument("--command", required=True, help="what made them")
+    p.add_argument("--note", default="", help="what a reader of the card must know")
+    args = p.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
-    card = dict(what="make toy: ShapesWorld quick, 32 -> 128 -> 512", command="imagen-nb train toy --seed SEED", commit=commit, device=device,
-                torch=torch.__version__, python=platform.python_version(), captions="test[0:200], seeds 0-199, one picture each", seeds=runs)
+    card = dict(what=args.name, command=args.command, note=args.note, commit=commit, device=device, torch=torch.__version__,
+                python=platform.python_version(), seeds=[run_card(o) for o in args.runs])
+    if card["seeds"][0]["scores"]: card["captions"] = "test[0:200], seeds 0-199, one picture each"
     out = ROOT/"data"/"runs"
     out.mkdir(parents=True, exist_ok=True)
-    (out/"toy.json").write_text(json.dumps(card, indent=1) + "\n")
-    grid = Image.open(Path(folders[0])/"samples.png").convert("RGB")
-    grid.quantize(64).save(out/"toy-samples.png", optimize=True)
-    print(f"{out/'toy.json'}: {(out/'toy.json').stat().st_size//1024} KiB, {out/'toy-samples.png'}: {(out/'toy-samples.png').stat().st_size//1024} KiB")
+    (out/f"{args.name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    grid = Image.open(args.runs[0]/"samples.png").convert("RGB")
+    grid.quantize(96).save(out/f"{args.name}-samples.png", optimize=True)
+    for path in (out/f"{args.name}.json", out/f"{args.name}-samples.png"): print(f"{path}: {path.stat().st_size//1024} KiB")
 
 
-if __name__ == "__main__": main(sys.argv[1:])
+if __name__ == "__main__": main()

@@ -1,51 +1,70 @@
-"""Write the measured figures of `data/runs/toy.json` into README.md, between its two marks."""
+"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks: `python tools/readme_figures.py`."""
 import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT/"data"/"runs"
+WORDS = {  # the few words of the tables, per language
+    "README.md": dict(
+        right="right, %", held="never trained on", other="other captions", chance="chance", interval="95 % interval",
+        names=dict(count="count", colour="colour", shape="shape", relation="relation", size="size", fill="fill", background="background", all="**everything**")),
+    "README.zh.md": dict(
+        right="正确率 %", held="训练中从未出现的组合", other="换成别的描述", chance="随机水平", interval="95 % 置信区间",
+        names=dict(count="数量", colour="颜色", shape="形状", relation="位置关系", size="大小", fill="填充", background="背景", all="**全部正确**"))}
 
 
-def table(card: dict) -> str:
-    "Scores of every seed, in Markdown."
-    lines = ["| all attributes right, % (32 px) | seen combinations | never trained on | 128 px | 512 px | 512 px, other captions |", "|---|---|---|---|---|---|"]
-    for run in card["seeds"]:
-        s = run["scores"]
-        share = lambda size, part: f"{100*s[size][part]['all']['share']:.1f}"
-        low, high = (100*s["32"]["all"]["all"][k] for k in ("low", "high"))
-        lines.append(f"| seed {run['seed']}: {share('32', 'all')} ({low:.1f}–{high:.1f}) | {share('32', 'seen')} | {share('32', 'held_out')}"
-                     f" | {share('128', 'all')} | {share('512', 'all')} | {share('512', 'shuffled')} |")
+def card(name: str) -> dict:
+    "A run card."
+    return json.loads((RUNS/f"{name}.json").read_text())
+
+
+def shipped(words: dict) -> str:
+    "Attributes one by one, at the first and the last size."
+    scores = card("toy-full")["seeds"][0]["scores"]
+    lines = [f"| {'·'} | 32 px, {words['right']} | 512 px, {words['right']} | {words['interval']} | {words['held']} | {words['other']} | {words['chance']} |",
+             "|---|---|---|---|---|---|---|"]
+    share = lambda size, part, name: f"{100*scores[size][part][name]['share']:.1f}" if name in scores[size][part] else "–"
+    for name, label in words["names"].items():
+        last = scores["512"]["all"][name]
+        lines.append(f"| {label} | {share('32', 'all', name)} | {share('512', 'all', name)} | {100*last['low']:.1f}–{100*last['high']:.1f}"
+                     f" | {share('512', 'held_out', name)} | {share('512', 'shuffled', name)} | {share('512', 'chance', name)} |")
     return "\n".join(lines)
 
 
-def text(card: dict) -> str:
-    "What stands between the marks."
-    minutes = sorted(run["seconds"]/60 for run in card["seeds"])
-    stages = card["seeds"][0]["stages"]
-    samples = ", ".join(f"{row['samples']:,} samples in {row['training_seconds']/60:.1f} min at {name}" for name, row in stages.items())
-    return f"""![Held-out captions drawn by the toy cascade at 32, 128 and 512 pixels](data/runs/toy-samples.png)
-
-What that run gave on {card['device']} (torch {card['torch']}), on `test[0:200]`: half of them
-new scenes of combinations that training had (96 of their 100 sentences occur in training too), half asking for combinations
-of colour and shape, or of shapes and places, that training never showed (none of these sentences occurs there); one picture each, none picked,
-read by the oracle of ShapesWorld, with 95 % Wilson intervals:
-
-{table(card)}
-
-Seed {card['seeds'][0]['seed']} trained on {samples}.
-Training, drawing and scoring took {minutes[0]:.0f}–{minutes[-1]:.0f} minutes, beside other work on the same two cores;
-installation adds one to two. Attributes one by one, both controls (shuffled captions, and
-perfect pictures of other captions) and the loss curves are in [data/runs/toy.json](data/runs/toy.json), which
-`tools/make_run_card.py` writes. Shapes have soft corners and circles are a little lumpy at 32 pixels; enlargement sharpens
-edges and keeps the lumps. The world is small and the oracle takes the nearest shape: this says that the machine works, not
-that the toy is a painter."""
+def cost() -> dict:
+    "Numbers of the sentences around the tables."
+    stages, speed = card("toy-full")["seeds"][0]["stages"], card("sampling")
+    toy = card("toy")["seeds"]
+    shares = [100*run["scores"][size]["all"]["all"]["share"] for run in toy for size in ("512",)]
+    minutes = sorted(run["seconds"]/60 for run in toy)
+    own = card("symbols")["seeds"][0]["stages"]
+    hours = sum(o["training_seconds"] for o in stages.values())/3600
+    return dict(
+        samples=" + ".join(f"{o['samples']:,}" for o in stages.values()), hours=f"{hours:.1f}", parameters=f"{sum(speed['parameters'])/1e6:.1f}",
+        device=speed["device"], torch=speed["torch"], command=f"{speed['command_seconds']['median']:.0f}", one=f"{speed['one_caption']['median']:.1f}",
+        four=f"{speed['four_captions']['median']:.1f}", memory=f"{speed['command_memory_gib']:.1f}",
+        toy_low=f"{min(shares):.0f}", toy_high=f"{max(shares):.0f}", toy_minutes=f"{minutes[0]:.0f}–{minutes[-1]:.0f}",
+        own_minutes=f"{sum(o['training_seconds'] for o in own.values())/60:.0f}", own_samples=" + ".join(f"{o['samples']:,}" for o in own.values()))
 
 
-def main():
-    card = json.loads((ROOT/"data"/"runs"/"toy.json").read_text())
-    path = ROOT/"README.md"
-    marked = re.compile(r"(<!-- figures:toy -->\n).*?(<!-- /figures:toy -->)", re.S)
-    path.write_text(marked.sub(lambda m: m[1] + text(card) + "\n" + m[2], path.read_text()))
+def inputs() -> str:
+    "What becomes of odd files: the table of `tools/bad_input_table.py`, in English."
+    import subprocess
+    import sys
+    return subprocess.run([sys.executable, ROOT/"tools"/"bad_input_table.py"], check=True, capture_output=True, text=True).stdout.strip()
 
 
-if __name__ == "__main__": main()
+def fill(name: str):
+    "Replace what stands between marks `<!-- NAME -->` and `<!-- /NAME -->`, and numbers marked `<!-- n:NAME -->`."
+    path, numbers = ROOT/name, cost()
+    text = path.read_text(encoding="utf-8")
+    def between(mark, new): return re.sub(rf"(<!-- {mark} -->).*?(<!-- /{mark} -->)", lambda m: m[1] + new + m[2], text, flags=re.S)
+    text = between("shipped", "\n" + shipped(WORDS[name]) + "\n")
+    if "<!-- inputs -->" in text: text = between("inputs", "\n" + inputs() + "\n")
+    for key, value in numbers.items(): text = between(key, value)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for name in WORDS: fill(name)

@@ -1,0 +1,65 @@
+"""What a stage drew at several moments of its training: `python tools/draw_moments.py RUN FIGURE`.
+
+RUN is a run on drawn scenes; the moments are the training checkpoints `step_*` still in it (train with `--set training.0.keep=100`).
+The base draws captions; the others enlarge the true low-resolution pictures of the same scenes.
+"""
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from imagen_nb.cascade import Stage
+from imagen_nb.checkpoint import checkpoints, load_directory
+from imagen_nb.plots import image_grid
+from imagen_nb.runs import load_recipe, make_encoder, open_data
+
+SCENES, SIDE, MOMENTS = (0, 1, 2, 3, 4, 6), 128, 5
+
+
+def evenly(paths: list, n: int) -> list:
+    "n of them, the last among them, dense at the beginning."
+    if len(paths) <= n: return paths
+    return [paths[round((len(paths) - 1)*(k/(n - 1))**2)] for k in range(n)]
+
+
+def tile(images: torch.Tensor) -> torch.Tensor:
+    "Pictures at the size of the figure; of large ones the middle, so that edges can be judged."
+    side = images.shape[-1]
+    if side > SIDE: return images[..., side//4:side//4 + SIDE, side//4:side//4 + SIDE]
+    return torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="nearest")
+
+
+def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
+    "A row for each moment, the truth last."
+    text, rows, labels = encoder([world.caption(i) for i in SCENES]), [], []
+    lowres = world.images(SCENES, config.lowres_size) if config.lowres_size else None
+    for path in evenly(sorted(checkpoints(folder)), MOMENTS):
+        stage = Stage(config)
+        stage.network.load_state_dict(load_directory(path)[0]["average"])
+        stage.is_trained = True
+        rows.append(tile(stage.sample(text, lowres, seeds=list(SCENES))))
+        labels.append(f"{config.size} px, step {int(path.name.split('_')[1]):,}")
+    rows.append(tile(world.images(SCENES, config.size)))
+    labels.append(f"{config.size} px, truth")
+    grid = image_grid(torch.cat(rows), columns=len(SCENES))
+    out = Image.new("RGB", (grid.width + 150, grid.height), "white")
+    out.paste(grid, (150, 0))
+    for k, label in enumerate(labels): ImageDraw.Draw(out).text((6, k*(SIDE + 2) + SIDE//2), label, "black")
+    return out
+
+
+def main(run: Path, figure: Path):
+    recipe = load_recipe(run)
+    world, encoder = open_data(recipe, "test"), make_encoder(recipe)
+    parts = [draw_stage(config, run/f"{config.size}px", world, encoder) for config in recipe.stages]
+    out = Image.new("RGB", (max(p.width for p in parts), sum(p.height + 8 for p in parts)), "white")
+    top = 0
+    for part in parts:
+        out.paste(part, (0, top))
+        top += part.height + 8
+    out.quantize(96).save(figure, optimize=True)
+    print(f"{figure}: {figure.stat().st_size//1024} KiB")
+
+
+if __name__ == "__main__": main(Path(sys.argv[1]), Path(sys.argv[2]))
