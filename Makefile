@@ -1,4 +1,5 @@
 # Two commands: `make toy` trains the toy cascade, `make test` checks everything.
+# A third, `make docs`, builds the site and checks it.
 # Needs git, make and Python >= 3.11. Choose another one with `make toy PYTHON=...`;
 # choose another build of torch with `make toy TORCH_FLAGS="--index-url ..."`.
 PYTHON ?= python3
@@ -16,7 +17,7 @@ NEEDS := settings.ini setup.py constraints.txt
 # Compiling every module of every library takes a minute; each is compiled when first used.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: toy test clean
+.PHONY: toy test docs clean
 
 toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
@@ -25,6 +26,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python tools/check_export.py
 	$(BIN)/python tools/run_nbs.py --check -j $(JOBS)
 	$(BIN)/python -m pytest -q tests
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python tools/build_docs.py
+	$(BIN)/python tools/check_site.py docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 $(VENV)/.created: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
@@ -39,6 +45,10 @@ $(VENV)/.installed: $(VENV)/.created $(NEEDS)
 
 $(VENV)/.installed-dev: $(VENV)/.created $(NEEDS)
 	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.created $(NEEDS)
+	$(PIP) -c constraints.txt -e ".[docs]"
 	@touch $(VENV)/.installed $@
 
 clean:
