@@ -722,10 +722,10 @@ def decode_picture(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(blob), formats=FORMATS)
-            _check_size(*image.size)
+            _check_header(image)
             return _rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise UnreadablePicture(f"more than {MAX_PIXELS} pixels") from None
+        raise UnreadablePicture(f"more than {MAX_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:
         raise UnreadablePicture("not JPEG, PNG, WebP, BMP, GIF or TIFF") from None
     except UnreadablePicture:
@@ -734,19 +734,20 @@ def decode_picture(
         raise UnreadablePicture("truncated or damaged") from e
 
 # %% ../nbs/01_data.ipynb #30b75c8c
-def _check_size(w: int, h: int):
-    "Refuse by the header alone what is too large or too small."
+def _check_header(image):
+    "Refuse before decoding what is too large, too small, or in numbers without a known range."
+    w, h = image.size
     if w*h > MAX_PIXELS:
-        raise UnreadablePicture(f"more than {MAX_PIXELS} pixels")
+        raise UnreadablePicture(f"more than {MAX_PIXELS:,} pixels")
     if min(w, h) < MIN_SIDE:
         raise UnreadablePicture(f"shorter side under {MIN_SIDE} pixels")
+    if image.mode in ("F", "LAB") or image.mode == "I" and image.format == "TIFF":
+        raise UnreadablePicture(f"pixels without a known range (mode {image.mode})")
 
 # %% ../nbs/01_data.ipynb #03d25e7f
 def _rgb(image):
-    "RGB on white, from any mode whose numbers have a known range."
+    "RGB on white, from any mode that `_check_header` lets pass."
     from PIL import Image
-    if image.mode in ("F", "LAB") or image.mode == "I" and image.format == "TIFF":
-        raise UnreadablePicture(f"pixels without a known range (mode {image.mode})")
     if image.mode.startswith("I"):  # 16 bits in one channel: 65535 becomes 255
         levels = (np.asarray(image).astype("int64") + 128)//257
         return Image.fromarray(levels.astype("uint8")).convert("RGB")
@@ -764,9 +765,10 @@ def to_square(
     w, h = picture.size
     side = min(w, h)
     left, top = (w - side)//2, (h - side)//2
-    pixels = np.array(picture.crop((left, top, left + side, top + side)))
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()/127.5 - 1
-    return resize(images, size)[0]
+    pixels = torch.from_numpy(np.array(picture.crop((left, top, left + side, top + side))))
+    return torch.cat([  # channel by channel: a third of the memory, and faster
+        resize(channel[None, None].float().div_(127.5).sub_(1), size)
+        for channel in pixels.unbind(-1)], 1)[0]
 
 # %% ../nbs/01_data.ipynb #b8785a9d
 def decode_text(
@@ -871,8 +873,8 @@ class CaptionedImages:
     ) -> Tensor:                  # (b 3 h w) in [-1, 1]
         "Pictures by index: centred squares at any size."
         squares = torch.stack([self.squares(self._row(i), size or self.size) for i in indices])
-        images = squares.float()/127.5 - 1
-        return (images if crop is None else crop_images(images, crop)).to(device)
+        squares = squares if crop is None else crop_images(squares, crop)
+        return squares.float().div_(127.5).sub_(1).to(device)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -895,7 +897,7 @@ def _report(ds: CaptionedImages):
         yield f"  {n} {reason}: {', '.join(ds.examples[reason])}{', ...'*(n > 3)}"
     captions = collections.Counter(map(ds.caption, range(len(ds))))
     damaged = sum(n for caption, n in captions.items() if "\ufffd" in caption)
-    yield (f"captions: {len(captions) - ('' in captions)} different, {captions['']} pictures without"
+    yield (f"captions: {len(captions) - ('' in captions)} different, {captions['']} missing"
            + f", {damaged} with undecodable characters"*bool(damaged))
     if ds.sides:
         yield f"sides: {ds.sides[0]} to {ds.sides[1]} pixels"
@@ -940,12 +942,18 @@ def _walk(root: Path):
     files, problems, ignored = [], [], collections.Counter()
     failed = lambda e: problems.append((f"folder: {_reason(e)}", os.path.relpath(e.filename, root)))
     for folder, inner, names in os.walk(root, onerror=failed):
-        hidden = [n for n in inner + names if n[0] == "." or n == "__MACOSX"]
-        linked = [n for n in inner if n not in hidden and os.path.islink(os.path.join(folder, n))]
+        hidden = {n for n in inner + names if _is_hidden(n)}
+        linked = {n for n in inner if os.path.islink(os.path.join(folder, n))} - hidden
         ignored += collections.Counter({"hidden": len(hidden), "linked folders": len(linked)})
-        inner[:] = [n for n in inner if n not in hidden + linked]
-        files += [os.path.relpath(os.path.join(folder, n), root) for n in names if n not in hidden]
+        inner[:] = [n for n in inner if n not in hidden | linked]
+        here = os.path.relpath(folder, root)
+        files += [n if here == "." else os.path.join(here, n) for n in names if n not in hidden]
     return sorted(files), problems, ignored
+
+# %% ../nbs/01_data.ipynb #4838cb78
+def _is_hidden(*names: str) -> bool:
+    "Is one of these parts of a path hidden, or macOS's folder of leftovers?"
+    return any(n == "__MACOSX" or n[0] == "." and n.strip(".") for n in names if n)
 
 # %% ../nbs/01_data.ipynb #8e2db855
 def _read_file(path: Path) -> bytes:
@@ -1109,7 +1117,9 @@ class _Shards:
     def _add(self, found: dict, shard: int, member):
         key, end = re.fullmatch(r"((?:.*/)?[^./]*)\.?(.*)", member.name, re.S).groups()
         kind = "text" if end == "txt" else f".{end}".lower() in SUFFIXES and "image"
-        if not kind or not member.isreg():
+        if _is_hidden(*member.name.split("/")):
+            self.ignored["hidden"] += 1
+        elif not kind or not member.isreg():
             self.ignored[f".{end}" if member.isreg() else "folders and links"] += 1
         elif kind in found.setdefault((shard, key), {}):
             self.problems.append((f"second {kind} of one key", f"{self.paths[shard].name}: {member.name}"))

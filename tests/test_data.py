@@ -505,7 +505,7 @@ def test_bad_pictures_are_counted_and_left_out(folder, monkeypatch):
     assert len(seen) == 1
     check(ds, [""]*3)
     assert ds.skipped == {"empty file": 1, "truncated or damaged": 1,
-                          "not JPEG, PNG, WebP, BMP, GIF or TIFF": 1, "more than 80000 pixels": 1}
+                          "not JPEG, PNG, WebP, BMP, GIF or TIFF": 1, "more than 80,000 pixels": 1}
     rows = [dict(file_name=n, text="t") for n in (*COLOURS, "gone.png")]
     (folder/"metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     with pytest.warns(UserWarning, match="1 No such file"):
