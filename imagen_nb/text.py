@@ -8,6 +8,7 @@ __all__ = ['FAMILIES', 'TextEmbedding', 'load_text_model', 'digest', 'check_capt
 
 # %% ../nbs/02_text.ipynb #0bc27512
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,6 +147,10 @@ def check_captions(
     if wrong:
         raise ValueError(f"{function}: captions, got {len(wrong)} that are no str, first"
                          f" {repr(wrong[0])[:60]}, expected a list of str")
+    halves = [caption for caption in captions if re.search("[\ud800-\udfff]", caption)]
+    if halves:
+        raise ValueError(f"{function}: captions, got {len(halves)} with half a character, first"
+                         f" {ascii(halves[0])[:60]}, expected text that UTF-8 can hold")
 
 # %% ../nbs/02_text.ipynb #d4b6d1ad
 def find_folder(
@@ -247,9 +252,10 @@ class TextEncoder:
         captions:list,  # of str
     ) -> list:          # of lists of token numbers, at most `max_length`; [] for a blank
         "Token numbers; captions too long lose their tails and are counted."
-        ids, n = self.tokenizer(list(captions), verbose=False)["input_ids"], self.max_length
+        n, far = self.max_length, 64*self.max_length  # characters: no token has as many as 64
+        ids = self.tokenizer([c[:far] for c in captions], verbose=False)["input_ids"]
         ids = [row if caption.strip() else [] for row, caption in zip(ids, captions)]
-        self.truncated += sum(len(row) > n for row in ids)
+        self.truncated += sum(len(row) > n or len(c) > far for row, c in zip(ids, captions))
         return [row if len(row) <= n else row[:n-1] + row[-1:] for row in ids]
 
     def batches(

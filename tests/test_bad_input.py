@@ -609,6 +609,17 @@ def test_a_long_caption_is_not_slow(encoder, text):
     assert time.perf_counter() - start < 2
 
 
+def test_cutting_before_the_tokenizer_changes_no_token(encoder):
+    for text in (LONG, "ab"*30_000, MIXED*2000):
+        ids = encoder.tokenizer(text, verbose=False)["input_ids"]
+        n, before = encoder.max_length, encoder.truncated
+        assert encoder.tokenize([text]) == [ids[:n - 1] + ids[-1:]] and encoder.truncated == before + 1
+
+
+def test_half_a_character_is_refused_by_name(encoder):
+    with pytest.raises(ValueError, match=r"TextEncoder: captions, got 1 with half.*ud83d"): encoder(["a", "a\ud83d"])
+
+
 def test_cleaning_leaves_written_language_alone():
     for text in (MIXED, "Größe", unicodedata.normalize("NFD", "Größe"), "日本語", "a\u200db\u200e"):
         assert data.clean_caption(text) == text
