@@ -61,6 +61,13 @@ def built(source):
     return sdist, wheel
 
 
+def test_sizes(source, built):
+    "What ships stays small: 25 MB of data, 20 MB of weights, each wheel little more."
+    size = lambda folder: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    assert size(source / "data" / "toy") <= 20e6 and size(source / "data") <= 25e6
+    assert built[1].stat().st_size <= 25e6
+
+
 def data_files(source):
     data = source / "data"
     return sorted(p.relative_to(data).as_posix() for p in data.rglob("*")
@@ -115,7 +122,11 @@ def test_it_works_from_the_wheel(source, built, tmp_path):
     assert Path(told["at"]).is_relative_to(tmp_path / "env")
     assert Path(told["assets"]).name == "assets"
     assert told["files"] == data_files(source)
-    assert (tmp_path / "env" / "bin" / "imagen-nb").exists()
+    command = tmp_path / "env" / "bin" / "imagen-nb"
+    caption = "a small red circle to the left of a big blue square"
+    printed = run(command, "sample", caption, "--steps", "2,1,1", cwd=tmp_path).split()
+    assert printed == ["pictures/a-small-red-circle-to-the-left-of-a-big-blue-square-seed0.png", "pictures/grid.png"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in printed)
 
 
 def test_it_works_from_a_checkout(source):

@@ -58,7 +58,7 @@ def main(run: Path, figure: Path):
     for part in parts:
         out.paste(part, (0, top))
         top += part.height + 8
-    out.quantize(96).save(figure, optimize=True)
+    out.save(figure, quality=85, subsampling=0)
     print(f"{figure}: {figure.stat().st_size//1024} KiB")
 
 

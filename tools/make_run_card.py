@@ -23,12 +23,18 @@ def stage_card(folder: Path) -> dict:
                 loss=[[r["step"], round(r["loss"], 5)] for r in keep], by_level=rows[-1]["by_level"])
 
 
+def newest(folder: Path) -> Path:
+    "Where a run's last pictures are: `tools/train_crowded.py` goes on in a folder of its own."
+    return folder/"crowded" if (folder/"crowded").exists() else folder
+
+
 def run_card(folder: Path) -> dict:
     "One run: its stages and, on drawn scenes, its scores."
-    path = folder/"scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else {}
+    last = newest(folder)
+    scores = json.loads((last/"scores.json").read_text()) if (last/"scores.json").exists() else {}
     seconds = scores.pop("seconds", None)
-    stages = {p.name: stage_card(p) for p in sorted(folder.glob("*px"), key=lambda p: int(p.name[:-2]))}
+    parts = sorted(folder.glob("*px"), key=lambda p: int(p.name[:-2])) + sorted((folder/"crowded").glob("*px"))
+    stages = {p.relative_to(folder).as_posix(): stage_card(p) for p in parts}
     seed = next(iter(stages.values()))["config"]["train"]["seed"]
     return dict(seed=seed, seconds=seconds and round(seconds), stages=stages, scores=scores)
 
@@ -48,9 +54,9 @@ def main():
     out = ROOT/"data"/"runs"
     out.mkdir(parents=True, exist_ok=True)
     (out/f"{args.name}.json").write_text(json.dumps(card, indent=1) + "\n")
-    grid = Image.open(args.runs[0]/"samples.png").convert("RGB")
-    grid.quantize(96).save(out/f"{args.name}-samples.png", optimize=True)
-    for path in (out/f"{args.name}.json", out/f"{args.name}-samples.png"): print(f"{path}: {path.stat().st_size//1024} KiB")
+    grid = Image.open(newest(args.runs[0])/"samples.png").convert("RGB")
+    grid.save(out/f"{args.name}-samples.jpg", quality=85, subsampling=0)
+    for path in (out/f"{args.name}.json", out/f"{args.name}-samples.jpg"): print(f"{path}: {path.stat().st_size//1024} KiB")
 
 
 if __name__ == "__main__": main()
