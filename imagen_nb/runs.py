@@ -13,7 +13,7 @@ from imagen_nb.recipes import Recipe
 __all__ = ["train", "work", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
 
 HELD_OUT = 200  # test captions drawn and scored at the end of a run on ShapesWorld
-EXAMPLES = 16   # captions drawn at the end of a run on the user's pictures
+EXAMPLES = 8    # captions drawn at the end of a run on the user's pictures
 
 
 def train(

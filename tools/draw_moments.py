@@ -14,33 +14,35 @@ from imagen_nb.checkpoint import checkpoints, load_directory
 from imagen_nb.plots import image_grid
 from imagen_nb.runs import load_recipe, make_encoder, open_data
 
-SCENES, SIDE, MOMENTS = (0, 1, 2, 3, 4, 6), 128, 5
+SCENES, SIDE, MOMENTS = (0, 2, 3, 4, 6), 84, 5
 
 
 def evenly(paths: list, n: int) -> list:
-    "n of them, the last among them, dense at the beginning."
+    "n of them, the first and the last among them."
     if len(paths) <= n: return paths
-    return [paths[round((len(paths) - 1)*(k/(n - 1))**2)] for k in range(n)]
+    return [paths[round((len(paths) - 1)*k/(n - 1))] for k in range(n)]
 
 
-def tile(images: torch.Tensor) -> torch.Tensor:
-    "Pictures at the size of the figure; of large ones the middle, so that edges can be judged."
+def tile(images: torch.Tensor, scenes: list) -> torch.Tensor:
+    "Pictures at the size of the figure; of large ones the edge of the first thing."
     side = images.shape[-1]
-    if side > SIDE: return images[..., side//4:side//4 + SIDE, side//4:side//4 + SIDE]
-    return torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="nearest")
+    if side <= 2*SIDE: return torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="nearest" if side < SIDE else "area")
+    corners = [[round((c - o.r/2)*side) - SIDE//2 for c in (o.y, o.x)] for o in (scene.things[0] for scene in scenes)]
+    return torch.stack([image[:, y:y + SIDE, x:x + SIDE] for image, (y, x) in zip(images, corners)])
 
 
 def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
     "A row for each moment, the truth last."
     text, rows, labels = encoder([world.caption(i) for i in SCENES]), [], []
     lowres = world.images(SCENES, config.lowres_size) if config.lowres_size else None
+    scenes = [world.scene(i) for i in SCENES]
     for path in evenly(sorted(checkpoints(folder)), MOMENTS):
         stage = Stage(config)
         stage.network.load_state_dict(load_directory(path)[0]["average"])
         stage.is_trained = True
-        rows.append(tile(stage.sample(text, lowres, seeds=list(SCENES))))
+        rows.append(tile(stage.sample(text, lowres, seeds=list(SCENES)), scenes))
         labels.append(f"{config.size} px, step {int(path.name.split('_')[1]):,}")
-    rows.append(tile(world.images(SCENES, config.size)))
+    rows.append(tile(world.images(SCENES, config.size), scenes))
     labels.append(f"{config.size} px, truth")
     grid = image_grid(torch.cat(rows), columns=len(SCENES))
     out = Image.new("RGB", (grid.width + 150, grid.height), "white")
@@ -58,7 +60,7 @@ def main(run: Path, figure: Path):
     for part in parts:
         out.paste(part, (0, top))
         top += part.height + 8
-    out.save(figure, quality=85, subsampling=0)
+    out.save(figure, quality=62)
     print(f"{figure}: {figure.stat().st_size//1024} KiB")
 
 

@@ -42,7 +42,7 @@ def run_card(folder: Path) -> dict:
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("name", help="of the card")
-    p.add_argument("runs", nargs="+", type=Path, help="directories of runs; the sample grid comes from the first")
+    p.add_argument("runs", nargs="+", type=Path, help="directories of runs; the sample grid comes from the last")
     p.add_argument("--command", required=True, help="what made them")
     p.add_argument("--note", default="", help="what a reader of the card must know")
     args = p.parse_args()
@@ -54,8 +54,8 @@ def main():
     out = ROOT/"data"/"runs"
     out.mkdir(parents=True, exist_ok=True)
     (out/f"{args.name}.json").write_text(json.dumps(card, indent=1) + "\n")
-    grid = Image.open(newest(args.runs[0])/"samples.png").convert("RGB")
-    grid.save(out/f"{args.name}-samples.jpg", quality=85, subsampling=0)
+    grid = Image.open(newest(args.runs[-1])/"samples.png").convert("RGB")
+    grid.save(out/f"{args.name}-samples.jpg", quality=80, subsampling=0)
     for path in (out/f"{args.name}.json", out/f"{args.name}-samples.jpg"): print(f"{path}: {path.stat().st_size//1024} KiB")
 
 

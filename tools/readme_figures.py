@@ -38,14 +38,14 @@ def cost() -> dict:
     toy = card("toy")["seeds"]
     shares = [100*run["scores"][size]["all"]["all"]["share"] for run in toy for size in ("512",)]
     minutes = sorted(run["seconds"]/60 for run in toy)
-    own = card("symbols")["seeds"][0]["stages"]
+    own = [stage for run in card("symbols")["seeds"] for stage in run["stages"].values()]
     hours = sum(o["training_seconds"] for o in stages.values())/3600
     return dict(
         samples=" + ".join(f"{o['samples']:,}" for o in stages.values()), hours=f"{hours:.1f}", parameters=f"{sum(speed['parameters'])/1e6:.1f}",
         device=speed["device"], torch=speed["torch"], command=f"{speed['command_seconds']['median']:.0f}", one=f"{speed['one_caption']['median']:.1f}",
         four=f"{speed['four_captions']['median']:.1f}", memory=f"{speed['command_memory_gib']:.1f}",
         toy_low=f"{min(shares):.0f}", toy_high=f"{max(shares):.0f}", toy_minutes=f"{minutes[0]:.0f}–{minutes[-1]:.0f}",
-        own_minutes=f"{sum(o['training_seconds'] for o in own.values())/60:.0f}", own_samples=" + ".join(f"{o['samples']:,}" for o in own.values()))
+        own_minutes=f"{sum(o['training_seconds'] for o in own)/60:.0f}", own_samples=" + ".join(f"{o['samples']:,}" for o in own))
 
 
 def inputs() -> str:
