@@ -258,7 +258,8 @@ def draw_captions(
     folder, paths = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
     for caption, seed, image in zip(captions, seeds, stages[-1]):
-        name = "".join(c if c.isalnum() else "-" for c in caption)[:50].strip("-") or "empty"
+        name = "".join(c if c.isalnum() else "-" for c in caption)[:60].strip("-") or "empty"
+        name = name.encode()[:200].decode(errors="ignore")  # file systems take 255 bytes
         paths.append(folder/f"{name}-seed{seed}.png")
         save_picture(image, paths[-1])
     save_grid(captions, stages, overview)
