@@ -159,13 +159,15 @@ def launch(out: Path, stage: int | None, held_out: int, processes: int):
     def forward(*_):
         child.send_signal(signal.SIGTERM)
         raise KeyboardInterrupt
-    before = signal.signal(signal.SIGTERM, forward)
+    handlers = {signal.SIGTERM: forward, signal.SIGINT: signal.default_int_handler}  # a job in the background ignores Ctrl-C
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try: code = child.wait()
     except KeyboardInterrupt:  # the child knows: a terminal tells both
         child.wait()
         raise KeyboardInterrupt(f"stopped; the newest checkpoint is in {out}."
                                 " Run the same command to go on.") from None
-    finally: signal.signal(signal.SIGTERM, before)
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
     if code: raise SystemExit(f"imagen-nb: a training process ended with an error, see above; what it had"
                               f" saved is in {out}. Run the same command to go on.")
 
