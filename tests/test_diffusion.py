@@ -1,13 +1,14 @@
 "Forward process, conversions and losses against independent computations."
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.testing import assert_close
 
-from imagen_nb.diffusion import (alpha_sigma, broadcast_to, cosine_log_snr, diffusion_loss,
-                                 linear_log_snr, loss_weight, q_posterior, q_sample, to_eps,
-                                 to_v, to_x0)
+from imagen_nb.diffusion import (alpha_sigma, broadcast_to, cosine_log_snr, ddpm_betas, ddpm_log_snr, ddpm_timestep,
+                                 diffusion_loss, edm_log_snr, edm_sigma, linear_log_snr, loss_weight, mean_by_level,
+                                 q_posterior, q_sample, to_eps, to_v, to_x0)
 
 TARGETS = ("eps", "x0", "v")
 LEVELS = torch.tensor([-20., -9., -2.5, 0., 1.3, 7., 20.])
@@ -102,6 +103,113 @@ def test_broadcast_to():
         with pytest.raises(ValueError, match="one value per sample"): broadcast_to(torch.ones(shape), x)
 
 
+# ---- other books
+
+@pytest.mark.parametrize("betas", [torch.linspace(1e-4, .02, 1000), torch.linspace(.00085**.5, .012**.5, 1000)**2,
+                                   torch.tensor([1e-12, .5, .999999])])
+def test_discrete_schedules_there_and_back(betas):
+    betas = betas.double()
+    table = ddpm_log_snr(betas)
+    kept = [mpmath.mpf(1)]
+    with mpmath.workdps(40):
+        for beta in betas.tolist(): kept.append(kept[-1]*(1 - mpmath.mpf(beta)))
+        exact = [float(mpmath.log(k/(1-k))) for k in kept[1:]]
+    assert_close(table, double(*exact), rtol=1e-9, atol=1e-9)
+    assert_close(ddpm_betas(table), betas, rtol=1e-9, atol=1e-15)
+    assert_close(ddpm_log_snr(betas.float()), table.float(), rtol=2e-5, atol=2e-5)
+
+
+def test_discrete_cosine_is_diffusers_s():
+    "Improved DDPM's table, which theirs builds from f(t) with its offset and caps at 0.999."
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    def f(t): return torch.cos((t+.008)/1.008*math.pi/2)**2
+    t = torch.arange(1, 1000, dtype=torch.float64)/1000
+    kept = f(t)/f(double(0.))
+    assert_close(ddpm_betas(torch.log(kept/(1-kept))), theirs.betas[:999].double(), rtol=1e-5, atol=1e-7)
+
+
+def test_timesteps_between_two_and_beyond_the_ends():
+    table = ddpm_log_snr(torch.linspace(1e-4, .02, 1000).double())
+    asked = torch.stack([table[0] + 1, table[0], .25*table[7] + .75*table[8], table[-1], table[-1] - 1])
+    assert_close(ddpm_timestep(asked, table), double(0, 0, 7.75, 999, 999))
+    assert ddpm_timestep(asked.float().reshape(5, 1), table).shape == (5, 1)
+
+
+def test_edm_sigma_is_theirs():
+    "Euler's scheduler in diffusers counts noise as EDM does."
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.EulerDiscreteScheduler(beta_start=1e-4, beta_end=.02)
+    sigmas = torch.as_tensor(theirs.sigmas[:-1]).flip(0).double()
+    table = ddpm_log_snr(theirs.betas.double())
+    assert_close(edm_sigma(table), sigmas, rtol=1e-3, atol=0)   # theirs is float32, 1 - kept cancels at step 0
+    assert_close(edm_sigma(table)[10:], sigmas[10:], rtol=2e-5, atol=0)
+    assert_close(edm_log_snr(edm_sigma(table)), table)
+    x0, eps = draws(3, 5, dtype=torch.float64), draws(3, 5, seed=1, dtype=torch.float64)
+    level = table[[0, 500, 999]]
+    assert_close(q_sample(x0, eps, level)/alpha_sigma(level)[0][:, None], x0 + edm_sigma(level)[:, None]*eps)
+
+
+def test_other_books_refuse():
+    for bad in (torch.tensor([.1, 1.]), torch.tensor([0., .1]), torch.tensor([[.1]]), torch.tensor([math.nan])):
+        with pytest.raises(ValueError, match="ddpm_log_snr: betas"): ddpm_log_snr(bad)
+    for bad in (torch.tensor([1., 2.]), torch.tensor([[2., 1.]]), torch.tensor([1., 1.])):
+        with pytest.raises(ValueError, match="ddpm_betas: log_snrs"): ddpm_betas(bad)
+        with pytest.raises(ValueError, match="ddpm_timestep: table"): ddpm_timestep(torch.tensor(0.), bad)
+    with pytest.raises(ValueError, match="edm_log_snr: sigma"): edm_log_snr(torch.tensor([1., 0.]))
+
+
+# ---- loss by level
+
+def test_mean_by_level_equals_a_loop():
+    log_snr, losses = 12*draws(500), draws(500, seed=1)
+    edges = torch.tensor([-10., -3, 0, 2, 9, 1000])
+    means, counts = mean_by_level(losses, log_snr, edges)
+    for k, (low, high) in enumerate(zip(edges, edges[1:])):
+        inside = losses[(log_snr >= low) & (log_snr < high)]
+        assert counts[k] == len(inside)
+        assert_close(means[k], inside.mean(), equal_nan=True, atol=1e-5, rtol=1e-5)
+    assert mean_by_level(losses, log_snr, torch.tensor([500., 600.]))[0].isnan().all()
+
+
+def test_mean_by_level_refuses():
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match="losses and log_snr"): mean_by_level(x, x[:2], x)
+    for edges in (x, torch.tensor([1.]), torch.tensor([[0., 1.]])):
+        with pytest.raises(ValueError, match="edges"): mean_by_level(x, x, edges)
+
+
+# ---- what is refused everywhere
+
+def test_tensors_that_do_not_match_are_refused():
+    x, level = torch.zeros(2, 3), torch.tensor(0.)
+    bad = dict(shape=torch.zeros(2, 4), rank=torch.zeros(3), device=torch.zeros(2, 3, device="meta"),
+               precision=x.double(), whole=x.long(), number=0.)
+    for y in bad.values():
+        for call in (lambda: q_sample(x, y, level), lambda: q_posterior(x, y, level, level+1),
+                     lambda: to_x0(x, y, level, "v"), lambda: to_eps(y, x, level, "v"), lambda: to_v(x, y, level, "eps"),
+                     lambda: diffusion_loss(x, x, y, level)):
+            with pytest.raises(ValueError, match="expected floats of equal shapes"): call()
+    for level in (torch.zeros(3), torch.zeros(2, 3), torch.zeros(2, device="meta"), torch.zeros(2, 1, 1)):
+        with pytest.raises(ValueError, match="one value per sample"): q_sample(x, x, level)
+    for level in (0., None, torch.tensor(True)):
+        for call in (lambda: q_sample(x, x, level), lambda: alpha_sigma(level), lambda: cosine_log_snr(level),
+                     lambda: loss_weight(level)):
+            with pytest.raises(ValueError, match="expected a tensor of numbers"): call()
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_float32_schedules_against_fifty_digits(kind):
+    schedule = dict(cosine=cosine_log_snr, linear=linear_log_snr)[kind]
+    near = torch.logspace(-4, -.31, 60)
+    t = torch.cat([near, 1 - near])
+    with mpmath.workdps(50):
+        exact = [-2*mpmath.log(mpmath.tan(mpmath.mpf(x)*mpmath.pi/2)) if kind == "cosine" else
+                 -mpmath.log(mpmath.expm1(mpmath.mpf(x)/10 + mpmath.mpf("9.95")*mpmath.mpf(x)**2)) for x in t.tolist()]
+        exact = double(*map(float, exact))
+    assert ((schedule(t).double() - exact).abs() <= 1e-6*exact.abs().clamp(min=1)).all()
+
+
 # ---- forward process
 
 def test_q_sample_equals_a_thousand_small_steps():
@@ -127,7 +235,7 @@ def test_q_sample_keeps_precision_and_shapes():
     half = draws(2, 3, 4, 4).bfloat16()
     assert q_sample(half, half, torch.tensor(0.)).dtype == torch.float32
     assert q_sample(half.double(), half.double(), torch.tensor(0.)).dtype == torch.float64
-    with pytest.raises(ValueError, match="shape of x0"): q_sample(half, half[:1], torch.tensor(0.))
+    with pytest.raises(ValueError, match="equal shapes"): q_sample(half, half[:1], torch.tensor(0.))
 
 
 @pytest.mark.parametrize("l_t, l_s", [(-1., .5), (-6., -5.8), (2., 6.)])
