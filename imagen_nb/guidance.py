@@ -6,11 +6,13 @@
 __all__ = ['drop_text', 'classifier_free_guidance', 'guided']
 
 # %% ../nbs/05_guidance.ipynb #00dee74a
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from .diffusion import seen_any
 from .text import TextEmbedding
 
 # %% ../nbs/05_guidance.ipynb #a3114f77
@@ -29,22 +31,35 @@ def drop_text(
                          torch.where(keep[:, None], text.mask, only_first))
 
 # %% ../nbs/05_guidance.ipynb #6c97bd27
+def _check_weight(
+    name:str,           # the function that asks
+    w:float|Tensor,     # what it was given
+    b:int,              # samples
+):
+    "Refuse what is not a finite number, or one for each sample."
+    if isinstance(w, Tensor):
+        fits = not w.is_complex() and w.dtype != torch.bool and tuple(w.shape) in ((), (b,))
+        if fits and not seen_any(~w.isfinite()): return
+    elif isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w): return
+    raise ValueError(f"{name}: w, got {w!r}, expected a finite number or one per sample ({b},)")
+
+# %% ../nbs/05_guidance.ipynb #86570f3f
 def classifier_free_guidance(
     cond:Tensor,        # prediction with the caption, (b, ...)
     uncond:Tensor,      # prediction with the null embedding, same shape
     w:float|Tensor,     # guidance weight, 1 is off; one for all or (b,)
 ) -> Tensor:            # guided prediction, at least float32
     "Weighted sum past the conditional prediction (eq. 2)."
-    if cond.shape != uncond.shape:
+    if (cond.shape, cond.device, cond.dtype) != (uncond.shape, uncond.device, uncond.dtype):
         raise ValueError("classifier_free_guidance: cond and uncond, got"
-                         f" {tuple(cond.shape)} and {tuple(uncond.shape)},"
-                         " expected equal shapes")
+                         f" {tuple(cond.shape)} {cond.dtype} on {cond.device} and"
+                         f" {tuple(uncond.shape)} {uncond.dtype} on {uncond.device},"
+                         " expected equal shapes, devices and dtypes")
+    _check_weight("classifier_free_guidance", w, len(cond))
+    if seen_any(cond.isnan() | uncond.isnan()):
+        raise ValueError("classifier_free_guidance: cond or uncond, got NaN, expected numbers")
     if cond.dtype != torch.float64: cond, uncond = cond.float(), uncond.float()
-    if isinstance(w, Tensor) and w.ndim:
-        if w.shape != cond.shape[:1]:
-            raise ValueError(f"classifier_free_guidance: w, got {tuple(w.shape)},"
-                             f" expected a number or ({len(cond)},)")
-        w = w.to(cond).reshape(-1, *[1]*(cond.ndim-1))
+    if isinstance(w, Tensor) and w.ndim: w = w.to(cond).reshape(-1, *[1]*(cond.ndim-1))
     return w*cond + (1-w)*uncond
 
 # %% ../nbs/05_guidance.ipynb #1187d236
@@ -57,6 +72,7 @@ def guided(
     "Both branches in one batch of 2b rows, captions first; w == 1 runs one branch."
     if interval is not None and not interval[0] < interval[1]:
         raise ValueError(f"guided: interval, got {interval}, expected (low, high)")
+    _check_weight("guided", w, len(text.tokens))
     both = TextEmbedding.concat([text, text.null()])
     def predict_guided(z, log_snr):
         log_snr, weight = log_snr.expand(len(z)), w

@@ -7,13 +7,14 @@ __all__ = ['time_grid', 'sample_ddpm', 'sample_ddim', 'sample_dpmpp_2m', 'keyed_
 
 # %% ../nbs/04_sampling.ipynb #dda4bafb
 import hashlib
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .diffusion import alpha_sigma, q_posterior
+from .diffusion import alpha_sigma, q_posterior, seen_any
 
 # %% ../nbs/04_sampling.ipynb #b55a1245
 def time_grid(
@@ -24,7 +25,8 @@ def time_grid(
     kind:str="t",       # even steps in "t" (paper) or in "log_snr" (not in paper)
 ) -> Tensor:            # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
-    if n < 1: raise ValueError(f"time_grid: steps, got {n}, expected 1 or more")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"time_grid: n, got {n!r}, expected a whole number, 1 or more")
     if not 1 >= start > end >= 0:
         raise ValueError(f"time_grid: times, got start {start} and end {end},"
                          " expected 1 >= start > end >= 0")
@@ -42,12 +44,36 @@ def _begin(
     log_snrs:Tensor,         # n+1 rising noise levels
     noise:Callable|None,     # source of fresh noise, or None
 ) -> tuple:                  # z and log_snrs in one dtype of at least float32; noise
-    "Check the grid and settle on the arithmetic's precision."
-    if log_snrs.ndim != 1 or len(log_snrs) < 2 or not bool((log_snrs.diff() > 0).all()):
+    "Check start and grid, and settle on the arithmetic's precision."
+    if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim == 0:
+        got = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else repr(z)
+        raise ValueError(f"{name}: z, got {got}, expected floats (b, ...)")
+    rises = (isinstance(log_snrs, Tensor) and log_snrs.ndim == 1 and len(log_snrs) > 1
+             and bool((log_snrs.diff() > 0).all()))
+    if not rises:
         raise ValueError(f"{name}: log_snrs, got {log_snrs}, expected n+1 rising values"
                          " (from noise to data)")
     if z.dtype != torch.float64: z = z.float()
     return z, log_snrs.to(z), noise or (lambda i, z: torch.randn_like(z))
+
+# %% ../nbs/04_sampling.ipynb #d2cf6a31
+def _ask(
+    name:str,           # the sampler that asks
+    denoise:Callable,   # denoise(z, log_snr) -> x0_hat
+    z:Tensor,           # where we are, (b, ...)
+    log_snrs:Tensor,    # the grid
+    i:int,              # which step
+) -> Tensor:            # x0_hat, like z
+    "One look at the network, refused if it cannot be a picture."
+    x0_hat = denoise(z, log_snrs[i].expand(len(z)))
+    if not isinstance(x0_hat, Tensor) or (x0_hat.shape, x0_hat.device) != (z.shape, z.device):
+        got = f"{tuple(x0_hat.shape)} on {x0_hat.device}" if isinstance(x0_hat, Tensor) else repr(x0_hat)
+        raise ValueError(f"{name}: x0_hat of step {i}, got {got}, expected one like z,"
+                         f" {tuple(z.shape)} on {z.device}")
+    bad = ~x0_hat.isfinite()
+    if seen_any(bad) or i == len(log_snrs)-2 and bool(bad.any()):
+        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity, expected numbers")
+    return x0_hat.to(z.dtype)
 
 # %% ../nbs/04_sampling.ipynb #99618646
 def sample_ddpm(
@@ -65,7 +91,7 @@ def sample_ddpm(
     n = len(log_snrs) - 1
     for i in range(n):
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
-        x0_hat = denoise(z, log_snr_t.expand(len(z))).to(z.dtype)
+        x0_hat = _ask("sample_ddpm", denoise, z, log_snrs, i)
         mean, small = q_posterior(x0_hat, z, log_snr_t, log_snr_s)
         large = -torch.expm1(log_snr_t - log_snr_s)*alpha_sigma(log_snr_t)[1]**2
         std = (small**(1-gamma)*large**gamma).sqrt()
@@ -90,7 +116,7 @@ def sample_ddim(
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
         alpha_t, sigma_t = alpha_sigma(log_snr_t)
         alpha_s, sigma_s = alpha_sigma(log_snr_s)
-        x0_hat = denoise(z, log_snr_t.expand(len(z))).to(z.dtype)
+        x0_hat = _ask("sample_ddim", denoise, z, log_snrs, i)
         eps_hat = (z - alpha_t*x0_hat)/sigma_t   # from x0_hat, so thresholds count
         fresh = eta**2*-torch.expm1(log_snr_t - log_snr_s)   # share of sigma_s^2
         z = alpha_s*x0_hat + sigma_s*(1 - fresh).sqrt()*eps_hat
@@ -112,7 +138,7 @@ def sample_dpmpp_2m(   # not in paper
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
         alpha_s, sigma_s = alpha_sigma(log_snr_s)
         sigma_t = alpha_sigma(log_snr_t)[1]
-        x0_hat = denoise(z, log_snr_t.expand(len(z))).to(z.dtype)
+        x0_hat = _ask("sample_dpmpp_2m", denoise, z, log_snrs, i)
         aim = x0_hat
         if 0 < i < n-1:   # extrapolate x0_hat to the middle of the step
             ratio = (log_snr_s - log_snr_t)/(log_snr_t - log_snrs[i-1])

@@ -89,7 +89,7 @@ def test_one_weight_per_sample():
 def test_refuses_and_upcasts():
     x = torch.zeros(4, 2)
     with pytest.raises(ValueError, match="equal shapes"): classifier_free_guidance(x, x[:2], 2.)
-    with pytest.raises(ValueError, match="a number or"): classifier_free_guidance(x, x, torch.ones(2))
+    with pytest.raises(ValueError, match="finite number or one per sample"): classifier_free_guidance(x, x, torch.ones(2))
     assert classifier_free_guidance(x.bfloat16(), x.bfloat16(), 2.).dtype == torch.float32
 
 
@@ -102,6 +102,28 @@ def test_guidance_commutes_with_the_choice_of_target(space, target):
     early = classifier_free_guidance(space(cond, z_t, log_snr, target),
             space(uncond, z_t, log_snr, target), w)
     assert_close(late, early)
+
+
+@pytest.mark.parametrize("w", [float("nan"), float("inf"), "7.5", None, True, 1j, torch.ones(2), torch.ones(4, 1),
+                               torch.tensor([1., 2., float("nan"), 1.]), torch.ones(4).bool()])
+def test_weights_that_are_none_are_refused(w):
+    x = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="classifier_free_guidance: w, got .* expected a finite number"):
+        classifier_free_guidance(x, x, w)
+    with pytest.raises(ValueError, match="guided: w, got"): guided(Recorder(), captions(4, lengths=(4, 2, 1, 1)), w)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(4, 3), torch.zeros(4, 2).double(), torch.zeros(4, 2, device="meta")])
+def test_branches_that_do_not_match_are_refused(other):
+    with pytest.raises(ValueError, match="expected equal shapes, devices and dtypes"):
+        classifier_free_guidance(torch.zeros(4, 2), other, 2.)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_nan_in_one_branch_is_refused(side):
+    both = [torch.zeros(4, 2), torch.zeros(4, 2)]
+    both[side][3, 1] = float("nan")
+    with pytest.raises(ValueError, match="got NaN"): classifier_free_guidance(*both, 2.)
 
 
 # ---- the guided predictor

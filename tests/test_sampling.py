@@ -96,6 +96,34 @@ def test_options_out_of_range_are_refused():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("answer, says", [(lambda z, l: z*math.nan, "NaN or infinity"), (lambda z, l: z/0, "NaN or infinity"),
+                                          (lambda z, l: z[:1], "expected one like z"), (lambda z, l: z.mean(), "expected one like z"),
+                                          (lambda z, l: None, "got None"), (lambda z, l: z.to("meta"), "on meta")])
+def test_answers_that_are_no_picture_are_refused(name, answer, says):
+    with pytest.raises(ValueError, match=f"{SAMPLERS[name].__name__}: x0_hat of step 0.*{says}"):
+        next(SAMPLERS[name](answer, torch.ones(3, 2), time_grid(4, cosine_log_snr)))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nan_late_in_a_run_names_its_step(name):
+    def denoise(z, log_snr): return z*(math.nan if log_snr[0] > 3 else .5)
+    with pytest.raises(ValueError, match="of step 3, got NaN"):
+        list(SAMPLERS[name](denoise, torch.ones(3, 2), torch.tensor([-4., -1, 1, 4, 6])))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("z", [torch.tensor(1.), torch.ones(3, 2).long(), [1., 2.], None])
+def test_starts_that_are_no_noise_are_refused(name, z):
+    with pytest.raises(ValueError, match=f"{SAMPLERS[name].__name__}: z, got"):
+        list(SAMPLERS[name](lambda z, l: z, z, time_grid(2, cosine_log_snr)))
+
+
+@pytest.mark.parametrize("n", [0, -3, 2.5, True, None, "4"])
+def test_grid_takes_whole_numbers(n):
+    with pytest.raises(ValueError, match="time_grid: n, got"): time_grid(n, cosine_log_snr)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_float64_stays_float64(name):
     _, z, x0_hat = last(SAMPLERS[name](lambda z, l: z*.3, torch.zeros(1, 2).double(),
             time_grid(3, cosine_log_snr)))
