@@ -19,18 +19,34 @@ def static_threshold(
     return x0_hat.clamp(-1, 1)
 
 # %% ../nbs/06_thresholding.ipynb #5bc6ccea
+def _largest(
+    x:Tensor,   # one row per sample, (b, n)
+    k:int,      # how many, 1 to n
+) -> Tensor:    # in any order, (b, k)
+    "The k largest values of each row: they lie in the k blocks with the largest maxima."
+    size = math.isqrt(x.shape[1]//k)    # values per block: both searches equally long
+    if size < 3: return x.topk(k, dim=1, sorted=False).values
+    m = x.shape[1]//size                # blocks, at least k
+    blocks, rest = x[:, :size*m].unflatten(1, (size, m)), x[:, size*m:]
+    best = blocks.amax(1).topk(k, dim=1, sorted=False).indices
+    kept = blocks.gather(2, best[:, None].expand(-1, size, -1)).flatten(1)
+    return torch.cat([kept, rest], 1).topk(k, dim=1, sorted=False).values
+
+# %% ../nbs/06_thresholding.ipynb #306f07f6
 def row_quantile(
     x:Tensor,   # one row per sample, any length, (b, n)
-    p:float,    # share of values at or below the result, in [0, 1]
+    p:float,    # share of values at or below the result, in (0, 1]
 ) -> Tensor:    # (b,), at least float32
     "Exact quantile of each row, linear between neighbours, without a full sort."
-    if not 0 <= p <= 1:
-        raise ValueError(f"row_quantile: p, got {p}, expected in [0, 1],"
+    if not isinstance(p, (int, float)) or not 0 < p <= 1:
+        raise ValueError(f"row_quantile: p, got {p!r}, expected in (0, 1],"
                          " as in 0.995, not 99.5")
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"row_quantile: x, got {tuple(x.shape)}, expected (b, n), n >= 1")
     if x.dtype != torch.float64: x = x.float()
     place = p*(x.shape[1] - 1)        # position in the sorted row, from 0
     below = math.floor(place)
-    tail = x.topk(x.shape[1]-below, dim=1, sorted=False).values
+    tail = _largest(x, x.shape[1]-below)
     if place == below: return tail.amin(1)
     low, high = tail.topk(2, dim=1, largest=False).values.unbind(1)
     return torch.lerp(low, high, place-below)
@@ -44,11 +60,15 @@ def dynamic_threshold(
     "Clip each image at its own quantile of |x0_hat|, then shrink it (section 2.3)."
     if cap is not None and not cap >= 1:
         raise ValueError(f"dynamic_threshold: cap, got {cap}, expected None or >= 1")
-    if x0_hat.device.type == "cpu" and x0_hat.isnan().any():   # on a GPU it would stall
-        raise ValueError("dynamic_threshold: x0_hat, got NaN, expected numbers")
-    s = row_quantile(x0_hat.abs().reshape(len(x0_hat), -1), p).clamp(min=1, max=cap)
+    if x0_hat.ndim < 2 or not x0_hat.numel() or not x0_hat.is_floating_point():
+        raise ValueError(f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)} {x0_hat.dtype},"
+                         " expected floats (b, ...)")
+    size = x0_hat.abs().reshape(len(x0_hat), -1)
+    if size.device.type == "cpu" and not size.amax().isfinite():  # a GPU would have to wait
+        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity, expected numbers")
+    s = row_quantile(size, p).clamp(min=1, max=cap)
     s = s.reshape(-1, *[1]*(x0_hat.ndim-1))
-    return (x0_hat.to(s.dtype).clamp(-s, s)/s).to(x0_hat.dtype)
+    return (x0_hat/s).clamp(-1, 1).to(x0_hat.dtype)
 
 # %% ../nbs/06_thresholding.ipynb #e744a175
 def threshold(

@@ -24,7 +24,7 @@ FAULTS = [
     ("guidance branches swapped", "guidance", "return w*cond + (1-w)*uncond", "return w*uncond + (1-w)*cond"),
     ("caption dropout inverted", "guidance", "torch.where(keep[:, None, None], text.tokens, 0)", "torch.where(keep[:, None, None], 0, text.tokens)"),
     ("caption dropout keeps the mask", "guidance", "torch.where(keep[:, None], text.mask, only_first)", "text.mask"),
-    ("threshold over the batch", "thresholding", "s = row_quantile(x0_hat.abs().reshape(len(x0_hat), -1), p).clamp(min=1, max=cap)", "s = row_quantile(x0_hat.abs().reshape(len(x0_hat), -1), p).max().expand(len(x0_hat)).clamp(min=1, max=cap)"),
+    ("threshold over the batch", "thresholding", "s = row_quantile(size, p).clamp(min=1, max=cap)", "s = row_quantile(size, p).max().expand(len(x0_hat)).clamp(min=1, max=cap)"),
     ("threshold shrinks good pictures", "thresholding", ".clamp(min=1, max=cap)", ".clamp(max=cap)"),
     ("text mask inverted", "layers", "mask = torch.cat([text.mask, mask], dim=1)", "mask = torch.cat([~text.mask, mask], dim=1)"),
     ("pool reads padding", "layers", ".masked_fill(~text.mask[..., None], float(\"-inf\"))", ""),

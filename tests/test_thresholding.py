@@ -13,7 +13,7 @@ def draws(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator(
 # ---- quantile
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 200, 201, 3*32*32])
-@pytest.mark.parametrize("p", [0., .1, .5, .9, .995, .9999, 1.])
+@pytest.mark.parametrize("p", [1e-6, .1, .5, .9, .995, .9999, 1.])
 def test_quantile_equals_numpy(n, p):
     x = draws(4, n)
     expected = np.quantile(x.double().numpy(), p, axis=1)
@@ -32,9 +32,30 @@ def test_quantile_of_more_values_than_torch_s_own_takes():
     assert row_quantile(x, .9995).item() == pytest.approx(np.quantile(x[0].numpy(), .9995), rel=1e-5)
 
 
-@pytest.mark.parametrize("p", [99.5, -.1, 1.01, float("nan")])
+@pytest.mark.parametrize("p", [99.5, 0, -.1, 1.01, float("nan"), None, "0.9"])
 def test_quantile_refuses_percentages(p):
-    with pytest.raises(ValueError, match="expected in \\[0, 1\\]"): row_quantile(draws(2, 5), p)
+    with pytest.raises(ValueError, match=r"expected in \(0, 1\]"): row_quantile(draws(2, 5), p)
+
+
+@pytest.mark.parametrize("n", [9_999, 10_000, 65_537])
+@pytest.mark.parametrize("where", ["one block", "rest", "ties", "half ties", "constant", "rising", "falling"])
+def test_quantile_of_rows_made_to_break_the_search_by_blocks(n, where):
+    x = draws(2, n).abs()
+    if where == "one block": x[:, ::10] = 0; x[0, 500:600] += 100       # neighbours
+    if where == "rest": x[:, -40:] += 100                               # left over when cut into blocks
+    if where == "ties": x = x.round()
+    if where == "half ties": x = x.half().float()
+    if where == "constant": x = torch.full((2, n), 3.)
+    if where == "rising": x = x.sort(dim=1).values
+    if where == "falling": x = x.sort(dim=1, descending=True).values
+    for p in (.3, .9, .995, .9999, 1.):
+        expected = torch.tensor(np.quantile(x.double().numpy(), p, axis=1))
+        assert_close(row_quantile(x.double(), p), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(5), torch.zeros(2, 3, 4), torch.zeros(2, 0), torch.zeros(0, 3)])
+def test_quantile_refuses_shapes(x):
+    with pytest.raises(ValueError, match=r"row_quantile: x, got .* expected \(b, n\)"): row_quantile(x, .5)
 
 
 # ---- thresholds
@@ -106,6 +127,17 @@ def test_dtype_layout_and_nan():
             atol=0, rtol=0)
     x[1, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"): dynamic_threshold(x)
+
+
+@pytest.mark.parametrize("x", [torch.tensor(1.), torch.zeros(3), torch.zeros(0, 3), torch.zeros(2, 3).long()])
+def test_dynamic_refuses_what_is_no_batch(x):
+    with pytest.raises(ValueError, match="dynamic_threshold: x0_hat, got .* expected floats"): dynamic_threshold(x)
+
+
+def test_infinity_is_refused_and_half_precision_is_safe():
+    x = 6e4*torch.ones(1, 4).half()          # near the end of float16, beyond it when squared
+    assert_close(dynamic_threshold(x), torch.ones(1, 4).half())
+    with pytest.raises(ValueError, match="infinity"): dynamic_threshold(2*x)
 
 
 @pytest.mark.parametrize("p, cap", [(.995, 100.), (.95, 1.5), (.995, 1.), (.8, 3.)])
