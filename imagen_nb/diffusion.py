@@ -104,10 +104,10 @@ def ddpm_betas(
     "Inverse of `ddpm_log_snr`: the discrete schedule that visits these levels."
     log_snrs = _floats("ddpm_betas", "log_snrs", log_snrs)
     if log_snrs.ndim != 1 or seen_any(~(log_snrs.diff() < 0)):
-        raise ValueError(f"ddpm_betas: log_snrs, got {tuple(log_snrs.shape)} {log_snrs},"
-                         " expected (n,) falling values")
-    log_kept = F.logsigmoid(log_snrs)                     # log alpha^2
-    before = F.pad(log_kept[:-1], (1, 0))                 # nothing is lost before step 0
+        raise ValueError(f"ddpm_betas: log_snrs, got {tuple(log_snrs.shape)}"
+                         f" {log_snrs}, expected (n,) falling values")
+    log_kept = F.logsigmoid(log_snrs)          # log alpha^2
+    before = F.pad(log_kept[:-1], (1, 0))      # nothing is lost before step 0
     return -torch.expm1(log_kept - before)
 
 # %% ../nbs/03_diffusion.ipynb #0b4d505c
@@ -149,8 +149,8 @@ def _check_alike(
         if not isinstance(x, Tensor): return type(x).__name__
         return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
     def kind(x): return x.shape, x.device, x.dtype == torch.float64
-    real = all(isinstance(x, Tensor) and x.is_floating_point() for x in tensors.values())
-    if not real or len({kind(x) for x in tensors.values()}) > 1:
+    floats = [isinstance(x, Tensor) and x.is_floating_point() for x in tensors.values()]
+    if not all(floats) or len({kind(x) for x in tensors.values()}) > 1:
         got = ", ".join(f"{key} {told(x)}" for key, x in tensors.items())
         raise ValueError(f"{name}: got {got}, expected floats of equal shapes,"
                          " devices and precision (float64 or not)")
@@ -185,8 +185,8 @@ def q_posterior(
 ) -> tuple[Tensor,Tensor]:  # mean, like x0; variance, like log_snr_t
     "Mean and variance of q(z_s | z_t, x0) (App. A)."
     _check_alike("q_posterior", x0=x0, z_t=z_t)
-    given = dict(x0=x0, z_t=z_t, log_snr_t=log_snr_t, log_snr_s=log_snr_s)
-    x0, z_t, log_snr_t, log_snr_s = (_floats("q_posterior", *item) for item in given.items())
+    given = dict(x0=x0, z_t=z_t, log_snr_t=log_snr_t, log_snr_s=log_snr_s).items()
+    x0, z_t, log_snr_t, log_snr_s = (_floats("q_posterior", *item) for item in given)
     if seen_any(~(log_snr_s >= log_snr_t)):
         raise ValueError("q_posterior: s must be less noisy than t, got log_snr_s"
                          f" {log_snr_s}, expected not below log_snr_t {log_snr_t}")
@@ -303,15 +303,16 @@ def mean_by_level(
     losses:Tensor,    # loss of each sample, (n,)
     log_snr:Tensor,   # its noise level, (n,)
     edges:Tensor,     # k+1 rising log-SNR values, the bounds of k bins
-) -> tuple[Tensor,Tensor]:  # mean loss of each bin, NaN if empty, (k,); samples in it, (k,)
+) -> tuple[Tensor,Tensor]:  # mean loss of each bin (NaN if empty), and samples in it, (k,)
     "Loss by noise level, for diagnosis; samples outside the bounds are left out."
     if losses.ndim != 1 or losses.shape != log_snr.shape:
-        raise ValueError(f"mean_by_level: losses and log_snr, got {tuple(losses.shape)} and"
-                         f" {tuple(log_snr.shape)}, expected (n,) both")
+        raise ValueError(f"mean_by_level: losses and log_snr, got {tuple(losses.shape)}"
+                         f" and {tuple(log_snr.shape)}, expected (n,) both")
     if edges.ndim != 1 or len(edges) < 2 or seen_any(~(edges.diff() > 0)):
-        raise ValueError(f"mean_by_level: edges, got {edges}, expected k+1 rising values")
-    edges, k = edges.to(log_snr), len(edges) - 1
-    place = torch.bucketize(log_snr, edges, right=True)   # 0 below, 1 to k, k+1 above
-    counts = torch.zeros(k+2, device=losses.device).index_add(0, place, torch.ones_like(place).float())
-    sums = losses.new_zeros(k+2).index_add(0, place, losses)
-    return (sums/counts.to(sums))[1:-1], counts[1:-1].long()
+        raise ValueError(f"mean_by_level: edges, got {edges},"
+                         " expected k+1 rising values")
+    place = torch.bucketize(log_snr, edges.to(log_snr), right=True)
+    empty = losses.new_zeros(len(edges)+1)        # below, the k bins, above
+    sums = empty.index_add(0, place, losses)
+    counts = empty.index_add(0, place, torch.ones_like(losses))
+    return (sums/counts)[1:-1], counts[1:-1].long()

@@ -38,10 +38,12 @@ def _check_weight(
 ):
     "Refuse what is not a finite number, or one for each sample."
     if isinstance(w, Tensor):
-        fits = not w.is_complex() and w.dtype != torch.bool and tuple(w.shape) in ((), (b,))
-        if fits and not seen_any(~w.isfinite()): return
-    elif isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w): return
-    raise ValueError(f"{name}: w, got {w!r}, expected a finite number or one per sample ({b},)")
+        is_real = not w.is_complex() and w.dtype != torch.bool
+        fits = is_real and tuple(w.shape) in ((), (b,)) and not seen_any(~w.isfinite())
+    else:
+        fits = type(w) in (int, float) and math.isfinite(w)
+    if not fits: raise ValueError(f"{name}: w, got {w!r}, expected a finite number"
+                                  f" or one per sample ({b},)")
 
 # %% ../nbs/05_guidance.ipynb #86570f3f
 def classifier_free_guidance(
@@ -50,14 +52,16 @@ def classifier_free_guidance(
     w:float|Tensor,     # guidance weight, 1 is off; one for all or (b,)
 ) -> Tensor:            # guided prediction, at least float32
     "Weighted sum past the conditional prediction (eq. 2)."
-    if (cond.shape, cond.device, cond.dtype) != (uncond.shape, uncond.device, uncond.dtype):
+    def kind(x): return x.shape, x.device, x.dtype
+    if kind(cond) != kind(uncond):
         raise ValueError("classifier_free_guidance: cond and uncond, got"
                          f" {tuple(cond.shape)} {cond.dtype} on {cond.device} and"
                          f" {tuple(uncond.shape)} {uncond.dtype} on {uncond.device},"
                          " expected equal shapes, devices and dtypes")
     _check_weight("classifier_free_guidance", w, len(cond))
     if seen_any(cond.isnan() | uncond.isnan()):
-        raise ValueError("classifier_free_guidance: cond or uncond, got NaN, expected numbers")
+        raise ValueError("classifier_free_guidance: cond or uncond, got NaN,"
+                         " expected numbers")
     if cond.dtype != torch.float64: cond, uncond = cond.float(), uncond.float()
     if isinstance(w, Tensor) and w.ndim: w = w.to(cond).reshape(-1, *[1]*(cond.ndim-1))
     return w*cond + (1-w)*uncond

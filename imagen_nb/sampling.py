@@ -66,13 +66,15 @@ def _ask(
 ) -> Tensor:            # x0_hat, like z
     "One look at the network, refused if it cannot be a picture."
     x0_hat = denoise(z, log_snrs[i].expand(len(z)))
-    if not isinstance(x0_hat, Tensor) or (x0_hat.shape, x0_hat.device) != (z.shape, z.device):
-        got = f"{tuple(x0_hat.shape)} on {x0_hat.device}" if isinstance(x0_hat, Tensor) else repr(x0_hat)
-        raise ValueError(f"{name}: x0_hat of step {i}, got {got}, expected one like z,"
-                         f" {tuple(z.shape)} on {z.device}")
+    def told(x):
+        return f"{tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
+    if told(x0_hat) != told(z):
+        raise ValueError(f"{name}: x0_hat of step {i}, got {told(x0_hat)},"
+                         f" expected one like z, {told(z)}")
     bad = ~x0_hat.isfinite()
     if seen_any(bad) or i == len(log_snrs)-2 and bool(bad.any()):
-        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity, expected numbers")
+        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity,"
+                         " expected numbers")
     return x0_hat.to(z.dtype)
 
 # %% ../nbs/04_sampling.ipynb #99618646

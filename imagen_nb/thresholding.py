@@ -23,7 +23,7 @@ def _largest(
     x:Tensor,   # one row per sample, (b, n)
     k:int,      # how many, 1 to n
 ) -> Tensor:    # in any order, (b, k)
-    "The k largest values of each row: they lie in the k blocks with the largest maxima."
+    "The k largest values of each row, by way of the k blocks with the largest maxima."
     size = math.isqrt(x.shape[1]//k)    # values per block: both searches equally long
     if size < 3: return x.topk(k, dim=1, sorted=False).values
     m = x.shape[1]//size                # blocks, at least k
@@ -42,7 +42,8 @@ def row_quantile(
         raise ValueError(f"row_quantile: p, got {p!r}, expected in (0, 1],"
                          " as in 0.995, not 99.5")
     if x.ndim != 2 or not x.numel():
-        raise ValueError(f"row_quantile: x, got {tuple(x.shape)}, expected (b, n), n >= 1")
+        raise ValueError(f"row_quantile: x, got {tuple(x.shape)},"
+                         " expected (b, n), n >= 1")
     if x.dtype != torch.float64: x = x.float()
     place = p*(x.shape[1] - 1)        # position in the sorted row, from 0
     below = math.floor(place)
@@ -61,11 +62,12 @@ def dynamic_threshold(
     if cap is not None and not cap >= 1:
         raise ValueError(f"dynamic_threshold: cap, got {cap}, expected None or >= 1")
     if x0_hat.ndim < 2 or not x0_hat.numel() or not x0_hat.is_floating_point():
-        raise ValueError(f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)} {x0_hat.dtype},"
-                         " expected floats (b, ...)")
+        raise ValueError(f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)}"
+                         f" {x0_hat.dtype}, expected floats (b, ...)")
     size = x0_hat.abs().reshape(len(x0_hat), -1)
-    if size.device.type == "cpu" and not size.amax().isfinite():  # a GPU would have to wait
-        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity, expected numbers")
+    if size.device.type == "cpu" and not size.amax().isfinite():  # a GPU would stall
+        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity,"
+                         " expected numbers")
     s = row_quantile(size, p).clamp(min=1, max=cap)
     s = s.reshape(-1, *[1]*(x0_hat.ndim-1))
     return (x0_hat/s).clamp(-1, 1).to(x0_hat.dtype)
