@@ -70,7 +70,7 @@ def dynamic_threshold(
                          " expected numbers")
     s = row_quantile(size, p).clamp(min=1, max=cap)
     s = s.reshape(-1, *[1]*(x0_hat.ndim-1))
-    return (x0_hat/s).clamp(-1, 1).to(x0_hat.dtype)
+    return (x0_hat/s).clamp_(-1, 1).to(x0_hat.dtype)
 
 # %% ../nbs/06_thresholding.ipynb #e744a175
 def threshold(
