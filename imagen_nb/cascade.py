@@ -69,7 +69,7 @@ class StageConfig:
     aug_schedule:str = "cosine"      # maps aug_t to the noise on the low-res picture
     aug_max:float = 1.               # training draws aug_t from U(0, aug_max)
     is_residual:bool = False         # predict x0 - lowres  # not in paper
-    t_start:float = 0.995            # sampling: first time; paper: 1, but see 04 on bfloat16
+    t_start:float = 0.999            # sampling: first time; paper: 1, but see 04 on bfloat16
     steps:int = 256                  # sampling: network evaluations
     sampler:str = "ddpm"             # sampling: "ddpm", "ddim" or "dpmpp_2m"
     w:float = 5.                     # sampling: guidance weight, 1 = off

@@ -252,7 +252,7 @@ def to_v(
     log_snr:Tensor,     # noise level, (b,) or ()
     target:str,         # what `prediction` is: "eps", "x0" or "v"
 ) -> Tensor:            # v_hat = alpha*eps_hat - sigma*x0_hat, at least float32
-    "The velocity a prediction stands for; not in paper, it came with its successor."
+    "The velocity a prediction stands for (Salimans and Ho, 2022); not in paper."
     prediction, z_t, alpha, sigma = _enter("to_v", prediction, z_t, log_snr, target)
     if target == "eps": return (prediction - sigma*z_t)/alpha
     if target == "x0": return (alpha*z_t - prediction)/sigma

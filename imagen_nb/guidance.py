@@ -82,7 +82,8 @@ def guided(
         log_snr, weight = log_snr.expand(len(z)), w
         if interval is not None:   # not in paper
             inside = (log_snr >= interval[0]) & (log_snr <= interval[1])
-            if not inside.any(): return predict(z, log_snr, text)
+            if log_snr.device.type == "cpu" and not inside.any():
+                return predict(z, log_snr, text)
             weight = torch.where(inside, torch.as_tensor(w, device=z.device), 1.)
         if not isinstance(weight, Tensor) and weight == 1:
             return predict(z, log_snr, text)

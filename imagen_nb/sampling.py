@@ -133,7 +133,7 @@ def sample_dpmpp_2m(   # not in paper
     *,
     noise:Callable|None=None,   # unused: the sampler is deterministic
 ) -> Iterator[tuple]:           # (i, z after step i, x0_hat); the last x0_hat is it
-    "DPM-Solver++(2M), its Algorithm 2: two looks per line, first order at both ends."
+    "DPM-Solver++(2M), its Algorithm 2: a line through the last two answers."
     z, log_snrs, _ = _begin("sample_dpmpp_2m", z, log_snrs, noise)
     n, previous = len(log_snrs) - 1, None
     for i in range(n):

@@ -55,7 +55,7 @@ def row_quantile(
 # %% ../nbs/06_thresholding.ipynb #65b42d4a
 def dynamic_threshold(
     x0_hat:Tensor,         # predicted clean images, (b, ...)
-    p:float=0.995,         # share of pixels that set the scale, in [0, 1]
+    p:float=0.995,         # share of values at or below the scale, in (0, 1]
     cap:float|None=None,   # largest scale, at least 1; not in paper (DeepFloyd IF)
 ) -> Tensor:               # the same, in [-1, 1]
     "Clip each image at its own quantile of |x0_hat|, then shrink it (section 2.3)."
