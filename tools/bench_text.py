@@ -1,0 +1,307 @@
+"""Measure the text half: encoding, the cache on disk, faults. Results go to run cards in data/runs.
+
+    python tools/bench_text.py speed [--rounds 3] [--lengths web|short] [--device cuda --xxl]
+    python tools/bench_text.py cache --captions 1000000
+    python tools/bench_text.py wide
+    python tools/bench_text.py kills --n 50
+    python tools/bench_text.py convert
+
+Captions are drawn: words of ShapesWorld at random, their number from a log-normal law with the mean and
+standard deviation that the Conceptual 12M paper states (arXiv 2102.08981, table 1): 20.2 ± 16.3 words for
+the captions of CC12M ("web"), 10.3 ± 4.5 for those of CC3M ("short"), 3 to 256 words in both.
+Weights are random: speed and size do not depend on them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CARDS = ROOT/"data"/"runs"
+LAWS = {"web": (20.2, 16.3), "short": (10.3, 4.5)}  # words: mean, standard deviation
+T5_SMALL = dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
+T5_XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+
+
+def draw_captions(n: int, lengths: str, seed: int = 0) -> list[str]:
+    "n different captions with realistic numbers of words."
+    from imagen_nb.data import ShapesWorld
+    world, g = ShapesWorld("train", level="full"), np.random.default_rng(seed)
+    words = sorted({word for i in range(500) for word in world.caption(i).replace(",", "").split()})
+    mean, std = LAWS[lengths]
+    spread = np.log(1 + (std/mean)**2)
+    captions = {}
+    while len(captions) < n:
+        counts = np.exp(g.normal(np.log(mean) - spread/2, spread**.5, n - len(captions)))
+        for count in counts.round().clip(3, 256).astype(int):
+            captions[" ".join(words[i] for i in g.integers(len(words), size=count))] = None
+    return list(captions)
+
+
+def machine() -> str:
+    "This machine in words."
+    flags = torch.backends.cpu.get_cpu_capability()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{os.cpu_count()} CPU cores ({flags}), torch {torch.__version__}, {platform.system()}{gpu}"
+
+
+def update_card(name: str, key: str, value: dict):
+    "Put one measurement into a run card."
+    path = CARDS/f"{name}.json"
+    card = json.loads(path.read_text()) if path.exists() else {}
+    command = " ".join(["python", "tools/bench_text.py", *sys.argv[1:]])
+    card[key] = value | {"command": command, "machine": machine()}
+    path.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    print(json.dumps(card[key], indent=1))
+
+
+def random_encoder(config: dict, dtype=torch.float32, device="cpu"):
+    "A T5 encoder with random weights, and the tokenizer of our toy T5."
+    from transformers import T5Config, T5EncoderModel
+    from imagen_nb.text import TextEncoder
+    torch.manual_seed(0)
+    with torch.device(device): model = T5EncoderModel(T5Config(vocab_size=32128, **config)).to(dtype)
+    return TextEncoder(model.eval().requires_grad_(False), TextEncoder.toy().tokenizer, "random", device=device)
+
+
+# ---------------------------------------------------------------- speed
+
+def theirs(encoder, captions: list[str], batch: int, **padding):
+    "transformers used as its documentation says: batches in the order given."
+    for i in range(0, len(captions), batch):
+        inputs = encoder.tokenizer(captions[i:i+batch], truncation=True, return_tensors="pt", **padding)
+        with torch.no_grad(): yield encoder.model(**inputs.to(encoder.device)).last_hidden_state
+
+
+def seconds(work) -> float:
+    "How long an iterator takes."
+    start = time.perf_counter()
+    for out in work: pass
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def speed(a):
+    "Captions per second: ours; transformers padding to the longest of 128 or (as imagen-pytorch) of 256; all padded to 256."
+    torch.set_num_threads(a.threads)
+    encoder = random_encoder(T5_XXL if a.xxl else T5_SMALL, torch.bfloat16 if a.device == "cuda" else torch.float32, a.device)
+    captions, few = draw_captions(2000, a.lengths), 2000 if a.device == "cuda" else 2*a.batch
+    sides = {"ours": lambda: seconds(encoder.batches(captions, a.batch)),
+             "longest": lambda: seconds(theirs(encoder, captions, a.batch, padding="longest", max_length=128)),
+             "longest up to 256": lambda: seconds(theirs(encoder, captions, a.batch, padding="longest", max_length=256)),
+             "padded to 256": lambda: seconds(theirs(encoder, captions[:few], a.batch, padding="max_length", max_length=256))*2000/few}
+    for _ in encoder.batches(captions[:8]): pass
+    name = f"{'T5-XXL' if a.xxl else 'T5-small'} {a.device} {a.lengths}"
+    path = CARDS/"text-bench.json"
+    old = json.loads(path.read_text()).get(name, {}).get("seconds", {}) if path.exists() and a.append else {}
+    took = {side: old.get(side, []) for side in sides}
+    for _ in range(a.rounds):
+        for side, run in sides.items(): took[side].append(run())
+    rate = {k: 2000/statistics.median(v) for k, v in took.items()}
+    ratios = {k: [t/o for t, o in zip(took[k], took["ours"])] for k in sides if k != "ours"}
+    lengths = [len(row) for row in encoder.tokenize(captions)]
+    update_card("text-bench", name, {
+        "captions": 2000, "tokens, mean": statistics.mean(lengths), "tokens, median": statistics.median(lengths),
+        "batch": a.batch, "threads": a.threads, "rounds": len(took["ours"]), "seconds": took, "captions/s": rate,
+        "ours is faster by": {k: {"median": statistics.median(v), "min": min(v), "max": max(v)} for k, v in ratios.items()}})
+
+
+# ---------------------------------------------------------------- cache
+
+def folder_bytes(path: Path) -> int:
+    "Of all files below."
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def reads(cache, captions: list[str], batch: int = 64, n: int = 200) -> dict:
+    "Random captions per second, and the slowest batch."
+    g, took = random.Random(0), []
+    for _ in range(n):
+        asked = g.sample(captions, batch)
+        start = time.perf_counter()
+        cache[asked]
+        took.append(time.perf_counter() - start)
+    return {"captions/s": batch/statistics.median(took), "batch": batch, "ms per batch, median": 1e3*statistics.median(took),
+            "ms per batch, slowest": 1e3*max(took)}
+
+
+def peak_memory() -> float:
+    "The most memory this process ever held, MB."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e3
+
+
+def measure_cache(encoder, captions: list[str], path: Path, progress=False) -> dict:
+    "Build, then look at disk and memory, then read."
+    from imagen_nb.text import EmbeddingCache, forecast
+    plan = forecast(encoder, captions, part_bytes=EmbeddingCache.part_bytes)
+    start, before = time.perf_counter(), peak_memory()
+    cache = EmbeddingCache.build(encoder, captions, path, progress=progress)
+    took, peak, size = time.perf_counter() - start, peak_memory(), folder_bytes(path)
+    start = time.perf_counter()
+    cache = EmbeddingCache.open(path, encoder)
+    opened = time.perf_counter() - start
+    length = int(cache.index.length.sum())/len(cache)
+    padded = 128*encoder.width*4
+    return {"captions": len(cache), "tokens, mean": length, "width": encoder.width, "parts": len(cache.index.parts),
+            "bytes per caption": size/len(cache), "forecast, bytes per caption": plan.bytes/len(captions),
+            "bytes per caption, padded to 128 in float32": padded, "padded float32 / ours": padded/(size/len(cache)),
+            "build, s": took, "forecast, s": plan.seconds, "build, captions/s": len(captions)/took,
+            "peak memory of the build, MB": peak, "before it, MB": before, "open, s": opened,
+            "reads": reads(cache, captions[:200_000])}
+
+
+def cache(a):
+    "Many captions through the toy T5."
+    from imagen_nb.text import TextEncoder
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_cache(TextEncoder.toy(), draw_captions(a.captions, "short"), Path(folder)/"c", progress=True)
+    update_card("text-cache", "toy T5" if a.captions == 1_000_000 else f"toy T5, {a.captions}", found)
+
+
+def wide(a):
+    "Ten thousand captions at the width of T5-XXL: one random layer stands in for its 24."
+    torch.set_num_threads(1)
+    encoder = random_encoder(T5_XXL | dict(num_layers=1, d_ff=64, num_heads=1))
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_cache(encoder, draw_captions(10_000, "web"), Path(folder)/"c")
+    update_card("text-cache", "T5-XXL width", found | {"encoder": "one random layer of width 4096"})
+
+
+# ---------------------------------------------------------------- kills
+
+WORKER = """
+import sys, torch
+from imagen_nb.text import EmbeddingCache, TextEncoder
+torch.set_num_threads(1)
+EmbeddingCache.part_bytes = 1 << 16
+captions, encoder = open(sys.argv[1], encoding="utf-8").read().splitlines(), TextEncoder.toy()
+print("ready", flush=True)
+EmbeddingCache.build(encoder, captions, sys.argv[2], batch_size=16, share=(int(sys.argv[3]), int(sys.argv[4])))
+print("built", flush=True)
+"""
+
+
+def start_worker(text: Path, folder: Path, share=(0, 1)):
+    "A process that builds a cache in small parts; returns when it begins."
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", WORKER, str(text), str(folder), *map(str, share)]
+    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if child.stdout.readline() != "ready\n": raise RuntimeError(child.communicate()[1])
+    return child
+
+
+def count_faults(path: Path, captions: list[str], exact) -> dict:
+    "Entries of a finished cache that are not what the encoder says."
+    from imagen_nb.text import EmbeddingCache, TextEncoder
+    cache = EmbeddingCache.open(path, TextEncoder.toy(), verify=True)
+    lost = [caption not in cache for caption in captions]
+    if any(lost): return {"lost": sum(lost), "wrong": 0, "extra": 0}
+    ours = cache[captions]
+    right = torch.isclose(ours.tokens, exact.tokens, atol=1e-3, rtol=1/128).all(2).all(1) & (ours.mask == exact.mask).all(1)
+    return {"lost": 0, "wrong": int((~right).sum()), "extra": len(cache) - len(set(captions))}
+
+
+def kill_builds(n: int, captions: list[str], folder: Path, seed: int = 0) -> dict:
+    "SIGKILL n builds at random moments; each build goes on from the one before; every finished cache is compared."
+    from imagen_nb.text import TextEncoder
+    text, path, g = folder/"captions.txt", folder/"cache", random.Random(seed)
+    text.write_text("\n".join(captions), encoding="utf-8")
+    exact = TextEncoder.toy()(captions)
+    found = {"kills": 0, "kills amid parts": 0, "builds finished": 0, "captions": len(captions), "lost": 0, "wrong": 0, "extra": 0}
+    child, start = start_worker(text, path), time.perf_counter()
+    whole = finish(child) or time.perf_counter() - start  # seconds of a build
+    while True:
+        if child.returncode == 0:
+            found["builds finished"] += 1
+            for key, value in count_faults(path, captions, exact).items(): found[key] += value
+            if found["kills"] >= n: return found
+            shutil.rmtree(path)
+        child = start_worker(text, path)
+        if found["kills"] < n:
+            time.sleep(g.uniform(0, whole))
+            child.send_signal(signal.SIGKILL)
+        finish(child)
+        if child.returncode: found["kills"] += 1
+        done = len(list(path.glob("part-*"))) if path.exists() else 0
+        found["kills amid parts"] += bool(child.returncode and done)
+
+
+def finish(child):
+    "Wait; an error of its own is an error here."
+    err = child.communicate()[1]
+    if child.returncode not in (0, -signal.SIGKILL): raise RuntimeError(err)
+
+
+def kills(a):
+    "Builds killed at random moments."
+    with tempfile.TemporaryDirectory() as folder:
+        found = kill_builds(a.n, draw_captions(4000, "short"), Path(folder))
+    update_card("text-cache", "kills", found)
+
+
+# ---------------------------------------------------------------- conversion
+
+def convert(a):
+    "A random T5 as Google publishes it, to its encoder alone in bfloat16; and the forecast for T5-XXL."
+    from transformers import T5Config, T5ForConditionalGeneration
+    from imagen_nb.checkpoint import assets
+    from imagen_nb.convert import convert_encoder, encoder_bytes
+    from imagen_nb.text import TextEncoder
+    config = T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+                      d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6)  # T5 v1.1 small
+    xxl = T5Config(vocab_size=32128, tie_word_embeddings=False, **T5_XXL)
+    with tempfile.TemporaryDirectory() as folder:
+        old, new = Path(folder)/"old", Path(folder)/"new"
+        config.save_pretrained(old)
+        model = T5ForConditionalGeneration(config)
+        torch.save(model.state_dict(), old/"pytorch_model.bin")
+        del model
+        TextEncoder.toy().tokenizer.save_pretrained(old)
+        (old/"statistics.safetensors").unlink(missing_ok=True)
+        before = peak_memory()
+        start = time.perf_counter()
+        convert_encoder(old, new)
+        took, peak = time.perf_counter() - start, peak_memory()
+        encoders = [TextEncoder.from_pretrained(o, dtype=torch.bfloat16) for o in (old, new)]
+        same = encoders[0].identity["revision"] == encoders[1].identity["revision"]
+        sizes = folder_bytes(old), folder_bytes(new)
+    update_card("text-convert", "T5 v1.1 small, random weights", {
+        "bytes before": sizes[0], "bytes after": sizes[1], "before / after": sizes[0]/sizes[1], "seconds": took,
+        "memory added, MB": peak - before, "same digest as the original in bfloat16": same})
+    update_card("text-convert", "T5 v1.1 XXL, from its configuration", encoder_bytes(xxl))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = p.add_subparsers(required=True)
+    for run in (speed, cache, wide, kills, convert): kinds.add_parser(run.__name__, help=run.__doc__).set_defaults(run=run)
+    s = kinds.choices["speed"]
+    s.add_argument("--rounds", type=int, default=3)
+    s.add_argument("--append", action="store_true", help="to the rounds in the card")
+    s.add_argument("--lengths", choices=LAWS, default="web")
+    s.add_argument("--device", default="cpu")
+    s.add_argument("--batch", type=int, default=64)
+    s.add_argument("--threads", type=int, default=2)
+    s.add_argument("--xxl", action="store_true", help="the size of T5-XXL; for a GPU")
+    kinds.choices["cache"].add_argument("--captions", type=int, default=1_000_000)
+    kinds.choices["kills"].add_argument("--n", type=int, default=50)
+    a = p.parse_args()
+    a.run(a)
+
+
+if __name__ == "__main__": main()
