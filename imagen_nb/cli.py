@@ -2,6 +2,7 @@
 import argparse
 import dataclasses
 import difflib
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -85,20 +86,76 @@ def upscale(args):
 
 
 def embed(args):
-    "Encode the captions of a source, or the lines of a text file, once and for all."
-    from imagen_nb.data import load_captioned
-    from imagen_nb.text import EmbeddingCache, TextEncoder
-    source = Path(args.source)
-    if source.suffix == ".txt" and source.is_file():
-        captions = source.read_text(encoding="utf-8").splitlines()
-    else:
-        pictures = load_captioned(args.source, 64, check=False)
-        captions = [pictures.caption(i) for i in range(len(pictures))]
-    encoder = TextEncoder.toy() if args.encoder == "toy" else TextEncoder.from_pretrained(args.encoder)
-    cache = EmbeddingCache.build(encoder, captions, args.out, progress=True)
+    "Encode captions once and for all, or convert a T5 to its encoder alone."
+    if args.convert: return convert(*args.convert)
+    if args.source is None or args.out is None: raise ValueError("embed: expected SOURCE and --out DIR, or --convert SRC DST")
+    from imagen_nb.text import EmbeddingCache
+    captions, share = read_captions(args.source, args.column), read_share(args.share)
+    encoder, options = make_encoder(args), dict(dtype=read_dtype(args.store), share=share, verify=args.verify)
+    try: cache = EmbeddingCache.build(encoder, captions, args.out, args.batch, progress=True, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; what is encoded is in {args.out}. Run the same command to go on.") from None
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
-    print(f"{args.out}: {len(cache):,} different captions of {len(captions):,}, {size/1e6:.1f} MB;"
-          f" {encoder.truncated} longer than {encoder.max_length} tokens were cut")
+    print(f"{args.out}: {len(set(captions)):,} different captions of {len(captions):,}; the folder holds {len(cache):,},"
+          f" {size/1e6:.1f} MB; {encoder.truncated:,} longer than {encoder.max_length} tokens were cut")
+
+
+def convert(source, target):
+    "A published T5 as its encoder alone, in bfloat16."
+    from imagen_nb.convert import convert_encoder
+    before, after = (sum(p.stat().st_size for p in Path(o).iterdir() if p.suffix in (".bin", ".safetensors"))
+                     for o in (source, convert_encoder(source, target)))
+    print(f"{target}: the encoder alone, in bfloat16; weights {before/1e6:.1f} MB before, {after/1e6:.1f} MB now")
+
+
+def read_captions(source: str, column: str | None) -> list[str]:
+    "Captions of a text, JSON-lines or CSV file, else of captioned pictures."
+    import csv
+    import json
+    path = Path(source)
+    kind = path.suffix.lower() if path.is_file() else ""
+    if kind not in (".txt", ".jsonl", ".csv", ".tsv"):
+        from imagen_nb.data import load_captioned
+        pictures = load_captioned(source, 64, check=False)
+        return [pictures.caption(i) for i in range(len(pictures))]
+    try: text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e: raise ValueError(f"embed: {path} is not UTF-8, {e}") from e
+    if kind == ".txt": return text.splitlines()
+    if kind == ".jsonl":
+        try: rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError as e: raise ValueError(f"embed: {path}, a line is no JSON, {e}") from e
+    else: rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="," if kind == ".csv" else "\t"))
+    if not rows or not all(isinstance(row, dict) for row in rows): raise ValueError(f"embed: {path} has no rows with names")
+    names = [column] if column else ["caption", "text"]
+    name = next((n for n in names if n in rows[0]), None)
+    if name is None:
+        raise ValueError(f"embed: {path} has columns {', '.join(map(str, rows[0]))}, expected {' or '.join(names)}; --column names another")
+    return [row.get(name) for row in rows]
+
+
+def read_share(text: str) -> tuple[int, int]:
+    "K/N as two numbers."
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+        raise ValueError(f"embed: --share, got {text!r}, expected K/N with K from 0 to N - 1, as in 0/4")
+    return int(k), int(n)
+
+
+def read_dtype(name: str | None):
+    "bf16 and fp32 as torch calls them."
+    import torch
+    return {"bf16": torch.bfloat16, "fp32": torch.float32, None: None}[name]
+
+
+def make_encoder(args):
+    "The encoder that was asked for, where it is fastest."
+    import torch
+    from imagen_nb.checkpoint import assets
+    from imagen_nb.text import TextEncoder
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    is_toy = args.encoder == "toy"
+    dtype = read_dtype(args.dtype or ("fp32" if is_toy else None))
+    return TextEncoder.from_pretrained(assets()/"t5-toy" if is_toy else args.encoder, args.length, dtype, device)
 
 
 def data(args):
@@ -255,12 +312,23 @@ def parser() -> argparse.ArgumentParser:
     u.add_argument("caption", metavar="CAPTION", help="what it shows")
     u.add_argument("--out", type=Path, help="PNG file (default: beside IMAGE)")
     add_sampling(u)
-    e = command(embed, "encode captions once, for training", """\
+    e = command(embed, "encode captions once, for training; run the same command again to go on", """\
   imagen-nb embed photos --encoder google/t5-v1_1-base --out photos-embedded
-  imagen-nb embed captions.txt --out captions-embedded""")
-    e.add_argument("source", metavar="SOURCE", help=f"a .txt file with a caption in each line, or {DATA_HELP}")
-    e.add_argument("--encoder", default="toy", help="toy, or a folder or hub name of a T5 (default toy)")
-    e.add_argument("--out", type=Path, required=True, help="directory to write")
+  imagen-nb embed captions.jsonl --column text --out captions-embedded
+  imagen-nb embed --convert t5-v1_1-xxl t5-xxl-encoder            44.5 GB to 9.5 GB, once
+  CUDA_VISIBLE_DEVICES=1 imagen-nb embed captions.txt --encoder t5-xxl-encoder --share 1/2 --out embedded""")
+    e.add_argument("source", nargs="?", metavar="SOURCE", help=f"a .txt (a caption in each line), .jsonl, .csv or .tsv file, or {DATA_HELP}")
+    e.add_argument("--encoder", default="toy", help="toy, or a folder or hub name of a T5, BERT or CLIP (default toy)")
+    e.add_argument("--out", type=Path, metavar="DIR", help="folder to make, or to add to")
+    e.add_argument("--column", metavar="NAME", help="of the captions in .jsonl, .csv and .tsv files (default caption or text)")
+    e.add_argument("--length", type=int, default=128, metavar="N", help="tokens kept of a caption; the rest is cut and counted (default 128)")
+    e.add_argument("--dtype", choices=["bf16", "fp32"], help="the encoder computes in (default bf16 where it is fast, else fp32)")
+    e.add_argument("--store", choices=["bf16", "fp32"], default="bf16", help="on disk (default bf16)")
+    e.add_argument("--device", help="cuda, cuda:1 or cpu (default cuda if there is one)")
+    e.add_argument("--batch", type=int, metavar="N", help="captions at once (default 256 on a GPU, 64 on a CPU)")
+    e.add_argument("--share", default="0/1", metavar="K/N", help="encode the K-th of N shares; one process for each, one DIR for all")
+    e.add_argument("--verify", action="store_true", help="read every byte of what is there; damaged parts alone are encoded anew")
+    e.add_argument("--convert", nargs=2, metavar=("SRC", "DST"), help="a published T5 folder to one with its encoder alone, in bf16")
     d = command(data, "look at pictures before training: counts, what is left out and why, a grid", """\
   imagen-nb data photos
   imagen-nb data shards/train-000.tar --recipe paper""")

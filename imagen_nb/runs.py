@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,12 +94,20 @@ def make_encoder(recipe: Recipe):
 
 
 def build_cache(encoder, path: Path, world):
-    "Embeddings of every training caption, encoded once."
+    "Embeddings of every training caption, encoded once; a build that was stopped goes on."
+    import torch
     from imagen_nb.text import EmbeddingCache
-    if path.exists(): return EmbeddingCache.open(path, encoder)
     from tqdm.auto import tqdm
+    covered = path.with_name("captions.json")  # number of pictures, once all their captions are encoded
+    with suppress(ValueError, OSError):
+        if json.loads(covered.read_text()) == len(world): return EmbeddingCache.open(path, encoder)
     captions = [world.caption(i) for i in tqdm(range(len(world)), "captions", unit="caption", delay=1)]
-    return EmbeddingCache.build(encoder, captions, path, progress=True)
+    home = encoder.device
+    if torch.cuda.is_available(): encoder.to("cuda")
+    try: cache = EmbeddingCache.build(encoder, captions, path, progress=True)
+    finally: encoder.to(home)
+    covered.write_text(json.dumps(len(world)))
+    return cache
 
 
 def check_width(recipe: Recipe, encoder):

@@ -201,6 +201,7 @@ def write_index(
     "Write the index of the parts that are there now, and remove older ones."
     parts = list_parts(folder)
     path = index_path(folder, parts)
+    if not parts: return
     with suppress(CheckpointError): return verify(path, digests=False)
     index = merge_parts(folder, parts)
     sizes = {name: (folder/name/"part.safetensors").stat().st_size for name in parts}

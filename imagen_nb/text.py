@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'TextEmbedding', 'fast_dtype', 'load_text_model', 'digest_tensors', 'digest_tokenizer', 'check_captions',
-           'find_folder', 'load_statistics', 'check_revision', 'run_text_model', 'TextEncoder', 'check_encoder',
-           'Forecast', 'forecast', 'encode_rows', 'missing_captions', 'check_room', 'EmbeddingCache']
+           'find_folder', 'load_statistics', 'check_revision', 'run_text_model', 'check_options', 'token_numbers',
+           'by_length', 'TextEncoder', 'check_encoder', 'Forecast', 'forecast', 'encode_rows', 'pad_rows',
+           'missing_captions', 'check_room', 'EmbeddingCache']
 
 # %% ../nbs/02_text.ipynb #0bc27512
 import errno
@@ -234,6 +235,41 @@ def run_text_model(
     return TextEmbedding(tokens.to(model.dtype).masked_fill(~real[..., None], 0), mask)
 
 # %% ../nbs/02_text.ipynb #88b6aa92
+def check_options(
+    max_length:int,            # tokens kept of a caption
+    dtype:torch.dtype=None,    # None is not checked
+):
+    "Raise unless an encoder can be made so."
+    if not isinstance(max_length, int) or max_length < 1:
+        raise ValueError(f"TextEncoder: max_length, got {max_length!r}, expected a whole number"
+                         " of at least 1")
+    if dtype not in (None, torch.bfloat16, torch.float32):
+        raise ValueError(f"TextEncoder: dtype, got {dtype}, expected torch.bfloat16 or"
+                         " torch.float32; float16 overflows in T5")
+
+def token_numbers(
+    tokenizer,        # of `transformers`
+    captions:list,    # of str
+    n:int,            # tokens kept, the end mark included
+) -> tuple[list,int]: # lists of token numbers, [] for a blank caption; how many were cut
+    "Tokenize; a caption too long loses its tail and keeps its end mark."
+    far = 64*n  # characters: no token has as many as 64
+    ids = tokenizer([c[:far] for c in captions], verbose=False)["input_ids"]
+    ids = [row if caption.strip() else [] for row, caption in zip(ids, captions)]
+    cut = sum(len(row) > n or len(c) > far for row, c in zip(ids, captions))
+    return [row if len(row) <= n else row[:n-1] + row[-1:] for row in ids], cut
+
+
+def by_length(
+    ids:list,  # of lists of token numbers
+    size:int,  # places in one batch
+):             # yields lists of places, the longest captions first
+    "Batches of captions of about one length, so that little is padded."
+    if size < 1: raise ValueError(f"TextEncoder: batch_size, got {size}, expected at least 1")
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+    return (order[start:start+size] for start in range(0, len(order), size))
+
+# %% ../nbs/02_text.ipynb #721b8063
 class TextEncoder:
     "A frozen pretrained text model: captions in, `TextEmbedding` out (§2.1)."
     def __init__(
@@ -245,9 +281,7 @@ class TextEncoder:
         statistics:dict=None,  # "mean", "std" (d,): tokens are standardised by them
         device=None,           # None: where the model is
     ):
-        if not isinstance(max_length, int) or max_length < 1:
-            raise ValueError(f"TextEncoder: max_length, got {max_length!r}, expected a whole"
-                             " number of at least 1")
+        check_options(max_length)
         self.model, self.tokenizer = model, tokenizer
         self.truncated, self.batch_size = 0, None  # captions cut so far; at once, None: by device
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
@@ -268,29 +302,23 @@ class TextEncoder:
         device=None,             # None is the CPU
     ) -> "TextEncoder":          # frozen, in eval mode
         "Load T5, BERT or CLIP's text tower from the hub or from a folder."
-        dtype = dtype or fast_dtype(device)
-        if dtype not in (torch.bfloat16, torch.float32):
-            raise ValueError(f"TextEncoder.from_pretrained: dtype, got {dtype}, expected"
-                             " torch.bfloat16 or torch.float32; float16 overflows in T5")
+        check_options(max_length, dtype)
         folder = find_folder(name)
-        model, tokenizer = load_text_model(str(folder or name), dtype)
+        model, tokenizer = load_text_model(str(folder or name), dtype or fast_dtype(device))
         name, statistics = folder.resolve().name if folder else name, load_statistics(folder)
         encoder = cls(model, tokenizer, name, max_length, statistics, device)
         check_revision(folder, encoder.identity)
         return encoder
 
     @classmethod
-    def toy(
-        cls,
-        device=None,     # None is the CPU
-    ) -> "TextEncoder":  # width 128, float32
+    def toy(cls, device=None) -> "TextEncoder":  # width 128, float32; None is the CPU
         "The small T5 that ships with the package: text-only pretraining, no pictures."
         return cls.from_pretrained(assets()/"t5-toy", dtype=torch.float32, device=device)
 
     device = property(lambda self: self.model.device)
 
     def to(self, device) -> "TextEncoder":  # itself
-        "Move the model; one that was freed stays nowhere."
+        "Move the model, unless it was freed."
         if self.model is not None: self.model.to(device)
         self.statistics = {k: v.to(device) for k, v in self.statistics.items()}
         return self
@@ -300,16 +328,11 @@ class TextEncoder:
         self.model = None
         if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-    def tokenize(
-        self,
-        captions:list,  # of str
-    ) -> list:          # of lists of token numbers, at most `max_length`; [] for a blank
+    def tokenize(self, captions:list) -> list:  # of lists of at most `max_length` numbers
         "Token numbers; captions too long lose their tails and are counted."
-        n, far = self.max_length, 64*self.max_length  # characters: no token has as many as 64
-        ids = self.tokenizer([c[:far] for c in captions], verbose=False)["input_ids"]
-        ids = [row if caption.strip() else [] for row, caption in zip(ids, captions)]
-        self.truncated += sum(len(row) > n or len(c) > far for row, c in zip(ids, captions))
-        return [row if len(row) <= n else row[:n-1] + row[-1:] for row in ids]
+        ids, cut = token_numbers(self.tokenizer, captions, self.max_length)
+        self.truncated += cut
+        return ids
 
     def batches(
         self,
@@ -317,14 +340,11 @@ class TextEncoder:
         batch_size:int=None,  # captions at once, None: by device
     ):                        # yields (places in `captions`, their TextEmbedding)
         "Encode in order of length, so that little is padded."
-        if self.model is None:
-            raise ValueError("TextEncoder: got captions after free(), expected an encoder with"
-                             " its weights; load it again")
-        size = batch_size or self.batch_size or (64 if self.device.type == "cpu" else 256)
+        if self.model is None: raise ValueError("TextEncoder: got captions after free()")
+        default = 64 if self.device.type == "cpu" else 256
         ids = self.tokenize(captions)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        for start in range(0, len(order), size):
-            index = order[start:start+size]
+        size = next(n for n in (batch_size, self.batch_size, default) if n is not None)
+        for index in by_length(ids, size):
             yield index, run_text_model(self.model, [ids[i] for i in index], self.statistics)
 
     def __call__(
@@ -361,6 +381,7 @@ class Forecast(NamedTuple):
     per_part: int        # captions in one file
 
     def __str__(self):
+        if not self.captions: return "all captions are there, nothing to encode"
         size = f"{self.bytes/1e9:.2f} GB" if self.bytes > 1e8 else f"{self.bytes/1e6:.2f} MB"
         took = "" if self.seconds is None else f", about {self.seconds/60:.1f} min"
         return (f"{self.captions:,} captions to encode, {self.tokens:.1f} tokens each:"
@@ -408,6 +429,17 @@ def encode_rows(
     return rows
 
 # %% ../nbs/02_text.ipynb #1559abb1
+def pad_rows(
+    rows:list,       # tokens of each caption, (length d)
+) -> TextEmbedding:  # float32, padded to the longest
+    "The inverse of dropping the padding."
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]                # (b l)
+    tokens = torch.zeros(*mask.shape, rows[0].shape[1])                       # (b l d)
+    for out, row in zip(tokens, rows): out[:len(row)] = row
+    return TextEmbedding(tokens, mask)
+
+# %% ../nbs/02_text.ipynb #963baaac
 def missing_captions(
     captions:list,  # of str, perhaps with duplicates
     path:Path,      # folder of the cache
@@ -416,6 +448,9 @@ def missing_captions(
     verify:bool,    # read every byte of what is there
 ) -> list:          # captions to encode, each once, in order of their hashes
     "What is wanted, less what is there and whole."
+    k, n = share
+    if not 0 <= k < n:
+        raise ValueError(f"EmbeddingCache.build: share, got {share}, expected (k, n), 0 <= k < n")
     shards.tidy(path)
     damaged = shards.damaged_parts(path, digests=verify)
     for reason in damaged.values(): warnings.warn(f"EmbeddingCache.build: {reason}; encoded anew")
@@ -427,7 +462,6 @@ def missing_captions(
             raise ValueError(f"EmbeddingCache.build: dtype, got {meta['dtype']}, expected"
                              f" {index.meta['dtype']}, in which {path} is stored")
     hashes, first = np.unique(shards.hash_captions(captions), return_index=True)
-    k, n = share
     mine = hashes.view(np.uint8).reshape(-1, 16)[:, :4].copy().view("<u4")[:, 0] % n == k
     return [captions[i] for i in first[mine & (index.find(hashes) < 0)]]
 
@@ -440,7 +474,7 @@ def check_room(
     if (free := shutil.disk_usage(path).free) < size:
         raise OSError(errno.ENOSPC, f"EmbeddingCache.build: {size} bytes needed, {free} free", str(path))
 
-# %% ../nbs/02_text.ipynb #963baaac
+# %% ../nbs/02_text.ipynb #aba922a5
 class EmbeddingCache:
     "Embeddings of known captions on disk: each caption once, no padding stored."
     part_bytes = 2**28  # of tokens in one file
@@ -467,8 +501,6 @@ class EmbeddingCache:
     ) -> "EmbeddingCache":                 # opened, with all that is there
         "Encode what is missing. Stop it anywhere and call it again: it goes on."
         check_captions("EmbeddingCache.build", captions)
-        if not 0 <= share[0] < share[1]:
-            raise ValueError(f"EmbeddingCache.build: share, got {share}, expected (k, n) with 0 <= k < n")
         path = Path(path)
         meta = {"identity": encoder.identity, "width": encoder.width,
                 "dtype": str(dtype).removeprefix("torch.")}
@@ -477,13 +509,13 @@ class EmbeddingCache:
         check_room(path, plan.bytes)
         from tqdm.auto import tqdm
         if progress: tqdm.write(str(plan))
-        with tqdm(total=len(todo), unit="caption", disable=not progress) as bar:
+        with tqdm(total=len(todo), unit="caption", disable=not (progress and todo)) as bar:
             for start in range(0, len(todo), plan.per_part):
                 part = todo[start:start+plan.per_part]
                 rows = encode_rows(encoder, part, dtype, batch_size, bar.update)
                 shards.add_part(path, part, rows, meta)
         shards.write_index(path)
-        return cls.open(path, encoder)
+        return cls(path, shards.open_index(path)._replace(meta=meta))
 
     @classmethod
     def open(
@@ -518,19 +550,12 @@ class EmbeddingCache:
         if (rows < 0).any():
             raise KeyError(f"EmbeddingCache: {(rows < 0).sum()} of {len(captions)} captions are not in"
                            f" the cache, first {captions[(rows < 0).argmax()]!r}")
-        lengths = self.index.length[rows]
-        mask = torch.arange(int(lengths.max())) < torch.from_numpy(lengths)[:, None]        # (b l)
-        tokens = torch.zeros(*mask.shape, self.width)                                       # (b l d)
-        places = zip(*(column[rows].tolist() for column in (self.index.part, self.index.start)))
-        for row, (part, start), length in zip(tokens, places, lengths.tolist()):
-            row[:length] = self.part(part)[start:start+length]
-        return TextEmbedding(tokens, mask)
+        i = self.index
+        places = zip(i.part[rows].tolist(), i.start[rows].tolist(), i.length[rows].tolist())
+        return pad_rows([self.part(k)[a:a+n] for k, a, n in places])
 
-    def part(
-        self,
-        k:int,      # place in `index.parts`
-    ) -> Tensor:    # its tokens end to end, (n d), read from disk when they are used
-        "One file, memory-mapped at its first use."
+    def part(self, k) -> Tensor:  # tokens of the k-th file end to end, (n d)
+        "Memory-mapped at its first use: bytes are read from disk when they are used."
         if k not in self.tokens:
             self.tokens[k] = shards.read_part(self.path, self.index.parts[k])["tokens"]
         return self.tokens[k]
