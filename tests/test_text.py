@@ -1,14 +1,18 @@
-"""Text: embeddings, frozen encoders, the cache."""
+"""Text: embeddings through whole networks, frozen encoders, conversion. The cache is in test_cache.py."""
 
+import json
 import socket
-import time
 
 import pytest
 import torch
 
-from imagen_nb.checkpoint import CheckpointError, assets, save_directory
+from imagen_nb.cascade import has_fast_bf16
+from imagen_nb.checkpoint import assets
+from imagen_nb.convert import convert_encoder, encoder_bytes
 from imagen_nb.data import ShapesWorld, wordings
-from imagen_nb.text import EmbeddingCache, TextEmbedding, TextEncoder
+from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
+from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype
+from imagen_nb.unet import UNet, UNetConfig
 
 TOY = assets() / "t5-toy"
 
@@ -22,12 +26,6 @@ def encoder():
 def captions():
     world = ShapesWorld("train", level="full")
     return [world.caption(i) for i in range(120)]
-
-
-@pytest.fixture(scope="module")
-def cache(encoder, captions, tmp_path_factory):
-    path = tmp_path_factory.mktemp("cache") / "c"
-    return path, EmbeddingCache.build(encoder, captions + captions[:30] + [""], path)
 
 
 def random_t5(folder, vocab=192):
@@ -87,6 +85,82 @@ def test_null_is_one_zero_token():
     null = ragged().to(dtype=torch.float64).null()
     assert null.tokens.shape == (3, 1, 4) and null.mask.all() and not null.tokens.any()
     assert null.tokens.dtype == torch.float64 and null.mask.dtype == torch.bool
+
+
+def test_concat_keeps_order_and_refuses_other_widths():
+    text = ragged()
+    for order in ([0, 1, 2], [2, 0, 1]):
+        parts = [text.rows([i]).trim() for i in order]
+        torch.testing.assert_close(TextEmbedding.concat(parts).pad(5).tokens, text.rows(order).tokens)
+    wide = TextEmbedding(torch.zeros(1, 2, 6), torch.ones(1, 2).bool())
+    with pytest.raises(ValueError, match=r"TextEmbedding.concat.*widths \[4, 6\]"):
+        TextEmbedding.concat([text, wide])
+    with pytest.raises(ValueError, match="TextEmbedding.concat.*got 0"):
+        TextEmbedding.concat([])
+
+
+# ---------------------------------------------------------------- through whole networks
+
+def networks():
+    "A base U-Net and a super-resolution one with all of their text paths open, and other inputs."
+    torch.manual_seed(0)
+    base = UNet(UNetConfig(dim=16, mults=(1, 2), blocks=1, attention=(False, True), head_dim=16,
+                           text_dim=12, text_width=16, emb_dim=32)).eval()
+    large = EfficientUNet(EfficientUNetConfig(channels=(16, 32), blocks=(1, 1), strides=(2, 2), heads=2, stem=16,
+                                              self_attention=(False, True), text_attention=(True, True),
+                                              text_dim=12, text_width=16, emb_dim=32)).eval()
+    for network in (base, large):
+        for parameter in network.parameters():  # zero at the start hides the text
+            if not parameter.any(): torch.nn.init.normal_(parameter, std=.1)
+    z_t, log_snr = torch.randn(3, 3, 16, 16), torch.linspace(-3, 3, 3)
+    return {"base": (base, (z_t, log_snr), ()), "large": (large, (z_t, log_snr), (torch.randn(3, 3, 16, 16), log_snr))}
+
+
+@pytest.fixture(scope="module", params=["base", "large"])
+def draw_with(request):
+    network, before, after = networks()[request.param]
+    @torch.no_grad()
+    def run(text, rows=slice(None)):
+        return network(*(x[rows] for x in before), text, *(x[rows] for x in after))
+    return run
+
+
+def captions_of_three():
+    g = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    return TextEmbedding(torch.randn(3, 4, 12, generator=g)*mask[..., None], mask)
+
+
+def test_text_reaches_the_picture(draw_with):
+    text = captions_of_three()
+    assert (draw_with(text) - draw_with(text.null())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("length", [5, 16, 128])
+def test_padding_does_not_change_a_network_s_output(draw_with, length):
+    text = captions_of_three()
+    torch.testing.assert_close(draw_with(text.pad(length)), draw_with(text), atol=1e-5, rtol=0)
+    torch.testing.assert_close(draw_with(text.pad(length).trim()), draw_with(text), atol=0, rtol=0)
+
+
+def test_masked_positions_have_no_influence_at_all(draw_with):
+    text = captions_of_three()
+    noise = torch.where(text.mask[..., None], text.tokens, 1e3*torch.randn_like(text.tokens))
+    assert torch.equal(draw_with(TextEmbedding(noise, text.mask)), draw_with(text))
+
+
+def test_null_is_one_thing_for_all_captions(draw_with):
+    text = captions_of_three()
+    alone = [draw_with(text.rows([i]).null(), [i]) for i in range(3)]
+    torch.testing.assert_close(draw_with(text.null()), torch.cat(alone), atol=1e-5, rtol=0)
+    dropped = TextEmbedding(torch.zeros(3, 4, 12), torch.tensor([[True, False, False, False]]*3))
+    torch.testing.assert_close(draw_with(text.null()), draw_with(dropped), atol=1e-5, rtol=0)
+
+
+def test_concat_through_a_network_keeps_order(draw_with):
+    text = captions_of_three()
+    joined = TextEmbedding.concat([text.rows([i]).trim() for i in (2, 0)])
+    torch.testing.assert_close(draw_with(joined, [2, 0]), draw_with(text)[[2, 0]], atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- TextEncoder
@@ -230,6 +304,229 @@ def test_bert_and_clip_towers(tmp_path):
     assert encoder.max_length == 77
 
 
+def bert_tokenizer(folder):
+    "A WordPiece tokenizer as BERT's folders have it."
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circle", "square", "left", "of", "##s"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return BertTokenizerFast(str(folder / "vocab.txt"))
+
+
+def test_bert_with_its_own_tokenizer(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    tokenizer = bert_tokenizer(tmp_path)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=32)
+    whole = BertForMaskedLM(config).eval()  # as published: with a head, and names that begin with bert.
+    whole.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    encoder = TextEncoder.from_pretrained(tmp_path / "bert", dtype=torch.float32)
+    captions = ["a red circle", "Red circles left of a blue square", ""]
+    text = encoder(captions)
+    assert encoder.max_length == 32 and text.mask.sum(1).tolist() == [5, 10, 1]
+    for i, caption in enumerate(captions[:2]):
+        with torch.no_grad():
+            out = whole.bert(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(text.tokens[i, :len(out)], out, atol=1e-5, rtol=0)
+
+
+def test_clip_s_text_tower_out_of_the_whole_model(tmp_path):
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    n = len(tokens)
+    small = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+    words = small | dict(vocab_size=n, bos_token_id=n-2, eos_token_id=n-1, pad_token_id=n-1)
+    whole = CLIPModel(CLIPConfig(text_config=words, vision_config=small | dict(image_size=8, patch_size=4), projection_dim=8)).eval()
+    whole.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    encoder = TextEncoder.from_pretrained(tmp_path / "clip", dtype=torch.float32)
+    assert encoder.max_length == 77 and type(encoder.model).__name__.startswith("CLIPText")
+    captions = ["a red circle", "a blue square on a cat " * 9]
+    text = encoder(captions)
+    assert encoder.truncated == 1 and text.mask.shape == (2, 77)
+    for i, caption in enumerate(captions):
+        inputs = tokenizer(caption, return_tensors="pt", truncation=True, max_length=77)
+        with torch.no_grad():
+            layers = whole.text_model(**inputs, output_hidden_states=True).hidden_states
+        assert len(layers) == 4  # embeddings and three layers: the one before the last is the third
+        torch.testing.assert_close(text.tokens[i, :inputs["input_ids"].shape[1]], layers[2][0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+def test_t5_of_both_versions(tmp_path, kind, captions, encoder):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=len(encoder.tokenizer), d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2,
+                      feed_forward_proj=kind, tie_word_embeddings=kind == "relu")
+    whole = T5ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path / "t5")
+    encoder.tokenizer.save_pretrained(tmp_path / "t5")
+    ours = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.float32)
+    text = ours(captions[:8])
+    inputs = encoder.tokenizer(captions[:8], padding=True, return_tensors="pt")
+    with torch.no_grad(): out = whole.encoder(**inputs).last_hidden_state
+    torch.testing.assert_close(text.mask, inputs["attention_mask"].bool())
+    torch.testing.assert_close(text.tokens, out*text.mask[..., None], atol=1e-5, rtol=0)
+
+
+def test_dtype_follows_the_device(tmp_path):
+    random_t5(tmp_path / "t5")
+    for device in ("cpu", "cuda", "mps"):
+        assert (fast_dtype(device) == torch.bfloat16) == has_fast_bf16(device)
+    assert fast_dtype() == fast_dtype("cuda" if torch.cuda.is_available() else "cpu")
+    assert TextEncoder.from_pretrained(tmp_path / "t5").dtype == fast_dtype()
+    asked = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.bfloat16, device="cpu")
+    assert asked.dtype == torch.bfloat16 and asked.identity["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("options, words", [
+    (dict(max_length=0), "max_length, got 0"), (dict(max_length="9"), "max_length, got '9'"),
+    (dict(dtype=torch.float16), "dtype, got torch.float16.*overflows"), (dict(dtype="bf16"), "dtype, got bf16")])
+def test_options_that_cannot_be(options, words):
+    with pytest.raises(ValueError, match="TextEncoder: " + words):
+        TextEncoder.from_pretrained(TOY, **options)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_batch_size(encoder, size):
+    with pytest.raises(ValueError, match="batch_size, got"):
+        list(encoder.batches(["a"], size))
+
+
+def test_folder_without_weights_or_tokenizer(tmp_path):
+    random_t5(tmp_path / "t5")
+    (tmp_path / "t5/pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="cannot load .*expected a name on the hub or a folder"):
+        TextEncoder.from_pretrained(tmp_path / "t5")
+
+
+def test_free_keeps_what_opens_a_cache(captions):
+    mine = TextEncoder.toy()
+    identity = mine.identity
+    mine.free()
+    assert mine.model is None and mine.identity == identity and mine.width == 128
+    assert mine.to("cpu") is mine
+    with pytest.raises(ValueError, match="after free"):
+        mine(["a red circle"])
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_offloaded_weights_give_the_same_numbers(encoder, captions, tmp_path, where):
+    import accelerate
+
+    mine = TextEncoder.toy()
+    if where == "cpu": accelerate.cpu_offload(mine.model, "cpu")
+    else: accelerate.disk_offload(mine.model, tmp_path, "cpu")
+    assert mine.model.device.type == "meta"
+    torch.testing.assert_close(mine(captions[:9]).tokens, encoder(captions[:9]).tokens, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="offloaded weights.*first"):
+        TextEncoder(mine.model, mine.tokenizer)
+
+
+# ---------------------------------------------------------------- conversion
+
+def folder_size(folder):
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".bin", ".safetensors"))
+
+
+@pytest.mark.parametrize("layout", ["one", "many"])
+def test_convert_writes_the_encoder_alone(tmp_path, captions, monkeypatch, layout):
+    from imagen_nb import convert
+
+    random_t5(tmp_path / "old")
+    if layout == "many": monkeypatch.setattr(convert, "SHARD", 9000)
+    new = convert_encoder(tmp_path / "old", tmp_path / "new")
+    names = {f.name for f in new.iterdir()}
+    assert {"config.json", "encoder.json", "spiece.model"} <= names and not any(n.endswith(".bin") for n in names)
+    assert ("model.safetensors" in names) == (layout == "one")
+    assert folder_size(new) < .3*folder_size(tmp_path / "old")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["new", "old"]
+    before, after = (TextEncoder.from_pretrained(tmp_path / n, dtype=torch.bfloat16) for n in ("old", "new"))
+    assert {k: v for k, v in before.identity.items() if k != "encoder"} == {k: v for k, v in after.identity.items() if k != "encoder"}
+    torch.testing.assert_close(before(captions[:5]).tokens, after(captions[:5]).tokens, atol=0, rtol=0)
+    kinds = {str(v.dtype) for f in new.glob("*.safetensors") for v in load(f).values()}
+    assert kinds == {"torch.bfloat16"} and not any("decoder" in k or "lm_head" in k for f in new.glob("*.safetensors") for k in load(f))
+
+
+def load(file):
+    from safetensors.torch import load_file
+    return load_file(file)
+
+
+def test_convert_reads_safetensors_and_old_pickles(tmp_path):
+    model = random_t5(tmp_path / "old")
+    want = TextEncoder.from_pretrained(tmp_path / "old", dtype=torch.bfloat16).identity["revision"]
+    torch.save(model.state_dict(), tmp_path / "old/pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.warns(UserWarning, match="old format"):
+        convert_encoder(tmp_path / "old", tmp_path / "a")
+    model.save_pretrained(tmp_path / "old")
+    convert_encoder(tmp_path / "old", tmp_path / "b")
+    for name in "ab":
+        assert json.loads((tmp_path / name / "encoder.json").read_text())["revision"] == want
+
+
+def test_a_damaged_conversion_is_refused(tmp_path):
+    random_t5(tmp_path / "old")
+    file = convert_encoder(tmp_path / "old", tmp_path / "new") / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-7] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged, got digest .*convert"):
+        TextEncoder.from_pretrained(tmp_path / "new", dtype=torch.bfloat16)
+
+
+def test_convert_runs_nothing_and_leaves_nothing(tmp_path):
+    import os
+
+    class Evil:
+        def __reduce__(self): return os.mkdir, (str(tmp_path / "owned"),)
+
+    model = random_t5(tmp_path / "old")
+    torch.save({"shared.weight": Evil()}, tmp_path / "old/pytorch_model.bin")
+    with pytest.raises(Exception, match="[Ww]eights.?only"):
+        convert_encoder(tmp_path / "old", tmp_path / "new")
+    weights = model.state_dict()
+    del weights["encoder.final_layer_norm.weight"]
+    torch.save(weights, tmp_path / "old/pytorch_model.bin")
+    with pytest.raises(ValueError, match="incomplete, 1 missing, first encoder.final_layer_norm.weight"):
+        convert_encoder(tmp_path / "old", tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["old"]
+
+
+def test_convert_refuses(tmp_path):
+    from transformers import BertConfig
+
+    random_t5(tmp_path / "old")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    with pytest.raises(ValueError, match="is there already"): convert_encoder(tmp_path / "old", tmp_path / "full")
+    with pytest.raises(ValueError, match="no config.json"): convert_encoder(tmp_path / "none", tmp_path / "new")
+    (tmp_path / "old/pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="no model.*safetensors"): convert_encoder(tmp_path / "old", tmp_path / "new")
+    BertConfig().save_pretrained(tmp_path / "old")
+    with pytest.raises(ValueError, match="kind 'bert'"): convert_encoder(tmp_path / "old", tmp_path / "new")
+
+
+def test_forecast_of_t5_xxl():
+    from transformers import T5Config
+
+    config = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128,
+                      feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    sizes = encoder_bytes(config)
+    assert 44e9 < sizes["whole, float32"] < 45e9 and 9e9 < sizes["encoder, bfloat16"] < 10e9
+
+
+# ---------------------------------------------------------------- the rest
+
 def test_no_transformers(monkeypatch):
     import sys
 
@@ -272,101 +569,3 @@ def test_identity_names_what_decides_the_numbers(encoder):
                        statistics=encoder.statistics).identity == encoder.identity
 
 
-# ---------------------------------------------------------------- EmbeddingCache
-
-def test_cache_gives_what_the_encoder_gives(encoder, captions, cache):
-    _, built = cache
-    asked = [captions[5], "", captions[0], captions[5]]
-    ours, theirs = built[asked], encoder(asked)
-    torch.testing.assert_close(ours.mask, theirs.mask)
-    torch.testing.assert_close(ours.tokens, theirs.tokens, atol=1e-5, rtol=0)
-    assert ours.tokens.dtype == torch.float32
-
-
-def test_cache_stores_each_caption_once_and_no_padding(encoder, captions, cache):
-    path, built = cache
-    distinct = list(dict.fromkeys(captions + [""]))
-    assert len(built) == len(distinct) and captions[3] in built and "no" not in built
-    real = int(encoder(distinct).mask.sum())
-    assert sum(tokens.shape[0] for tokens, _, _ in built.shards) == real
-    size = sum(f.stat().st_size for f in path.iterdir())
-    text = sum(len(c.encode()) for c in distinct)
-    assert size < real*encoder.width*4 + text + 8*len(distinct) + 4096
-
-
-def test_cache_opens_again_and_over_several_shards(encoder, captions, cache, tmp_path,
-                                                    monkeypatch):
-    path, built = cache
-    again = EmbeddingCache.open(path, encoder)
-    torch.testing.assert_close(again[captions].tokens, built[captions].tokens)
-    monkeypatch.setattr(EmbeddingCache, "shard", 25)
-    many = EmbeddingCache.build(encoder, captions, tmp_path / "many")
-    assert len(many.shards) > 3 and many.captions == list(dict.fromkeys(captions))
-    monkeypatch.undo()
-    many = EmbeddingCache.open(tmp_path / "many", encoder)
-    asked = captions[::-7] + captions[:9]
-    torch.testing.assert_close(many[asked].mask, built[asked].mask)
-    torch.testing.assert_close(many[asked].tokens, built[asked].tokens, atol=1e-5, rtol=0)
-
-
-def test_cache_refuses_another_encoder(cache):
-    other = TextEncoder.from_pretrained(TOY, max_length=64, dtype=torch.float32)
-    with pytest.raises(ValueError, match="another encoder.*64.*128"):
-        EmbeddingCache.open(cache[0], other)
-
-
-def test_cache_names_an_unknown_caption(captions, cache):
-    with pytest.raises(KeyError, match="1 of 2.*a green whale"):
-        cache[1][[captions[0], "a green whale"]]
-    with pytest.raises(ValueError, match="EmbeddingCache: captions"):
-        cache[1][captions[0]]
-
-
-def test_damaged_or_foreign_folders_are_refused(encoder, captions, tmp_path):
-    EmbeddingCache.build(encoder, captions[:4], tmp_path / "c")
-    file = next((tmp_path / "c").glob("shard*.safetensors"))
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(CheckpointError, match="damaged"):
-        EmbeddingCache.open(tmp_path / "c")
-    file.unlink()
-    with pytest.raises(CheckpointError, match="missing"):
-        EmbeddingCache.open(tmp_path / "c")
-    save_directory(tmp_path / "d", {"x": {"y": torch.zeros(1)}}, {"kind": "other"})
-    with pytest.raises(ValueError, match="no embedding cache, got kind 'other'"):
-        EmbeddingCache.open(tmp_path / "d")
-
-
-def test_a_build_that_dies_leaves_nothing(encoder, captions, tmp_path):
-    class Dies(TextEncoder):
-        def batches(self, captions, batch_size=None):
-            for index, text in super().batches(captions, batch_size):
-                if len(index) < 4: raise KeyboardInterrupt
-                yield index, text
-
-    dies = Dies(encoder.model, encoder.tokenizer, statistics=encoder.statistics)
-    with pytest.raises(KeyboardInterrupt):
-        EmbeddingCache.build(dies, captions[:10], tmp_path / "c", batch_size=4)
-    with pytest.raises(CheckpointError):
-        EmbeddingCache.open(tmp_path / "c")
-
-
-def test_cache_of_bfloat16_gives_float32(captions, tmp_path):
-    random_t5(tmp_path / "t5")
-    encoder = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.bfloat16)
-    built = EmbeddingCache.build(encoder, captions[:3], tmp_path / "c")
-    assert built.shards[0][0].dtype == torch.bfloat16
-    text = built[captions[:3]]
-    assert text.tokens.dtype == torch.float32
-    torch.testing.assert_close(text.tokens, encoder(captions[:3]).tokens.float(),
-                               atol=.05, rtol=.05)  # bf16 differs by batch
-
-
-def test_lookup_is_fast(captions, cache):
-    asked, best = captions[:48], 1.
-    for _ in range(200):
-        start = time.perf_counter()
-        cache[1][asked]
-        best = min(best, time.perf_counter() - start)
-    assert best < 2e-3  # .3 ms on an idle core

@@ -3,6 +3,7 @@
     python tools/bench_text.py speed [--rounds 3] [--lengths web|short] [--device cuda --xxl]
     python tools/bench_text.py cache --captions 1000000
     python tools/bench_text.py wide
+    python tools/bench_text.py many_reads
     python tools/bench_text.py kills --n 50
     python tools/bench_text.py convert
 
@@ -14,6 +15,7 @@ Weights are random: speed and size do not depend on them.
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -21,7 +23,6 @@ import resource
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from imagen_nb.shards import hash_captions
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT/"data"/"runs"
@@ -182,75 +185,98 @@ def wide(a):
     update_card("text-cache", "T5-XXL width", found | {"encoder": "one random layer of width 4096"})
 
 
+class RandomStates:
+    "Stands in for the toy T5 where only what is stored matters: its lengths and width, random numbers."
+    width, dtype = 128, torch.float32
+
+    def __init__(self, encoder): self.identity, self.tokenize, self.truncated = encoder.identity, encoder.tokenize, 0
+
+    def batches(self, captions, batch_size=None):
+        from imagen_nb.text import TextEmbedding
+        for i in range(0, len(captions), 1024):
+            lengths = torch.tensor([len(row) for row in self.tokenize(captions[i:i+1024])])
+            mask = torch.arange(int(lengths.max())) < lengths[:, None]
+            yield range(i, i + len(lengths)), TextEmbedding(torch.randn(*mask.shape, self.width), mask)
+
+
+def many_reads(a):
+    "Random reads out of a million captions; random states, as reading does not depend on them."
+    from imagen_nb.text import EmbeddingCache, TextEncoder
+    torch.set_num_threads(1)
+    captions = draw_captions(1_000_000, "short")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = EmbeddingCache.build(RandomStates(TextEncoder.toy()), captions, Path(folder)/"c")
+        start = time.perf_counter()
+        cache = EmbeddingCache.open(cache.path)
+        opened = time.perf_counter() - start
+        cold, warm = reads(cache, captions), reads(cache, captions, n=2000)
+        g, took = random.Random(1), []
+        for _ in range(1000):
+            start = time.perf_counter()
+            cache.index.find(hash_captions(g.sample(captions, 64)))
+            took.append(time.perf_counter() - start)
+    update_card("text-cache", "reads from a million", {"open, s": opened, "first 200 batches": cold, "2000 batches": warm,
+                "lookups alone, captions/s": 64/statistics.median(took), "width": 128, "encoder": "random states in place of the toy T5"})
+
+
 # ---------------------------------------------------------------- kills
 
-WORKER = """
-import sys, torch
-from imagen_nb.text import EmbeddingCache, TextEncoder
-torch.set_num_threads(1)
-EmbeddingCache.part_bytes = 1 << 16
-captions, encoder = open(sys.argv[1], encoding="utf-8").read().splitlines(), TextEncoder.toy()
-print("ready", flush=True)
-EmbeddingCache.build(encoder, captions, sys.argv[2], batch_size=16, share=(int(sys.argv[3]), int(sys.argv[4])))
-print("built", flush=True)
-"""
+def build_in_small_parts(encoder, captions: list[str], path: Path, share):
+    "What a process that may be killed does: a part for every twenty captions or so."
+    from imagen_nb.text import EmbeddingCache
+    torch.set_num_threads(1)
+    EmbeddingCache.part_bytes = 1 << 16
+    EmbeddingCache.build(encoder, captions, path, batch_size=16, share=share)
 
 
-def start_worker(text: Path, folder: Path, share=(0, 1)):
-    "A process that builds a cache in small parts; returns when it begins."
-    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", WORKER, str(text), str(folder), *map(str, share)]
-    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if child.stdout.readline() != "ready\n": raise RuntimeError(child.communicate()[1])
+def start_build(encoder, captions: list[str], path: Path, share=(0, 1)):
+    "A process of its own that begins at once."
+    child = multiprocessing.get_context("fork").Process(target=build_in_small_parts, args=(encoder, captions, path, share))
+    child.start()
     return child
 
 
-def count_faults(path: Path, captions: list[str], exact) -> dict:
+def count_faults(path: Path, captions: list[str], encoder, exact) -> dict:
     "Entries of a finished cache that are not what the encoder says."
-    from imagen_nb.text import EmbeddingCache, TextEncoder
-    cache = EmbeddingCache.open(path, TextEncoder.toy(), verify=True)
-    lost = [caption not in cache for caption in captions]
-    if any(lost): return {"lost": sum(lost), "wrong": 0, "extra": 0}
+    from imagen_nb.text import EmbeddingCache
+    cache = EmbeddingCache.open(path, encoder, verify=True)
+    lost = sum(caption not in cache for caption in captions)
+    if lost: return {"lost": lost, "wrong": 0, "extra": 0}
     ours = cache[captions]
     right = torch.isclose(ours.tokens, exact.tokens, atol=1e-3, rtol=1/128).all(2).all(1) & (ours.mask == exact.mask).all(1)
     return {"lost": 0, "wrong": int((~right).sum()), "extra": len(cache) - len(set(captions))}
 
 
-def kill_builds(n: int, captions: list[str], folder: Path, seed: int = 0) -> dict:
-    "SIGKILL n builds at random moments; each build goes on from the one before; every finished cache is compared."
+def kill_builds(n: int, captions: list[str], path: Path, seed: int = 0) -> dict:
+    "SIGKILL n builds at random moments; each goes on from the one before; every finished cache is compared."
     from imagen_nb.text import TextEncoder
-    text, path, g = folder/"captions.txt", folder/"cache", random.Random(seed)
-    text.write_text("\n".join(captions), encoding="utf-8")
-    exact = TextEncoder.toy()(captions)
+    encoder, g = TextEncoder.toy(), random.Random(seed)
+    exact = encoder(captions)
     found = {"kills": 0, "kills amid parts": 0, "builds finished": 0, "captions": len(captions), "lost": 0, "wrong": 0, "extra": 0}
-    child, start = start_worker(text, path), time.perf_counter()
-    whole = finish(child) or time.perf_counter() - start  # seconds of a build
+    start = time.perf_counter()
+    child = start_build(encoder, captions, path)
+    child.join()
+    whole = time.perf_counter() - start
     while True:
-        if child.returncode == 0:
+        if child.exitcode == 0:
             found["builds finished"] += 1
-            for key, value in count_faults(path, captions, exact).items(): found[key] += value
+            for key, value in count_faults(path, captions, encoder, exact).items(): found[key] += value
             if found["kills"] >= n: return found
             shutil.rmtree(path)
-        child = start_worker(text, path)
+        child = start_build(encoder, captions, path)
         if found["kills"] < n:
-            time.sleep(g.uniform(0, whole))
-            child.send_signal(signal.SIGKILL)
-        finish(child)
-        if child.returncode: found["kills"] += 1
-        done = len(list(path.glob("part-*"))) if path.exists() else 0
-        found["kills amid parts"] += bool(child.returncode and done)
-
-
-def finish(child):
-    "Wait; an error of its own is an error here."
-    err = child.communicate()[1]
-    if child.returncode not in (0, -signal.SIGKILL): raise RuntimeError(err)
+            child.join(g.uniform(0, whole))
+            child.kill()
+        child.join()
+        if child.exitcode not in (0, -signal.SIGKILL): raise RuntimeError(f"a build ended with {child.exitcode}")
+        found["kills"] += child.exitcode != 0
+        found["kills amid parts"] += child.exitcode != 0 and path.exists() and any(path.glob("part-*"))
 
 
 def kills(a):
     "Builds killed at random moments."
     with tempfile.TemporaryDirectory() as folder:
-        found = kill_builds(a.n, draw_captions(4000, "short"), Path(folder))
+        found = kill_builds(a.n, draw_captions(2000, "short"), Path(folder)/"c")
     update_card("text-cache", "kills", found)
 
 
@@ -289,7 +315,7 @@ def convert(a):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = p.add_subparsers(required=True)
-    for run in (speed, cache, wide, kills, convert): kinds.add_parser(run.__name__, help=run.__doc__).set_defaults(run=run)
+    for run in (speed, cache, wide, many_reads, kills, convert): kinds.add_parser(run.__name__, help=run.__doc__).set_defaults(run=run)
     s = kinds.choices["speed"]
     s.add_argument("--rounds", type=int, default=3)
     s.add_argument("--append", action="store_true", help="to the rounds in the card")
