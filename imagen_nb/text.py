@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'TextEmbedding', 'fast_dtype', 'load_text_model', 'digest_tensors', 'digest_tokenizer', 'check_captions',
            'find_folder', 'load_statistics', 'check_revision', 'run_text_model', 'check_options', 'token_numbers',
-           'by_length', 'TextEncoder', 'check_encoder', 'Forecast', 'forecast', 'encode_rows', 'pad_rows',
+           'by_length', 'TextEncoder', 'Forecast', 'forecast', 'encode_rows', 'pad_rows', 'check_encoder',
            'missing_captions', 'check_room', 'EmbeddingCache']
 
 # %% ../nbs/02_text.ipynb #0bc27512
@@ -357,20 +357,6 @@ class TextEncoder:
         order = torch.tensor([i for index in places for i in index]).argsort()
         return TextEmbedding.concat(texts).rows(order.to(texts[0].mask.device))
 
-# %% ../nbs/02_text.ipynb #74453f09
-def check_encoder(
-    path,          # of the cache, for the error
-    ours:dict,     # identity of the encoder at hand
-    theirs:dict,   # identity of the one that made the cache
-):
-    "Refuse another encoder and say what differs; a name alone decides nothing."
-    keys = ("revision", "tokenizer", "max_length", "dtype")
-    differ = [f"{key}, got {ours[key]!r}, expected {theirs[key]!r}" for key in keys
-              if ours[key] != theirs[key]]
-    if differ:
-        raise ValueError(f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
-                         f" {ours['encoder']!r} differs in {'; '.join(differ)}")
-
 # %% ../nbs/02_text.ipynb #f9fdd734
 class Forecast(NamedTuple):
     "What a build will take, before it starts."
@@ -438,6 +424,20 @@ def pad_rows(
     tokens = torch.zeros(*mask.shape, rows[0].shape[1])                       # (b l d)
     for out, row in zip(tokens, rows): out[:len(row)] = row
     return TextEmbedding(tokens, mask)
+
+# %% ../nbs/02_text.ipynb #74453f09
+def check_encoder(
+    path,          # of the cache, for the error
+    ours:dict,     # identity of the encoder at hand
+    theirs:dict,   # identity of the one that made the cache
+):
+    "Refuse another encoder and say what differs; a name alone decides nothing."
+    keys = ("revision", "tokenizer", "max_length", "dtype")
+    differ = [f"{key}, got {ours[key]!r}, expected {theirs[key]!r}" for key in keys
+              if ours[key] != theirs[key]]
+    if differ:
+        raise ValueError(f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
+                         f" {ours['encoder']!r} differs in {'; '.join(differ)}")
 
 # %% ../nbs/02_text.ipynb #963baaac
 def missing_captions(
