@@ -315,7 +315,7 @@ def parser() -> argparse.ArgumentParser:
     e = command(embed, "encode captions once, for training; run the same command again to go on", """\
   imagen-nb embed photos --encoder google/t5-v1_1-base --out photos-embedded
   imagen-nb embed captions.jsonl --column text --out captions-embedded
-  imagen-nb embed --convert t5-v1_1-xxl t5-xxl-encoder            44.5 GB to 9.5 GB, once
+  imagen-nb embed --convert t5-v1_1-xxl t5-xxl-encoder            44 GB to 9.5 GB, once
   CUDA_VISIBLE_DEVICES=1 imagen-nb embed captions.txt --encoder t5-xxl-encoder --share 1/2 --out embedded""")
     e.add_argument("source", nargs="?", metavar="SOURCE", help=f"a .txt (a caption in each line), .jsonl, .csv or .tsv file, or {DATA_HELP}")
     e.add_argument("--encoder", default="toy", help="toy, or a folder or hub name of a T5, BERT or CLIP (default toy)")

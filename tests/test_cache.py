@@ -15,6 +15,7 @@ import torch
 
 from imagen_nb import shards
 from imagen_nb.checkpoint import CheckpointError, assets, save_directory
+from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.text import EmbeddingCache, TextEncoder, forecast, pad_rows
 from test_text import TOY, random_t5
@@ -364,6 +365,84 @@ def test_embeddings_that_are_not_finite_are_never_stored(encoder, tmp_path):
     with pytest.raises(ValueError, match="not finite, of 'a red circle'"):
         EmbeddingCache.build(Broken(encoder.model, encoder.tokenizer), ["a red circle"], tmp_path / "c")
     assert not parts(tmp_path / "c")
+
+
+# ---------------------------------------------------------------- imagen-nb embed
+
+@pytest.mark.parametrize("name, text, column", [
+    ("c.txt", "a red circle\na blue square\na red circle\n", None),
+    ("c.jsonl", '{"id": 1, "caption": "a red circle"}\n\n{"id": 2, "caption": "a blue square"}\n', None),
+    ("c.csv", '\ufeffid,text\n1,a red circle\n2,"a blue square"\n', None),
+    ("c.tsv", "id\twords\n1\ta red circle\n2\ta blue square\n", "words")])
+def test_embed_reads_captions(name, text, column, tmp_path, capsys):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["embed", str(tmp_path / name), "--out", str(out), *(["--column", column] if column else [])]) == 0
+    cache = EmbeddingCache.open(out, TextEncoder.toy())
+    assert len(cache) == 2 and "a red circle" in cache and "a blue square" in cache
+    said = capsys.readouterr()
+    assert "2 different captions" in said.out and "2 captions to encode" in said.out + said.err
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["c.txt"], "expected SOURCE and --out DIR"), (["c.txt", "--out", "o", "--length", "0"], "max_length, got 0"),
+    (["c.txt", "--out", "o", "--share", "2/2"], "--share, got '2/2', expected K/N"), (["c.txt", "--out", "o", "--share", "a"], "expected K/N"),
+    (["c.txt", "--out", "o", "--batch", "0"], "batch_size, got 0"), (["c.txt", "--out", "o", "--encoder", "./t5"], "no such folder"),
+    (["c.jsonl", "--out", "o"], "a line is no JSON"), (["c.csv", "--out", "o"], "has columns id, words, expected caption or text"),
+    (["d.csv", "--out", "o"], "has no rows"), (["l.txt", "--out", "o"], "is not UTF-8"), (["n.jsonl", "--out", "o"], "no str, first None"),
+    (["--convert", ".", "o"], "no config.json"), (["e.txt", "--out", "o"], "expected a list of at least one str")])
+def test_mistakes_are_one_line(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("c.txt", b"a"), ("c.jsonl", b"{"), ("c.csv", b"id,words\n1,a\n"), ("d.csv", b"id\n"), ("e.txt", b""),
+                       ("l.txt", b"\xff\xfe"), ("n.jsonl", b'{"text": null}')): (tmp_path / name).write_bytes(data)
+    before = {p.name for p in tmp_path.iterdir()}
+    assert main(["embed", *argv]) == 2
+    err = capsys.readouterr().err
+    assert words in err and "Traceback" not in err
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(("part-", "index-"))]
+    assert {p.name for p in tmp_path.iterdir()} - before <= {"o"}
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys, small):
+    import imagen_nb.cli as cli
+
+    (tmp_path / "c.txt").write_text("\n".join(ShapesWorld("train", level="full").caption(i) for i in range(60)))
+    make = cli.make_encoder
+    monkeypatch.setattr(cli, "make_encoder", lambda args: counting(make(args), stop=30))
+    assert main(["embed", str(tmp_path / "c.txt"), "--out", str(tmp_path / "c")]) == 130
+    assert "Run the same command to go on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["embed", str(tmp_path / "c.txt"), "--out", str(tmp_path / "c"), "--verify"]) == 0
+    assert len(EmbeddingCache.open(tmp_path / "c")) == 60
+
+
+def test_embed_converts(tmp_path, capsys):
+    random_t5(tmp_path / "old")
+    assert main(["embed", "--convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert "MB before" in capsys.readouterr().out
+    (tmp_path / "c.txt").write_text("a red circle")
+    assert main(["embed", str(tmp_path / "c.txt"), "--encoder", str(tmp_path / "new"), "--dtype", "fp32", "--store", "fp32", "--length", "16",
+                 "--out", str(tmp_path / "c")]) == 0
+    identity = EmbeddingCache.open(tmp_path / "c").identity
+    assert (identity["max_length"], identity["dtype"], identity["encoder"]) == (16, "float32", "new")
+
+
+def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, monkeypatch):
+    from imagen_nb import runs
+
+    class World:
+        asked = 0
+        def __len__(self): return 40
+        def caption(self, i):
+            self.asked += 1
+            return captions[i]
+
+    world, path = World(), tmp_path / "captions"
+    runs.build_cache(encoder, path, world)
+    assert world.asked == 40 and len(runs.build_cache(encoder, path, world)) == len(set(captions[:40])) and world.asked == 40
+    damage(next(path.glob("part-*/part.safetensors")), "cut")
+    with pytest.warns(UserWarning, match="encoded anew"): runs.build_cache(encoder, path, world)
+    assert world.asked == 80
 
 
 # ---------------------------------------------------------------- forecast
