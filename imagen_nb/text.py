@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'TextEmbedding', 'fast_dtype', 'load_text_model', 'digest_tensors', 'digest_tokenizer', 'check_captions',
            'find_folder', 'load_statistics', 'check_revision', 'run_text_model', 'check_options', 'token_numbers',
-           'by_length', 'TextEncoder', 'Forecast', 'forecast', 'encode_rows', 'pad_rows', 'check_encoder',
+           'by_length', 'TextEncoder', 'BuildPlan', 'forecast', 'encode_rows', 'pad_rows', 'check_encoder',
            'missing_captions', 'check_room', 'EmbeddingCache']
 
 # %% ../nbs/02_text.ipynb #0bc27512
@@ -358,7 +358,7 @@ class TextEncoder:
         return TextEmbedding.concat(texts).rows(order.to(texts[0].mask.device))
 
 # %% ../nbs/02_text.ipynb #f9fdd734
-class Forecast(NamedTuple):
+class BuildPlan(NamedTuple):
     "What a build will take, before it starts."
     captions: int        # to encode
     tokens: float        # of a caption, on average
@@ -379,7 +379,7 @@ def forecast(
     dtype:torch.dtype=torch.bfloat16,   # stored
     part_bytes:int=2**28,               # in one file of the cache
     batch_size:int=None,                # captions at once, None: by device
-) -> Forecast:                          # size from lengths, time from a trial
+) -> BuildPlan:                          # size from lengths, time from a trial
     "Tokens, bytes and seconds, from the first of the captions."
     truncated = encoder.truncated
     lengths = [max(len(ids), 1) for ids in encoder.tokenize(captions[:1024] or [""])]
@@ -393,7 +393,7 @@ def forecast(
     row = tokens*encoder.width*dtype.itemsize
     text = sum(len(c.encode()) for c in captions[:1024])/max(len(captions[:1024]), 1)
     per_part = int(min(max(part_bytes//row, 1), 65536))
-    return Forecast(len(captions), tokens, int(len(captions)*(row + text + 56)), seconds, per_part)
+    return BuildPlan(len(captions), tokens, int(len(captions)*(row + text + 56)), seconds, per_part)
 
 # %% ../nbs/02_text.ipynb #ad6ec138
 def encode_rows(

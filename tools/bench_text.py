@@ -1,6 +1,6 @@
 """Measure the text half: encoding, the cache on disk, faults. Results go to run cards in data/runs.
 
-    python tools/bench_text.py speed [--rounds 3] [--lengths web|short] [--device cuda --xxl]
+    python tools/bench_text.py speed [--rounds 3] [--lengths web|short] [--size tiny|small] [--device cuda --xxl]
     python tools/bench_text.py cache --captions 1000000
     python tools/bench_text.py wide
     python tools/bench_text.py many_reads
@@ -37,7 +37,8 @@ from imagen_nb.shards import hash_captions
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT/"data"/"runs"
 LAWS = {"web": (20.2, 16.3), "short": (10.3, 4.5)}  # words: mean, standard deviation
-T5_SMALL = dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
+SIZES = {"tiny": dict(d_model=256, d_kv=64, d_ff=1024, num_layers=4, num_heads=4),   # as google/t5-efficient-tiny
+         "small": dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)}  # as google-t5/t5-small
 T5_XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
 
 
@@ -102,14 +103,14 @@ def seconds(work) -> float:
 def speed(a):
     "Captions per second: ours; transformers padding to the longest of 128 or (as imagen-pytorch) of 256; all padded to 256."
     torch.set_num_threads(a.threads)
-    encoder = random_encoder(T5_XXL if a.xxl else T5_SMALL, torch.bfloat16 if a.device == "cuda" else torch.float32, a.device)
+    encoder = random_encoder(T5_XXL if a.xxl else SIZES[a.size], torch.bfloat16 if a.device == "cuda" else torch.float32, a.device)
     captions, few = draw_captions(2000, a.lengths), 2000 if a.device == "cuda" else 2*a.batch
     sides = {"ours": lambda: seconds(encoder.batches(captions, a.batch)),
              "longest": lambda: seconds(theirs(encoder, captions, a.batch, padding="longest", max_length=128)),
              "longest up to 256": lambda: seconds(theirs(encoder, captions, a.batch, padding="longest", max_length=256)),
              "padded to 256": lambda: seconds(theirs(encoder, captions[:few], a.batch, padding="max_length", max_length=256))*2000/few}
     for _ in encoder.batches(captions[:8]): pass
-    name = f"{'T5-XXL' if a.xxl else 'T5-small'} {a.device} {a.lengths}"
+    name = f"T5-{'XXL' if a.xxl else a.size}, {a.device}, {a.lengths}"
     path = CARDS/"text-bench.json"
     old = json.loads(path.read_text()).get(name, {}).get("seconds", {}) if path.exists() and a.append else {}
     took = {side: old.get(side, []) for side in sides}
@@ -201,10 +202,10 @@ class RandomStates:
 
 
 def many_reads(a):
-    "Random reads out of a million captions; random states, as reading does not depend on them."
+    "Random reads out of many captions; random states, as reading does not depend on them."
     from imagen_nb.text import EmbeddingCache, TextEncoder
     torch.set_num_threads(1)
-    captions = draw_captions(1_000_000, "short")
+    captions = draw_captions(a.captions, "short")
     with tempfile.TemporaryDirectory() as folder:
         cache = EmbeddingCache.build(RandomStates(TextEncoder.toy()), captions, Path(folder)/"c")
         start = time.perf_counter()
@@ -216,7 +217,7 @@ def many_reads(a):
             start = time.perf_counter()
             cache.index.find(hash_captions(g.sample(captions, 64)))
             took.append(time.perf_counter() - start)
-    update_card("text-cache", "reads from a million", {"open, s": opened, "first 200 batches": cold, "2000 batches": warm,
+    update_card("text-cache", "reads", {"captions": len(captions), "open, s": opened, "first 200 batches": cold, "2000 batches": warm,
                 "lookups alone, captions/s": 64/statistics.median(took), "width": 128, "encoder": "random states in place of the toy T5"})
 
 
@@ -323,8 +324,9 @@ def main():
     s.add_argument("--device", default="cpu")
     s.add_argument("--batch", type=int, default=64)
     s.add_argument("--threads", type=int, default=2)
+    s.add_argument("--size", choices=SIZES, default="small")
     s.add_argument("--xxl", action="store_true", help="the size of T5-XXL; for a GPU")
-    kinds.choices["cache"].add_argument("--captions", type=int, default=1_000_000)
+    for name in ("cache", "many_reads"): kinds.choices[name].add_argument("--captions", type=int, default=1_000_000)
     kinds.choices["kills"].add_argument("--n", type=int, default=50)
     a = p.parse_args()
     a.run(a)
