@@ -19,19 +19,24 @@ class GaussianMixture:
     labels:Tensor|None=None  # class of each, whole numbers >= 0, (k,)
 
     def __post_init__(self):
-        k = len(self.means)
-        if self.means.ndim != 2:
-            raise ValueError(f"GaussianMixture: means, got {tuple(self.means.shape)},"
-                             " expected (k d)")
+        m, k = self.means, len(self.means) if self.means.ndim else 0
+        if m.ndim != 2 or not m.numel() or not m.is_floating_point():
+            raise ValueError(f"GaussianMixture: means, got {m.dtype} {tuple(m.shape)},"
+                             " expected floating point (k d)")
         for name in ("stds", "weights", "labels"):
             value = getattr(self, name)
-            if value is not None and value.shape != (k,):
-                raise ValueError(f"GaussianMixture: {name}, got {tuple(value.shape)},"
-                                 f" expected ({k},)")
-        if (self.stds < 0).any() or (self.weights <= 0).any():
-            raise ValueError("GaussianMixture: stds and weights, got"
-                             f" {self.stds.tolist()} and {self.weights.tolist()},"
-                             " expected stds >= 0 and weights > 0")
+            if value is None: continue
+            if value.shape != (k,) or value.device != m.device:
+                raise ValueError(f"GaussianMixture: {name}, got {tuple(value.shape)} on"
+                                 f" {value.device}, expected ({k},) on {m.device}")
+        if not ((self.stds >= 0) & (self.weights > 0) & m.isfinite().all(1)
+                & self.stds.isfinite() & self.weights.isfinite()).all():
+            raise ValueError("GaussianMixture: means, stds and weights, got"
+                             f" {m.tolist()}, {self.stds.tolist()} and {self.weights.tolist()},"
+                             " expected numbers, stds >= 0 and weights > 0")
+        if self.labels is not None and (self.labels.is_floating_point() or (self.labels < 0).any()):
+            raise ValueError(f"GaussianMixture: labels, got {self.labels}, expected whole"
+                             " numbers >= 0")
         object.__setattr__(self, "weights", self.weights/self.weights.sum())
 
     def sample(
@@ -41,8 +46,12 @@ class GaussianMixture:
         label:int|None=None,                 # draw from this class only
     ) -> Tensor:                             # (n d)
         "Draw clean data."
+        if n < 1: raise ValueError(f"GaussianMixture: n, got {n}, expected 1 or more")
         share = self.weights
-        if label is not None: share = share*(self._labels() == label)
+        if label is not None:
+            mine = self._labels() == label
+            if not mine.any(): self._refuse(torch.tensor([label]))
+            share = share*mine
         k = torch.multinomial(share, n, replacement=True, generator=generator)
         eps = torch.randn(n, self.means.shape[1], generator=generator,
                           dtype=self.means.dtype, device=self.means.device)
@@ -55,12 +64,12 @@ class GaussianMixture:
         labels:Tensor|None=None,  # class per row, -1 for no class, (b,)
     ) -> Tensor:                  # (b d)
         "Exact E[x0 | z], or E[x0 | z, label]: what a perfect network would answer."
-        alpha, sigma = self._scales(log_snr, z)                          # (b 1)
         share = self._log_joint(z, log_snr, labels).softmax(1)           # (b k)
-        variance = (alpha*self.stds)**2 + sigma**2                       # (b k)
-        pull = (alpha*self.stds**2/variance)[..., None]                  # (b k 1)
-        off = z[:, None] - alpha[..., None]*self.means                   # (b k d)
-        return (share[..., None]*(self.means + pull*off)).sum(1)
+        z, means, stds, _ = self._like(z)
+        alpha, sigma = self._scales(log_snr, z)                          # (b 1)
+        pull = alpha*stds**2/((alpha*stds)**2 + sigma**2)                # (b k)
+        off = z[:, None] - alpha[..., None]*means                        # (b k d)
+        return (share[..., None]*(means + pull[..., None]*off)).sum(1)
 
     def log_prob(
         self,
@@ -78,25 +87,67 @@ class GaussianMixture:
         "Which Gaussian a clean point most probably came from."
         return self._log_joint(x, None, None).argmax(1)
 
+    def along(
+        self,
+        direction:Tensor,  # (d,)
+    ) -> "GaussianMixture": # in one dimension
+        "What the data look like when projected on a direction of length 1."
+        direction = direction.to(self.means)/direction.norm()
+        return GaussianMixture((self.means @ direction)[:, None], self.stds, self.weights, self.labels)
+
+    def cdf(
+        self,
+        x:Tensor,                  # points, (b 1)
+        log_snr:Tensor|None=None,  # noise level; None: of clean data
+    ) -> Tensor:                   # (b,)
+        "Share of (noisy) one-dimensional data at or below x."
+        if self.means.shape[1] != 1:
+            raise ValueError(f"GaussianMixture: cdf of {self.means.shape[1]} dimensions, expected"
+                             " 1, see `along`")
+        x, means, stds, weights = self._like(x)
+        alpha, sigma = self._scales(log_snr, x)
+        spread = ((alpha*stds)**2 + sigma**2).sqrt()                     # (b k)
+        return (weights*torch.special.ndtr((x - alpha*means[:, 0])/spread)).sum(1)
+
+    def _like(self, z):
+        "z and the mixture in one dtype, that of z but at least float32."
+        if z.ndim != 2 or z.shape[1] != self.means.shape[1] or z.device != self.means.device:
+            raise ValueError(f"GaussianMixture: points, got {tuple(z.shape)} on {z.device},"
+                             f" expected (b, {self.means.shape[1]}) on {self.means.device}")
+        if z.dtype != torch.float64: z = z.float()
+        return z, *(x.to(z.dtype) for x in (self.means, self.stds, self.weights))
+
     def _labels(self):
         if self.labels is None:
             raise ValueError("GaussianMixture: a label was asked for, got a mixture"
                              " without labels")
         return self.labels
 
+    def _refuse(self, labels):
+        raise ValueError(f"GaussianMixture: labels, got {labels.unique().tolist()}, expected"
+                         f" whole numbers among {self.labels.unique().tolist()}, or -1 for no class")
+
     def _scales(self, log_snr, z):
         if log_snr is None: return z.new_ones(1, 1), z.new_zeros(1, 1)
+        if log_snr.shape not in ((), (1,), (len(z),)):
+            raise ValueError(f"GaussianMixture: log_snr, got {tuple(log_snr.shape)},"
+                             f" expected () or ({len(z)},)")
         alpha, sigma = alpha_sigma(log_snr)
         return alpha.reshape(-1, 1).to(z), sigma.reshape(-1, 1).to(z)
 
     def _log_joint(self, z, log_snr, labels):
         "log p(component | label) + log p(z | component), (b k)"
+        z, means, stds, weights = self._like(z)
         alpha, sigma = self._scales(log_snr, z)
-        share = self.weights.to(z).log()[None]                           # (1 k)
+        share = weights.log()[None]                                      # (1 k)
         if labels is not None:
+            if labels.shape != (len(z),):
+                raise ValueError(f"GaussianMixture: labels, got {tuple(labels.shape)},"
+                                 f" expected ({len(z)},)")
             mine = (self._labels()[None] == labels[:, None]) | (labels[:, None] < 0)
+            if labels.is_floating_point() or not mine.any(1).all(): self._refuse(labels)
             share = share.masked_fill(~mine, -math.inf).log_softmax(1)   # (b k)
-        variance = (alpha*self.stds)**2 + sigma**2                       # (b k)
-        far = ((z[:, None] - alpha[..., None]*self.means)**2).sum(2)     # (b k)
+        variance = (alpha*stds)**2 + sigma**2                            # (b k)
+        far = ((z[:, None] - alpha[..., None]*means)**2).sum(2)          # (b k)
         d = z.shape[1]
         return share - far/(2*variance) - d/2*torch.log(2*math.pi*variance)

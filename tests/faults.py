@@ -26,6 +26,26 @@ FAULTS = [
     ("caption dropout keeps the mask", "guidance", "torch.where(keep[:, None], text.mask, only_first)", "text.mask"),
     ("threshold over the batch", "thresholding", "s = row_quantile(size, p).clamp(min=1, max=cap)", "s = row_quantile(size, p).max().expand(len(x0_hat)).clamp(min=1, max=cap)"),
     ("threshold shrinks good pictures", "thresholding", ".clamp(min=1, max=cap)", ".clamp(max=cap)"),
+    ("slope of the linear schedule", "diffusion", "9.95*t**2", "9.9*t**2"),
+    ("EDM's sigma of the whole log-SNR", "diffusion", "(-_floats(\"edm_sigma\", \"log_snr\", log_snr)/2).exp()", "(-_floats(\"edm_sigma\", \"log_snr\", log_snr)).exp()"),
+    ("EDM's sigma back without the factor", "diffusion", "return -2*sigma.log()", "return -sigma.log()"),
+    ("DDPM's table off by one", "diffusion", "log_kept = torch.log1p(-betas).cumsum(0)", "log_kept = torch.log1p(-betas).cumsum(0) + torch.log1p(-betas)"),
+    ("DDPM's timestep off by one", "diffusion", "return right - 1 + ", "return right + "),
+    ("posterior leans on alpha_t", "diffusion", "*alpha_s/alpha_t, c*alpha_s", "*alpha_s/alpha_t, c*alpha_t"),
+    ("x0 from v with the wrong sign", "diffusion", "return alpha*z_t - sigma*prediction", "return alpha*z_t + sigma*prediction"),
+    ("capped weight not capped", "diffusion", "capped=rise.clamp(max=math.log(cap))", "capped=rise"),
+    ("network told the next level", "sampling", "denoise(z, log_snrs[i].expand", "denoise(z, log_snrs[i+1].expand"),
+    ("eta not squared", "sampling", "eta**2*", "eta*"),
+    ("old noise not reduced", "sampling", "sigma_s*(1 - fresh).sqrt()*eps_hat", "sigma_s*eps_hat"),
+    ("multistep counts the whole log-SNR", "sampling", "(log_snr_t - log_snr_s)/2)", "(log_snr_t - log_snr_s))"),
+    ("multistep remembers the first look only", "sampling", "        previous = x0_hat", "        previous = x0_hat if i == 0 else previous"),
+    ("a picture's seed forgotten", "sampling", "keyed_generator(\"noise\", s, stream)", "keyed_generator(\"noise\", stream)"),
+    ("no caption outside the interval", "guidance", "torch.as_tensor(w, device=z.device), 1.)", "torch.as_tensor(w, device=z.device), 0.)"),
+    ("blocks chosen by their least value", "thresholding", "blocks.amax(1)", "blocks.amin(1)"),
+    ("values left over by the blocks", "thresholding", "torch.cat([kept, rest], 1).topk", "kept.topk"),
+    ("quantile not between neighbours", "thresholding", "torch.lerp(low, high, place-below)", "low"),
+    ("mixture pulls with the wrong variance", "mixture", "alpha*stds**2/", "alpha*stds/"),
+    ("mixture ignores the label", "mixture", "share.masked_fill(~mine, -math.inf)", "share"),
     ("text mask inverted", "layers", "mask = torch.cat([text.mask, mask], dim=1)", "mask = torch.cat([~text.mask, mask], dim=1)"),
     ("pool reads padding", "layers", ".masked_fill(~text.mask[..., None], float(\"-inf\"))", ""),
     ("sum not scaled", "layers", "return (self.shortcut(x) + self.conv2(h))*self.sum_scale", "return self.shortcut(x) + self.conv2(h)"),
@@ -68,7 +88,7 @@ def is_caught(fault) -> tuple[bool, str]:
     return run.returncode != 0, failed[0] if failed else f"exit {run.returncode}"
 
 
-ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "networks", "cascade", "training", "data")
+ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "laboratory", "networks", "cascade", "training", "data")
 
 
 def main(names: list[str]) -> int:

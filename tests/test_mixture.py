@@ -134,3 +134,75 @@ def test_refuses():
     with pytest.raises(ValueError, match="without labels"): plain.sample(3, label=0)
     with pytest.raises(ValueError, match="without labels"):
         plain.denoise(torch.zeros(1, 2), torch.tensor(0.), torch.tensor([0]))
+
+
+# ---- one dimension
+
+@pytest.mark.parametrize("level", [None, -3., 0., 4.])
+def test_cdf_is_the_integral_of_the_density(level):
+    log_snr = None if level is None else double(level)
+    x = torch.linspace(-9, 9, 40_001, dtype=torch.float64)[:, None]
+    density = LINE.log_prob(x, log_snr).exp()
+    sums = torch.cumulative_trapezoid(density, x[:, 0])
+    assert_close(LINE.cdf(x[1:], log_snr), sums, atol=2e-7, rtol=0)
+    with pytest.raises(ValueError, match="cdf of 2 dimensions"): PLANE.cdf(torch.zeros(3, 2).double())
+
+
+def test_along_is_the_law_of_the_projection():
+    u = double([3., -4.])
+    x = PLANE.sample(40_000, torch.Generator().manual_seed(0)) @ u/5
+    cuts = double([[-2.], [-.5], [.4], [1.7]])
+    share = (x[:, None] <= cuts.T).double().mean(0)
+    assert ((PLANE.along(u).cdf(cuts) - share).abs() < 4*.5/200).all()
+    assert_close(PLANE.along(7*u).means, PLANE.along(u).means)
+
+
+# ---- precision and refusals
+
+@pytest.mark.parametrize("std", [0., .01, 1.])
+@pytest.mark.parametrize("level", [-20., -10., -3., 0., 3., 10., 20.])
+def test_float32_agrees_with_float64_on_likely_and_unlikely_points(level, std):
+    means, weights = double([[2., 0], [-1, 1], [0, -2]]), double([.5, .3, .2])
+    exact = GaussianMixture(means, double([std]*3), weights)
+    single = GaussianMixture(means.float(), torch.tensor([std]*3), weights.float())
+    alpha, sigma = alpha_sigma(double(level))
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for far in (1., 3.):
+        z = (alpha*exact.sample(60, torch.Generator().manual_seed(1)) + far*sigma*noise).float()
+        # exact for the z float32 can hold: the difference is the arithmetic's
+        assert_close(single.denoise(z, torch.tensor(level)).double(), exact.denoise(z.double(), double(level)), atol=2e-4, rtol=1e-4)
+    assert single.denoise(1e3*z, torch.tensor(level)).isfinite().all()
+
+
+def test_follows_the_points_precision():
+    single = GaussianMixture(PLANE.means.float(), PLANE.stds.float(), PLANE.weights.float())
+    z, level = torch.randn(4, 2), torch.tensor(.5)
+    for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)):
+        for mixture in (single, PLANE):
+            assert mixture.denoise(z.to(dtype), level).dtype == mixture.log_prob(z.to(dtype), level).dtype == expected
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(means=torch.zeros(2, 2).long()), "floating point"), (dict(means=torch.zeros(0, 2)), "means, got"), (dict(means=torch.tensor(1.)), "means, got"),
+    (dict(means=torch.full((2, 2), math.nan)), "expected numbers"), (dict(stds=torch.tensor([1., math.inf])), "expected numbers"),
+    (dict(stds=torch.tensor([1., math.nan])), "expected numbers"), (dict(weights=torch.tensor([1., math.nan])), "expected numbers"),
+    (dict(stds=torch.ones(2, device="meta")), "on meta"), (dict(labels=torch.tensor([0., 1.])), "whole numbers"), (dict(labels=torch.tensor([0, -1])), "labels"),
+    (dict(labels=torch.tensor([0, 1, 2])), "labels, got")])
+def test_refuses_what_is_no_mixture(change, says):
+    parts = dict(means=torch.zeros(2, 2), stds=torch.ones(2), weights=torch.ones(2)) | change
+    with pytest.raises(ValueError, match=f"GaussianMixture: .*{says}"): GaussianMixture(**parts)
+
+
+@pytest.mark.parametrize("z, log_snr, labels, says", [
+    (torch.zeros(3, 2), torch.zeros(2), None, "log_snr, got"), (torch.zeros(3, 2), torch.zeros(3, 1), None, "log_snr, got"),
+    (torch.zeros(3, 3), torch.tensor(0.), None, "points, got"), (torch.zeros(2), torch.tensor(0.), None, "points, got"),
+    (torch.zeros(3, 2, device="meta"), torch.tensor(0.), None, "on meta"), (torch.zeros(3, 2), torch.tensor(0.), torch.tensor([0, 1]), "labels, got"),
+    (torch.zeros(3, 2), torch.tensor(0.), torch.tensor([0, 1, 7]), r"got \[0, 1, 7\]"), (torch.zeros(3, 2), torch.tensor(0.), torch.zeros(3), "whole numbers")])
+def test_refuses_points_levels_and_labels_that_do_not_fit(z, log_snr, labels, says):
+    for ask in (PLANE.denoise, PLANE.log_prob):
+        with pytest.raises(ValueError, match=f"GaussianMixture: .*{says}"): ask(z.to(torch.float64), log_snr, labels)
+
+
+def test_refuses_to_draw_what_is_not_there():
+    with pytest.raises(ValueError, match="n, got 0"): PLANE.sample(0)
+    with pytest.raises(ValueError, match=r"labels, got \[5\]"): PLANE.sample(3, label=5)

@@ -140,10 +140,40 @@ def test_infinity_is_refused_and_half_precision_is_safe():
     with pytest.raises(ValueError, match="infinity"): dynamic_threshold(2*x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("p, cap", [(.995, 100.), (.95, 1.5), (.995, 1.), (.8, 3.)])
-def test_parity_with_diffusers(p, cap):
+def test_parity_with_diffusers(p, cap, dtype):
+    "Inside a sampler's loop: `test_sampling.test_parity_with_diffusers`. Theirs has a cap always, 1 by default."
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=p,
-            sample_max_value=cap)
-    x = draws(4, 3, 32, 32)*torch.tensor([.2, 1., 2., 5.])[:, None, None, None]
-    assert_close(dynamic_threshold(x, p, cap), theirs._threshold_sample(x), atol=1e-6, rtol=1e-6)
+    theirs = diffusers.DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=p, sample_max_value=cap)
+    x = (draws(4, 3, 32, 32)*torch.tensor([.2, 1., 2., 5.])[:, None, None, None]).to(dtype)
+    ours, other = dynamic_threshold(x, p, cap), theirs._threshold_sample(x)
+    assert ours.dtype == other.dtype == dtype
+    close = {torch.float64: 1e-12, torch.float32: 1e-6}.get(dtype, 1e-2 if dtype == torch.bfloat16 else 1e-3)
+    assert_close(ours, other, atol=close, rtol=close)
+
+
+# ---- exact for any row, at any size
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 199, 1000, 4097, 50_001])
+@pytest.mark.parametrize("kind", ["normal", "rounded", "constant", "half infinite", "rising", "all in one place"])
+def test_quantile_is_exact(n, kind):
+    x = draws(3, n)
+    if kind == "rounded": x = x.round()
+    if kind == "constant": x = x*0 + 2
+    if kind == "half infinite": x[x > 0] = float("inf")
+    if kind == "rising": x = x.sort(1).values
+    if kind == "all in one place": x[:, n//3:n//3 + n//100 + 1] += 50
+    ordered = x.sort(1).values
+    for p in (.01, .5, .9, .99, .995, .9999, 1.):
+        place = p*(n-1)
+        low, high = ordered[:, int(place)], ordered[:, min(int(place)+1, n-1)]
+        expected = low if place == int(place) else torch.lerp(low, high, place-int(place))
+        assert_close(row_quantile(x, p), expected, atol=0, rtol=0, equal_nan=True)
+
+
+def test_quantile_reads_views():
+    x = draws(4, 6, 5000).transpose(1, 2)[:, ::2]            # strides of every kind
+    rows = x.reshape(4, -1)
+    assert_close(row_quantile(x[..., 0], .99), row_quantile(x[..., 0].contiguous(), .99), atol=0, rtol=0)
+    assert_close(row_quantile(rows, .99), torch.tensor(np.quantile(rows.numpy(), .99, axis=1)), atol=1e-6, rtol=1e-6)
