@@ -128,11 +128,19 @@ def prove_order():
             if errors[-1] < goal/1.5: break
         cost.setdefault(sampler, {})[kind] = dict(steps=COUNTS[:len(errors)], errors=errors, needed=crossing(COUNTS, errors, goal))
         print(sampler, kind, cost[sampler][kind], flush=True)
+    spread_goal, spread = lab.full_error("ddpm gamma 0", MATCH_STEPS, "t"), {}
+    for sampler, kind in itertools.product(("ddpm gamma 1", "ddim eta 0", "dpmpp_2m"), ("t", "log_snr")):
+        errors = []
+        for n in COUNTS[:-1]:
+            errors.append(lab.full_error(sampler, n, kind))
+            if errors[-1] < spread_goal/1.5: break
+        spread.setdefault(sampler, {})[kind] = dict(steps=COUNTS[:len(errors)], errors=errors, needed=crossing(COUNTS, errors, spread_goal))
     write("order", since, what="orders of convergence (slope of log error over log steps, 95 % interval) and evaluations that match 1000 steps of DDPM",
           theory={"ddim": 1, "dpmpp_2m": 2, "ddpm": "1, weak; its mean is exact for one Gaussian"},
           setting="strong and weak: even steps in log-SNR from -6 to 6, float64, without Monte Carlo; full: cosine, from t=1 to t=0, relative error of the standard deviation of x0_hat",
           strong=strong, weak=weak, full=full,
-          match=dict(what="Wasserstein-1 distance to a one-dimensional mixture, cosine, from t=1 to t=0, 2048 points with shared-out noise", steps_of_ddpm=MATCH_STEPS, error=goal, seeds=goals, evaluations=cost))
+          match=dict(what="Wasserstein-1 distance to a one-dimensional mixture, cosine, from t=1 to t=0, 2048 points with shared-out noise", steps_of_ddpm=MATCH_STEPS, error=goal, seeds=goals, evaluations=cost),
+          match_spread=dict(what="relative error of the standard deviation for one Gaussian, as in full, no random numbers", steps_of_ddpm=MATCH_STEPS, error=spread_goal, evaluations=spread))
 
 
 def crossing(steps, errors, goal):
