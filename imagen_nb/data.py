@@ -730,9 +730,9 @@ def in_order(
         return
     loader = DataLoader(_Calls(work), batch_size=None, sampler=items, collate_fn=_same,
                         num_workers=workers, generator=torch.Generator())  # not the global one
-    done = 0
+    done, results = 0, iter(loader)
     try:
-        for result in loader:
+        for result in results:
             yield result
             done += 1
     except RuntimeError as e:
@@ -740,6 +740,8 @@ def in_order(
             raise
         raise RuntimeError(f"in_order: a worker died after {done} results ({e}); often memory ran"
                            " out. What was given out is complete: go on from there") from e
+    finally:
+        results._shutdown_workers()  # at once, not when the error's traceback is forgotten
 
 # %% ../nbs/01_data.ipynb #03d25e7f
 class _Calls(Dataset):
@@ -810,12 +812,14 @@ class CaptionedImages:
     ):
         self.catalog, self.keep, self.size, self.name = catalog, keep, size, name
         self.square, self.seed, self.max_skipped, self.choice = square, seed, max_skipped, choice
-        self.broken = {}                                    # index -> reason, found while reading
+        self.broken, self.stopped = {}, ""                  # index -> reason; why reading stopped
         self._kept, self._kept_size = {}, None
         meta = catalog.meta
         self.skipped = collections.Counter(meta["problems"]) + collections.Counter(meta["left_out"])
         self.examples = {why: (meta["names"].get(why, []) + meta["examples"].get(why, []))[:3]
                          for why in self.skipped}           # reason -> some names
+
+    def __getstate__(self): return self.__dict__ | {"_kept": {}}  # workers begin without squares
 
     def __len__(self): return len(self.keep)
 
@@ -830,7 +834,7 @@ class CaptionedImages:
 
     def _stand_in(self, i: int) -> int:
         j, k = i, 0
-        while j in self.broken:
+        while j in self.broken and len(self.broken) < len(self):
             k += 1
             j = int(_share(f"stand-in {self.seed} {i} {k}")*len(self))
         return j
@@ -860,7 +864,9 @@ class CaptionedImages:
 
     def _view(self, i: int, size: int, window: Crop | None) -> Tensor:
         while True:
-            self.row(i)  # is it there at all?
+            if self.stopped:
+                raise ValueError(self.stopped)
+            self.row(i)  # is there such a place?
             j = self._stand_in(i)
             try:
                 return _view(self, j, size, window)
@@ -871,8 +877,10 @@ class CaptionedImages:
         name, self.broken[i] = self.catalog.name(int(self.keep[i])), why
         n, what = len(self.broken), f"CaptionedImages: {name}, got {why}"
         if n > max(FEW, self.max_skipped*len(self)) or n == len(self):
-            raise ValueError(f"{what}, expected a picture that can be read; {n} of {len(self)} pictures"
-                             f" cannot: {_counts(collections.Counter(self.broken.values()))}")
+            why = _counts(collections.Counter(self.broken.values()))
+            self.stopped = (f"{what}, expected a picture that can be read;"
+                            f" {n} of {len(self)} pictures cannot: {why}")
+            raise ValueError(self.stopped)
         warnings.warn(f"{what}; another picture stands in ({n} so far)")
 
     @property

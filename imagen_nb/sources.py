@@ -443,15 +443,19 @@ def _part_ends(f, start: int, length: int) -> tuple[bytes, bytes]:
 
 def tar_members(f, name: str, notes: Notes):
     "(name, start, length, is it a file) of each member; what lies between two sound headers is counted as lost."
-    size, at, long = os.fstat(f.fileno()).st_size, 0, {}
+    size, at, safe, long = os.fstat(f.fileno()).st_size, 0, 0, {}  # safe: behind the last sound header
     while at < size:
         f.seek(at)
-        block = f.read(512)
-        if (header := _tar_header(block)) is None:
-            if (beyond := _next_header(f, at)) is None:
-                return _tar_end(block, size, at, name, notes)
-            if block.strip(b"\0") or beyond - at > 20*512:  # zeros alone are where two tars were joined
-                _lost(name, at, beyond - at, notes)
+        header = _tar_header(block := f.read(512))
+        is_whole = header is not None and at + 512 + int(long.get("size", header[1])) <= size
+        if not is_whole:
+            if header is not None: safe = at + 512
+            elif not block.strip(b"\0"): safe = at
+            if (beyond := _next_header(f, safe)) is None:
+                return _tar_end(block, size, at, name, notes) if header is None else _lost(name, at, size - at, notes)
+            begin = min(at, safe) if beyond <= at else at
+            if block.strip(b"\0") or beyond - begin > 20*512:  # zeros alone are where two tars were joined
+                _lost(name, begin, beyond - begin, notes)
             at, long = beyond, {}
             continue
         member, length, kind = header
@@ -459,18 +463,17 @@ def tar_members(f, name: str, notes: Notes):
             text = f.read(min(length, 2**20))
             if kind in "xL": long |= _pax(text) if kind == "x" else {"path": text.rstrip(b"\0").decode(errors="surrogateescape")}
         else:
-            length = int(long.get("size", length))
-            if at + 512 + length > size: return _lost(name, at, size - at, notes)
-            yield long.get("path", member), at + 512, length, kind in "0\0007S"
-            long = {}
-            length *= kind in "0\0007S"
+            is_file, length = kind in "0\0007S", int(long.get("size", length))
+            yield long.get("path", member), at + 512, length, is_file
+            length, long = length*is_file, {}
+        safe = at + 512
         at += 512 + (length + 511)//512*512
     notes.problem("tar file without its end", name)
 
 
 def _tar_end(block: bytes, size: int, at: int, name: str, notes: Notes):
     "No header follows: the end of a tar is two blocks of zeros."
-    if at == 0: return notes.problem("no tar file, or a compressed one", name)
+    if at == 0: return notes.problem("tar file compressed, or damaged from its start", name)
     if block.strip(b"\0"): return _lost(name, at, size - at, notes)
     if size - at < 1024: notes.problem("tar file without its end", name)
 
@@ -501,8 +504,8 @@ def _pax(text: bytes) -> dict:
 
 
 def _next_header(f, at: int) -> int | None:
-    "Where the next sound header begins, at any byte after `at`; None if there is none."
-    at, step, overlap = at + 1, 2**20, 512
+    "Where the next sound header begins, at byte `at` or later; None if there is none."
+    step, overlap = 2**20, 512
     while True:
         f.seek(at)
         chunk = f.read(step + overlap)
@@ -653,7 +656,7 @@ def _add_folder(out: Source, folder: Path, split: str, image_column, caption_col
     root, out.has_split = _split_folder(folder, split)
     table = next((root/t for t in TABLES if (root/t).is_file()), None)
     files = sorted(p for p in root.iterdir() if p.suffix.lower() in SHARDS and not _is_hidden(p.name) and p.is_file())
-    shards, pictures = [p for p in files if not _is_list_of_links(p, root)], _has_pictures(root)
+    shards, pictures = [p for p in files if not _is_list_of_links(p)], _has_pictures(root)
     out.notes.ignored.update(["parquet without pictures"]*(len(files) - len(shards)))
     if table is not None or pictures or not shards:
         out.shards.append(Listed(table, root, *columns) if table is not None else Folder(root, caption_column))
@@ -665,9 +668,13 @@ def _has_pictures(root: Path) -> bool:
     return any(os.path.splitext(n)[1].lower() in SUFFIXES for _, names in _walk(root, Notes()) for n in names)
 
 
-def _is_list_of_links(path: Path, root: Path) -> bool:
-    "img2dataset leaves beside every tar or folder a parquet of the same name with what it knows of each URL."
-    return path.suffix.lower() == ".parquet" and (path.with_suffix(".tar").exists() or path.with_suffix("").is_dir())
+def _is_list_of_links(path: Path) -> bool:
+    "img2dataset leaves beside every tar or folder a parquet of the same name with what it knows of each URL, no pictures."
+    if path.suffix.lower() != ".parquet" or not (path.with_suffix(".tar").exists() or path.with_suffix("").is_dir()): return False
+    from pyarrow import parquet, types
+    try: kinds = parquet.read_schema(path).types
+    except Exception: return False  # damaged: to be named as such
+    return not any(types.is_struct(k) or types.is_binary(k) or types.is_large_binary(k) for k in kinds)
 
 
 def _split_folder(root: Path, split: str) -> tuple[Path, bool]:

@@ -106,7 +106,7 @@ def quiet(*args, **k):
 
 def file_of(case, root) -> tuple[str, bytes]:
     "Name and bytes of a case's picture."
-    root.mkdir()
+    root.mkdir(parents=True)
     case.build(root)
     path = next(p for p in sorted(root.iterdir()) if p.suffix.lower() != ".txt")
     return path.suffix, path.read_bytes()
@@ -143,7 +143,9 @@ def test_every_class_of_caption(layout, tmp_path):
     rows = [(f"{k:03d}.jpg", jpeg(k), [t] if isinstance(t, str) else t) for k, (t, _) in enumerate(texts.values())]
     if layout in ("parquet", "arrow"): rows = [(n, b, [c.replace("\0", "\x01") for c in t]) for n, b, t in rows]
     ds = quiet(LAYOUTS[layout](tmp_path, rows), 16)
-    assert [ds.caption(i) for i in range(len(ds))] == [c for _, c in texts.values()] and not ds.skipped
+    is_cell = layout not in ("folder", "tar")  # where a byte order mark is text
+    wanted = ["\ufeffred" if is_cell and what == "byte order mark" else c for what, (_, c) in texts.items()]
+    assert [ds.caption(i) for i in range(len(ds))] == wanted and not ds.skipped
 
 
 @every_layout
@@ -231,7 +233,7 @@ def test_random_squares_are_keyed(tmp_path):
     assert torch.equal(ds.images([7])[0], ds.images(range(40))[7]) and lefts.min() < 30 and lefts.max() > 150
     other = load_captioned(tmp_path, 20, square="random", seed=1)
     assert not torch.equal(other.images(range(40)), ds.images(range(40))) and other.identity != ds.identity
-    assert load_captioned(tmp_path, 20).images([3])[0, 0, 0, 0] == 90/127.5 - 1
+    assert abs(load_captioned(tmp_path, 20).images([3])[0, 0, 0, 0] - (90/127.5 - 1)) < 1e-6
     with pytest.raises(ValueError, match="square, got 'left'"): load_captioned(tmp_path, 20, square="left")
 
 
@@ -381,12 +383,12 @@ def test_lost_bytes_are_counted_and_places_named(tmp_path):
 
 
 @pytest.mark.parametrize("change,why", [
-    (lambda b: b"", "no tar file"), (lambda b: b[:300], "no tar file"), (lambda b: b"\x1f\x8b" + b[512:300] + bytes(9000), "no tar file"),
-    (lambda b: b"hello"*3000, "no tar file")])
+    (lambda b: b"", "compressed"), (lambda b: b[:300], "compressed"), (lambda b: b"\x1f\x8b" + b[512:300] + bytes(9000), "compressed"),
+    (lambda b: b"hello"*3000, "compressed")])
 def test_what_is_no_tar_is_said(change, why, tmp_path):
     path = tar_layout(tmp_path, sample_rows[:2])
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match="no readable picture"): load_captioned(path, 16)
+    with pytest.raises(ValueError, match=f"no readable picture of ..*{why}"): load_captioned(path, 16)
 
 
 def test_tars_that_are_unusual_but_whole(tmp_path):
@@ -434,7 +436,7 @@ def test_pictures_and_shards_in_one_folder_are_all_read(tmp_path):
     tar_layout(tmp_path, [("y.jpg", jpeg(1), ["in a tar"])])
     parquet_layout(tmp_path, [("z.jpg", jpeg(2), ["in a table"])])
     ds = load_captioned(tmp_path, 16)
-    assert [ds.caption(i) for i in range(3)] == ["loose", "in a tar", "in a table"] and not ds.catalog.meta["ignored"]
+    assert [ds.caption(i) for i in range(3)] == ["loose", "in a table", "in a tar"] and not ds.catalog.meta["ignored"]
 
 
 # ---------------------------------------------------------------- a run stops, places stay
@@ -472,9 +474,11 @@ def test_a_picture_that_goes_bad_gets_a_stand_in(tmp_path):
         backwards = torch.cat([other.images([k]) for k in reversed(range(100))]).flip(0)
     assert torch.equal(backwards, after) and [other.caption(k) for k in (3, 50, 97)] == names
     for k in range(10, 16): (tmp_path/f"{k:03d}.jpg").unlink()
-    with pytest.raises(ValueError, match=r"6 of 100 pictures cannot: 6 No such file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        lost.images(range(100))
+    for _ in range(2):  # it stays stopped
+        with pytest.raises(ValueError, match=r"6 of 100 pictures cannot: 6 No such file"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other._kept.clear()
+            other.images(range(100))
 
 
 @pytest.mark.parametrize("layout", ["folder", "tar"])
@@ -572,7 +576,7 @@ def test_processes_share_one_catalog(tmp_path):
     for name in ("in", "log"): (tmp_path/name).mkdir()
     folder_layout(tmp_path/"in", sample_rows)
     command = [sys.executable, "-c", LOADER, str(tmp_path/"in"), str(tmp_path/"log")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = {p.communicate()[0] for p in running}
     assert len(said) == 1 and "13 pictures" in said.pop() and len(list((tmp_path/"log").iterdir())) == 1
 
@@ -594,6 +598,7 @@ def numbers(batches):
     return [(b.index.tolist(), b.captions, b.images.sum().item()) for b in batches]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("layout", ["folder", "tar", "parquet"])
 def test_the_order_is_the_same_for_any_number_of_workers(layout, tmp_path):
     ds = load_captioned(LAYOUTS[layout](tmp_path, sample_rows), 16)
@@ -639,6 +644,8 @@ def test_a_killed_worker_is_noticed_and_nothing_is_lost_or_doubled(kill, tmp_pat
     assert time.perf_counter() - since < 30 and 5 <= len(got) < 200
     rest = [index for _, index in in_order(work, range(len(got), len(got) + 5), workers=2)]
     assert sum(got + rest, []) == list(range(2*(len(got) + 5)))
+    until = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < until: time.sleep(.1)
     assert not multiprocessing.active_children()
 
 
