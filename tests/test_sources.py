@@ -164,6 +164,23 @@ def test_a_missing_caption_is_counted(tmp_path):
     assert [ds.caption(0), ds.caption(1)] == ["", "b"] and "1 missing" in ds.report()
 
 
+@pytest.mark.parametrize("kind,options", [("JPEG", {}), ("JPEG", dict(progressive=True)), ("JPEG", dict(exif=b"Exif\0\0" + bytes(60_000))),
+    ("JPEG", dict(icc_profile=bytes(200_000))), ("JPEG", dict(comment=b"x"*3000)), ("PNG", {}), ("GIF", {}), ("WEBP", {}), ("BMP", {}), ("TIFF", {})])
+@pytest.mark.parametrize("side", [20, 700])
+def test_sizes_told_by_headers_are_pillows(kind, options, side):
+    noise = torch.randint(0, 256, (side, side + 9, 3), generator=torch.Generator().manual_seed(0)).byte().numpy()
+    blob, reads = encoded(Image.fromarray(noise), kind, **options), []
+    def read():
+        reads.append(1)
+        return blob
+    ends = (blob[:sources.HEAD], blob[-sources.TAIL:])
+    assert sources.probe(*ends, read) == (side + 9, side)
+    assert not reads or kind not in ("JPEG", "PNG") or len(options.get("icc_profile", b"")) > sources.HEAD
+    for cut in (len(blob) - (2 if kind == "JPEG" else 20), len(blob)//2, 40, 3):
+        short = blob[:cut]
+        with pytest.raises(sources.UnreadablePicture): sources.probe(short[:sources.HEAD], short[-sources.TAIL:], lambda: short)
+
+
 # ---------------------------------------------------------------- several captions, splits, choices
 
 def test_several_captions_are_drawn_by_epoch(tmp_path):
