@@ -871,17 +871,7 @@ class CaptionedImages:
             try:
                 return _view(self, j, size, window)
             except (OSError, ValueError) as e:
-                self._lose(j, reason(e))
-
-    def _lose(self, i: int, why: str):
-        name, self.broken[i] = self.catalog.name(int(self.keep[i])), why
-        n, what = len(self.broken), f"CaptionedImages: {name}, got {why}"
-        if n > max(FEW, self.max_skipped*len(self)) or n == len(self):
-            why = _counts(collections.Counter(self.broken.values()))
-            self.stopped = (f"{what}, expected a picture that can be read;"
-                            f" {n} of {len(self)} pictures cannot: {why}")
-            raise ValueError(self.stopped)
-        warnings.warn(f"{what}; another picture stands in ({n} so far)")
+                _lose(self, j, reason(e))
 
     @property
     def identity(self) -> str:
@@ -891,6 +881,18 @@ class CaptionedImages:
     def report(self) -> str:
         "What was found, kept, left out and why, in a few lines."
         return "\n".join(_report(self))
+
+# %% ../nbs/01_data.ipynb #09f82cfe
+def _lose(ds: CaptionedImages, i: int, why: str):
+    "Count a picture that could not be read after all; stop where they are too many."
+    name, ds.broken[i] = ds.catalog.name(int(ds.keep[i])), why
+    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}"
+    if n > max(FEW, ds.max_skipped*len(ds)) or n == len(ds):
+        counts = _counts(collections.Counter(ds.broken.values()))
+        ds.stopped = (f"{what}, expected a picture that can be read;"
+                      f" {n} of {len(ds)} pictures cannot: {counts}")
+        raise ValueError(ds.stopped)
+    warnings.warn(f"{what}; another picture stands in ({n} so far)")
 
 # %% ../nbs/01_data.ipynb #4838cb78
 def _view(ds: CaptionedImages, i: int, size: int, crop: Crop | None) -> Tensor:

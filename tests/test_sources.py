@@ -176,7 +176,7 @@ def test_sizes_told_by_headers_are_pillows(kind, options, side):
     ends = (blob[:sources.HEAD], blob[-sources.TAIL:])
     assert sources.probe(*ends, read) == (side + 9, side)
     assert not reads or kind not in ("JPEG", "PNG") or len(options.get("icc_profile", b"")) > sources.HEAD
-    for cut in (len(blob) - (2 if kind == "JPEG" else 20), len(blob)//2, 40, 3):
+    for cut in (len(blob) - 2 if kind == "JPEG" else len(blob)//3, len(blob)//2, 40, 3):
         short = blob[:cut]
         with pytest.raises(sources.UnreadablePicture): sources.probe(short[:sources.HEAD], short[-sources.TAIL:], lambda: short)
 
@@ -400,7 +400,7 @@ def test_lost_bytes_are_counted_and_places_named(tmp_path):
 
 
 @pytest.mark.parametrize("change,why", [
-    (lambda b: b"", "compressed"), (lambda b: b[:300], "compressed"), (lambda b: b"\x1f\x8b" + b[512:300] + bytes(9000), "compressed"),
+    (lambda b: b"", "without its end"), (lambda b: b[:300], "compressed"), (lambda b: b"\x1f\x8b" + b[512:300] + bytes(9000), "compressed"),
     (lambda b: b"hello"*3000, "compressed")])
 def test_what_is_no_tar_is_said(change, why, tmp_path):
     path = tar_layout(tmp_path, sample_rows[:2])
