@@ -20,8 +20,8 @@ Train Imagen cascades and draw with them.
 `imagen-nb COMMAND --help` explains a command."""
 
 COMMANDS = ("train", "sample", "upscale", "embed", "data", "env")
-DATA_HELP = ("a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions"
-             " at all), .parquet or .tar files, or a dataset of the hub")
+DATA_HELP = ("a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions at all; of .tar,"
+             " .parquet or .arrow files; COCO's), one such file, a .csv, .tsv or .jsonl list, or a dataset of the hub")
 
 
 # ---------------------------------------------------------------- commands
@@ -159,27 +159,50 @@ def make_encoder(args):
 
 
 def data(args):
-    "Show what a network would receive."
+    "What is in a source, what is left out and why, and what a network would receive."
     from imagen_nb.data import load_captioned
     from imagen_nb.recipes import find_recipe
     from imagen_nb.runs import make_encoder, save_grid
     recipe = find_recipe(args.recipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says it all
-        pictures = load_captioned(args.source, recipe.stages[-1].size)
-    print(pictures.report())
-    encoder = make_encoder(recipe) if recipe.encoder == "toy" else None
-    captions = list(dict.fromkeys(pictures.caption(i) for i in range(len(pictures))))
-    if encoder is not None:
-        longest = max(map(len, encoder.tokenize(captions)))
-        print(f"tokens: at most {longest} of {encoder.max_length}; {encoder.truncated} captions are cut there")
-        if words := spelled(encoder, captions):
-            print(f"words the toy encoder has never met, and only spells: {len(words)}, as {', '.join(words[:5])}; \n  one that"
-                  " reads real language: imagen-nb train ... --encoder google/t5-v1_1-base")
-    chosen = list(range(len(pictures)))[::max(1, len(pictures)//8)][:8]
-    sizes = [stage.size for stage in recipe.stages]
-    save_grid([pictures.caption(i)[:200] for i in chosen], [pictures.images(chosen, size) for size in sizes], args.out)
+        pictures = load_captioned(args.source, recipe.stages[-1].size, args.split, args.image_column, args.caption_column,
+                                  "all" if args.decode else True, min_size=args.min_size, held_out=args.held_out, max_skipped=1)
+        print(pictures.report())
+        if recipe.encoder == "toy": tell_words(make_encoder(recipe), pictures)
+        for line in forecast(pictures, recipe): print(line)
+        chosen = list(range(len(pictures)))[::max(1, len(pictures)//8)][:8]
+        sizes = [stage.size for stage in recipe.stages]
+        save_grid([pictures.caption(i)[:200] for i in chosen], [pictures.images(chosen, size) for size in sizes], args.out)
     print(f"{args.out}: pictures as the stages of {recipe.name} receive them, {', '.join(map(str, sizes))} px")
+
+
+def tell_words(encoder, pictures, most: int = 10_000):
+    "What the toy encoder makes of captions, the first ten thousand of them."
+    captions = list(dict.fromkeys(c for i in range(min(most, len(pictures))) for c in pictures.captions(i) or [""]))
+    longest = max(map(len, encoder.tokenize(captions)))
+    print(f"tokens: at most {longest} of {encoder.max_length}; {encoder.truncated} captions are cut there")
+    if words := spelled(encoder, captions):
+        print(f"words the toy encoder has never met, and only spells: {len(words)}, as {', '.join(words[:5])}; \n  one that"
+              " reads real language: imagen-nb train ... --encoder google/t5-v1_1-base")
+
+
+def forecast(pictures, recipe, most: int = 32):
+    "For each stage: epochs a recipe takes, pictures that are too small, and how long reading an epoch would take."
+    import time
+    sides, chosen = pictures.catalog.sizes(), list(range(len(pictures)))[::max(1, len(pictures)//most)][:most]
+    for k, (stage, training) in enumerate(zip(recipe.stages, recipe.training)):
+        since = time.perf_counter()
+        for i in chosen: pictures.images([i], stage.size)
+        seconds = (time.perf_counter() - since)/len(chosen)*len(pictures)
+        epochs, small = training.steps*training.batch/len(pictures), int((sides < stage.size).sum())
+        yield (f"stage {k}, {stage.size} px: {training.steps:,} steps of {training.batch} are {epochs:,.1f} epochs; {small} pictures are"
+               f" smaller and would be enlarged; reading all once takes {clock(seconds)} on one core, by {len(chosen)} of them")
+
+
+def clock(seconds: float) -> str:
+    "A time for people."
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
 
 
 def env(args):
@@ -331,10 +354,18 @@ def parser() -> argparse.ArgumentParser:
     e.add_argument("--convert", nargs=2, metavar=("SRC", "DST"), help="a published T5 folder to one with its encoder alone, in bf16")
     d = command(data, "look at pictures before training: counts, what is left out and why, a grid", """\
   imagen-nb data photos
-  imagen-nb data shards/train-000.tar --recipe paper""")
+  imagen-nb data coco --split valid
+  imagen-nb data shards --recipe paper --min-size 256
+  imagen-nb data list.tsv --image-column path --caption-column title""")
     d.add_argument("source", metavar="SOURCE", help=DATA_HELP)
     d.add_argument("--recipe", default="toy", help="whose sizes to show (default toy)")
     d.add_argument("--out", type=Path, default=Path("data.png"), help="PNG file for the grid (default data.png)")
+    d.add_argument("--split", default="train", help="train, valid or test (default train)")
+    d.add_argument("--held-out", type=float, default=0., metavar="SHARE", help="of train, kept back as valid and as much as test (default 0)")
+    d.add_argument("--image-column", metavar="NAME", help="of a table (default: guessed)")
+    d.add_argument("--caption-column", metavar="NAME", help="of a table or of .json files (default: guessed)")
+    d.add_argument("--min-size", type=int, default=0, metavar="N", help="leave out pictures whose shorter side has fewer pixels")
+    d.add_argument("--decode", action="store_true", help="decode every picture, not just look at both its ends")
     command(env, "versions and devices, for bug reports")
     w = command(work, None)
     w.add_argument("out", type=Path)

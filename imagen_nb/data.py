@@ -5,40 +5,38 @@
 # %% ../nbs/01_data.ipynb #d5b340eb
 from __future__ import annotations
 
-import codecs
 import collections
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
-import json
 import math
-import os
 import random
-import re
-import stat
-import tarfile
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .catalog import Catalog, open_catalog
+from .sources import (
+    FORMATS, MAX_PIXELS, MIN_SIDE, SUFFIXES, TEXT_COLUMNS, UnreadablePicture, clean_caption,
+    decode_picture, decode_text, find_source, reason)
 
 if TYPE_CHECKING:
     from imagen_nb.text import TextEmbedding
 
 # %% auto #0
 __all__ = ['SHAPES', 'COLOURS', 'BACKGROUNDS', 'INVERSE', 'VOCABULARY', 'HELD_OUT_PAIRS', 'HELD_OUT_RELATIONS', 'STRIPE_PERIOD',
-           'TINT', 'KINDS', 'NUMBERS', 'SAYINGS', 'SIZES', 'FILLS', 'MARGIN', 'SPLITS', 'FORMATS', 'MAX_PIXELS',
-           'MIN_SIDE', 'SUFFIXES', 'TEXT_COLUMNS', 'Thing', 'Scene', 'Crop', 'Batch', 'shape_distance', 'coverage',
-           'fill_tint', 'render', 'draw_quick', 'draw_full', 'wordings', 'resize', 'crop_images', 'chroma', 'connected',
-           'read_scene', 'compare', 'ShapesWorld', 'permute', 'UnreadablePicture', 'decode_picture', 'to_square',
-           'decode_text', 'clean_caption', 'CaptionedImages', 'load_captioned']
+           'TINT', 'KINDS', 'NUMBERS', 'SAYINGS', 'SIZES', 'FILLS', 'MARGIN', 'SPLITS', 'BILINEAR', 'FEW', 'KEPT',
+           'EDGES', 'Thing', 'Scene', 'Crop', 'Batch', 'shape_distance', 'coverage', 'fill_tint', 'render',
+           'draw_quick', 'draw_full', 'wordings', 'resize', 'crop_images', 'chroma', 'connected', 'read_scene',
+           'compare', 'ShapesWorld', 'permute', 'read_step', 'in_order', 'to_square', 'CaptionedImages',
+           'load_captioned']
 
 # %% ../nbs/01_data.ipynb #514e0b9c
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
@@ -644,8 +642,8 @@ class ShapesWorld:
         "Every caption of a scene."
         return wordings(scene)
 
-    def caption(self, i: int) -> str:
-        "One of the scene's wordings, drawn once per index."
+    def caption(self, i: int, epoch: int | None = None) -> str:
+        "One of the scene's wordings, drawn once per index, the same in every epoch."
         return _pick(self._rng(i, "caption"), wordings(self.scene(i)))
 
     def read(self, image: Tensor) -> Scene:
@@ -704,166 +702,152 @@ def _feistel(i: int, half: int, key: str, rounds: int = 4) -> int:
     return left << half | right
 
 # %% ../nbs/01_data.ipynb #b8a495e1
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # told by content, never by name
-MAX_PIXELS = 89_478_485  # of a picture: a quarter of a gigabyte as RGB, where Pillow warns
-MIN_SIDE = 16            # of a picture's shorter side, in pixels
-
-class UnreadablePicture(ValueError):
-    "What cannot become an RGB picture with a caption; the message is the reason."
-
-def decode_picture(
-    blob: bytes,  # a whole image file
-):                # PIL.Image, RGB, upright; transparency on white
-    "Decode the first frame of a picture; anything else raises `UnreadablePicture`."
-    from PIL import Image, ImageOps
-    if not blob:
-        raise UnreadablePicture("empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(blob), formats=FORMATS)
-            _check_header(image)
-            return _rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise UnreadablePicture(f"more than {MAX_PIXELS:,} pixels") from None
-    except Image.UnidentifiedImageError:
-        raise UnreadablePicture("not JPEG, PNG, WebP, BMP, GIF or TIFF") from None
-    except UnreadablePicture:
-        raise
-    except Exception as e:  # Pillow's decoders raise many kinds
-        raise UnreadablePicture("truncated or damaged") from e
+def read_step(
+    step: int,                # steps done
+    dataset,                  # `len`, `caption(i, epoch)`, `images(indices, size)`
+    batch: int,               # samples per step
+    seed: int = 0,            # of the order
+    size: int | None = None,  # side in pixels; None: the dataset's own
+) -> Batch:                   # its text is None: not encoded yet
+    "Pictures and captions of one step; nothing but the arguments decides which."
+    index = step*batch + torch.arange(batch)
+    rows = [permute(n, len(dataset), seed) for n in index.tolist()]
+    images = dataset.images(rows, size)
+    captions = [dataset.caption(i, n//len(dataset)) for i, n in zip(rows, index.tolist())]
+    return Batch(images, None, index, captions)
 
 # %% ../nbs/01_data.ipynb #30b75c8c
-def _check_header(image):
-    "Refuse before decoding what is too large, too small, or in numbers without a known range."
-    w, h = image.size
-    if w*h > MAX_PIXELS:
-        raise UnreadablePicture(f"more than {MAX_PIXELS:,} pixels")
-    if min(w, h) < MIN_SIDE:
-        raise UnreadablePicture(f"shorter side under {MIN_SIDE} pixels")
-    if image.mode in ("F", "LAB") or image.mode == "I" and image.format == "TIFF":
-        raise UnreadablePicture(f"pixels without a known range (mode {image.mode})")
+def in_order(
+    work: Callable,    # called with each item
+    items: Iterable,   # what to call it with
+    workers: int = 0,  # processes that work ahead; 0: none, this one works
+) -> Iterator:         # results in the order of the items
+    "The same results in the same order for any number of workers; one that dies is an error."
+    if workers < 0:
+        raise ValueError(f"in_order: workers, got {workers}, expected 0 or more")
+    if workers == 0:
+        yield from map(work, items)
+        return
+    loader = DataLoader(_Calls(work), batch_size=None, sampler=items, collate_fn=_same,
+                        num_workers=workers, generator=torch.Generator())  # not the global one
+    done, results = 0, iter(loader)
+    try:
+        for result in results:
+            yield result
+            done += 1
+    except RuntimeError as e:
+        if "DataLoader worker" not in str(e):
+            raise
+        raise RuntimeError(f"in_order: a worker died after {done} results ({e}); often memory ran"
+                           " out. What was given out is complete: go on from there") from e
+    finally:
+        results._shutdown_workers()  # at once, not when the error's traceback is forgotten
 
 # %% ../nbs/01_data.ipynb #03d25e7f
-def _rgb(image):
-    "RGB on white, from any mode that `_check_header` lets pass."
-    from PIL import Image
-    if image.mode.startswith("I"):  # 16 bits in one channel: 65535 becomes 255
-        levels = (np.asarray(image).astype("int64") + 128)//257
-        return Image.fromarray(levels.astype("uint8")).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+class _Calls(Dataset):
+    "Items a worker receives are handed to a function."
+    def __init__(self, work: Callable): self.work = work
+
+    def __getitem__(self, item): return self.work(item)
 
 # %% ../nbs/01_data.ipynb #91d6bc4f
-def to_square(
-    picture,     # PIL.Image in RGB
-    size: int,   # side in pixels
-) -> Tensor:     # (3 size size) in [-1, 1]
-    "The largest centred square of a picture, resized."
-    w, h = picture.size
-    side = min(w, h)
-    left, top = (w - side)//2, (h - side)//2
-    pixels = torch.from_numpy(np.array(picture.crop((left, top, left + side, top + side))))
-    return torch.cat([  # channel by channel: a third of the memory, and faster
-        resize(channel[None, None].float().div_(127.5).sub_(1), size)
-        for channel in pixels.unbind(-1)], 1)[0]
-
-# %% ../nbs/01_data.ipynb #b8785a9d
-def decode_text(
-    blob: bytes,  # a whole text file
-) -> str:         # undecodable bytes became U+FFFD
-    "Text in UTF-8, or in UTF-16 if its first two bytes say so."
-    utf16 = blob[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return blob.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
-
-# %% ../nbs/01_data.ipynb #30d8d279
-def clean_caption(
-    text: str,  # as it was found
-) -> str:       # one line; halves of characters became U+FFFD
-    "Control characters and white space become single spaces."
-    text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+def _same(result):
+    "Results leave a worker as they are."
+    return result
 
 # %% ../nbs/01_data.ipynb #6af0d35b
-class _Squares:
-    "Decoded squares of a source's pictures as bytes; the first that fit stay in memory."
-    limit = 2**29  # bytes
-
-    def __init__(self, rows):
-        self.rows, self.kept, self.bytes = rows, {}, 0
-
-    def __call__(self, row: int, size: int) -> Tensor:  # (3 size size) uint8
-        if (row, size) in self.kept:
-            return self.kept[row, size]
-        try:
-            square = to_square(decode_picture(self.rows.blob(row)), size)
-        except (OSError, ValueError) as e:
-            raise ValueError(f"CaptionedImages: {self.rows.name(row)}, got {_reason(e)},"
-                             " expected a picture that can be read") from e
-        square = (square*127.5 + 127.5).round().byte()
-        if self.bytes + square.numel() <= self.limit:
-            self.kept[row, size] = square
-            self.bytes += square.numel()
-        return square
+def to_square(
+    picture,          # PIL.Image in RGB
+    size: int,        # side in pixels
+    at: float = .5,   # where along the longer side the square lies, in [0, 1]
+) -> Tensor:          # (3 size size) in [-1, 1], in steps of 1/127.5
+    "The largest square of a picture, by default the middle one, resized."
+    return _cut(picture, size, at, (0, 0, size, size)).float().div_(127.5).sub_(1)
 
 # %% ../nbs/01_data.ipynb #8fd3598e
-def _reason(error: Exception) -> str:
-    "Why a row is left out, in the words of the decoder or of the system."
-    named = error if isinstance(error, UnreadablePicture) else getattr(error, "strerror", None)
-    return str(named or "unreadable file")
+def _cut(picture, size: int, at: float, window: tuple[int, int, int, int]) -> Tensor:
+    "Window (top, left, height, width) of a resized square, uint8 (3 height width)."
+    side, scale = min(picture.size), min(picture.size)/size
+    x, y = (int((length - side)*at) for length in picture.size)
+    pad = math.ceil(max(1., scale))
+    frame = _framed(picture.crop((x, y, x + side, y + side)), pad)
+    top, left, h, w = window
+    corners = (left*scale, top*scale, (left + w)*scale, (top + h)*scale)
+    pixels = frame.resize((w, h), BILINEAR, tuple(c + pad for c in corners))
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
-# %% ../nbs/01_data.ipynb #4a2ecfdf
+# %% ../nbs/01_data.ipynb #601222a6
+BILINEAR = 2  # Pillow's number for the tent filter, widened by the scale when it reduces
+
+def _framed(square, pad: int):
+    "A square with its edge repeated on all sides."
+    side, whole = square.width, square.width + 2*pad
+    frame = square.crop((-pad, -pad, side + pad, side + pad))  # black outside
+    for a, b in ((0, pad), (side + pad, side + pad - 1)):      # where to paste, what to repeat
+        frame.paste(frame.crop((0, b, whole, b + 1)).resize((whole, pad), 0), (0, a))
+    for a, b in ((0, pad), (side + pad, side + pad - 1)):
+        frame.paste(frame.crop((b, 0, b + 1, whole)).resize((pad, whole), 0), (a, 0))
+    return frame
+
+# %% ../nbs/01_data.ipynb #6fc7545a
+FEW = 3          # unreadable pictures that never stop a run, however small the collection
+KEPT = 2**29     # bytes of decoded squares kept in memory, for one size
+
+def _share(key: str) -> float:
+    "A number in [0, 1) that depends on the key alone."
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")/2**64
+
+# %% ../nbs/01_data.ipynb #83c33cb4
 class CaptionedImages:
     "Pictures with captions in random access; made by `load_captioned`."
-    def __init__(self, rows, size: int, name: str = "pictures", check: bool = True):
-        from tqdm.auto import tqdm
-        self.rows, self.size, self.name = rows, size, name
-        self.skipped, self.examples = collections.Counter(), {}  # by reason: how many, some names
-        self.sides, self.squares = None, _Squares(rows)          # shortest and longest side seen
-        for reason, row in rows.problems:
-            self._skip(reason, row)
-        self.keep = range(len(rows)) if not check else [
-            i for i in tqdm(range(len(rows)), name, unit="picture", delay=2, leave=False)
-            if self._is_sound(i)]
-        why = "; ".join(f"{n} {reason}" for reason, n in self.skipped.most_common())
-        total = len(self) + self.skipped.total()
-        if not self.keep:
-            raise ValueError(f"load_captioned: {name}: got no readable picture of {total}"
-                             + f": {why}"*bool(why))
-        if why:
-            lost = f"left out {self.skipped.total()} of {total} pictures"
-            warnings.warn(f"load_captioned: {name}: {lost}: {why}", stacklevel=3)
+    def __init__(self,
+        catalog: Catalog,           # what a pass over the source found
+        keep,                       # rows of it that are used, int64 (n,)
+        size: int,                  # side of ds[i] in pixels
+        name: str = "pictures",     # for people
+        square: str = "centre",     # "centre", or "random": a place for each picture, keyed
+        seed: int = 0,              # of captions, squares and stand-ins
+        max_skipped: float = .05,   # share of unreadable pictures that stops a run
+        choice: str = "",           # how rows were chosen, for the record
+    ):
+        self.catalog, self.keep, self.size, self.name = catalog, keep, size, name
+        self.square, self.seed, self.max_skipped, self.choice = square, seed, max_skipped, choice
+        self.broken, self.stopped = {}, ""                  # index -> reason; why reading stopped
+        self._kept, self._kept_size = {}, None
+        meta = catalog.meta
+        self.skipped = collections.Counter(meta["problems"]) + collections.Counter(meta["left_out"])
+        self.examples = {why: (meta["names"].get(why, []) + meta["examples"].get(why, []))[:3]
+                         for why in self.skipped}           # reason -> some names
 
-    def _skip(self, reason: str, row: str):
-        self.skipped[reason] += 1
-        self.examples.setdefault(reason, [])
-        self.examples[reason] += [row]*(self.skipped[reason] <= 3)
-
-    def _is_sound(self, i: int) -> bool:
-        try:
-            sides = decode_picture(self.rows.blob(i)).size + (self.sides or ())
-            self.rows.caption(i)
-        except (OSError, ValueError) as e:
-            self._skip(_reason(e), self.rows.name(i))
-            return False
-        self.sides = min(sides), max(sides)
-        return True
+    def __getstate__(self): return self.__dict__ | {"_kept": {}}  # workers begin without squares
 
     def __len__(self): return len(self.keep)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
         return self.images([i])[0], self.caption(i)
 
-    def _row(self, i) -> int:
+    def row(self, i: int) -> int:
+        "Row of the catalog that place i shows: its own, or its stand-in's."
         if not 0 <= i < len(self):
             raise IndexError(f"CaptionedImages: index, got {i}, expected 0 to {len(self) - 1}")
-        return self.keep[int(i)]
+        return int(self.keep[self._stand_in(int(i))])
 
-    def caption(self, i: int) -> str:
-        "Caption of picture i in one line, empty if it has none."
-        return clean_caption(self.rows.caption(self._row(i)))
+    def _stand_in(self, i: int) -> int:
+        j, k = i, 0
+        while j in self.broken and len(self.broken) < len(self):
+            k += 1
+            j = int(_share(f"stand-in {self.seed} {i} {k}")*len(self))
+        return j
+
+    def captions(self, i: int) -> list[str]:
+        "All captions of picture i, each in one line."
+        return self.catalog.captions(self.row(i))
+
+    def caption(self, i: int, epoch: int | None = None) -> str:
+        "Caption of picture i: of several the first, or one drawn for each epoch; empty without any."
+        texts = self.captions(i) or [""]
+        k = 0 if epoch is None else int(_share(f"caption {self.seed} {epoch} {i}")*len(texts))
+        return texts[k]
 
     def images(self,
         indices,                  # int64 (b,) or a list of ints
@@ -871,351 +855,177 @@ class CaptionedImages:
         crop: Crop | None = None, # windows of it
         device=None,              # where to put them
     ) -> Tensor:                  # (b 3 h w) in [-1, 1]
-        "Pictures by index: centred squares at any size."
-        squares = torch.stack([self.squares(self._row(i), size or self.size) for i in indices])
-        squares = squares if crop is None else crop_images(squares, crop)
-        return squares.float().div_(127.5).sub_(1).to(device)
+        "Pictures by index: squares at any size, or windows of them."
+        size, views = size or self.size, []
+        for k, i in enumerate(indices):
+            window = crop and Crop(crop.top[k:k + 1], crop.left[k:k + 1], *crop[2:])
+            views.append(self._view(int(i), size, window))
+        return torch.stack(views).float().div_(127.5).sub_(1).to(device)
 
-    @functools.cached_property
+    def _view(self, i: int, size: int, window: Crop | None) -> Tensor:
+        while True:
+            if self.stopped:
+                raise ValueError(self.stopped)
+            self.row(i)  # is there such a place?
+            j = self._stand_in(i)
+            try:
+                return _view(self, j, size, window)
+            except (OSError, ValueError) as e:
+                _lose(self, j, reason(e))
+
+    @property
     def identity(self) -> str:
-        "These data in a run's record: source, number of pictures, digest of names and captions."
-        digest = hashlib.blake2b(digest_size=8)
-        for i, row in enumerate(self.keep):
-            digest.update(f"{self.rows.name(row)}\0{self.caption(i)}\0".encode())
-        return f"{self.name}, {len(self)} pictures, {digest.hexdigest()}"
+        "These data in a run's record: name, number, choice, digest of names and captions."
+        return f"{self.name}, {len(self)} pictures{self.choice}, {self.catalog.meta['digest']}"
 
     def report(self) -> str:
         "What was found, kept, left out and why, in a few lines."
         return "\n".join(_report(self))
 
-# %% ../nbs/01_data.ipynb #fdaa006f
-def _report(ds: CaptionedImages):
-    "The lines of `CaptionedImages.report`."
-    yield (f"{ds.name}: {len(ds) + ds.skipped.total()} pictures, {len(ds)} kept,"
-           f" {ds.skipped.total()} left out")
-    for reason, n in ds.skipped.most_common():
-        yield f"  {n} {reason}: {', '.join(ds.examples[reason])}{', ...'*(n > 3)}"
-    captions = collections.Counter(map(ds.caption, range(len(ds))))
-    damaged = sum(n for caption, n in captions.items() if "\ufffd" in caption)
-    yield (f"captions: {len(captions) - ('' in captions)} different, {captions['']} missing"
-           + f", {damaged} with undecodable characters"*bool(damaged))
-    if ds.sides:
-        yield f"sides: {ds.sides[0]} to {ds.sides[1]} pixels"
-    if ds.rows.ignored:
-        yield "not looked at: " + ", ".join(f"{n} {what}" for what, n in ds.rows.ignored.most_common())
-
-# %% ../nbs/01_data.ipynb #6fc7545a
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-class _Folder:
-    "Picture files, with captions from a table or from a .txt file beside each."
-    def __init__(self, root: Path, caption_column: str | None):
-        self.root, self.texts, table = root, {}, _metadata(root)
-        files, self.problems, self.ignored = _walk(root)
-        if table is None:
-            self.files = [f for f in files if Path(f).suffix.lower() in SUFFIXES]
-            texts = {f[:-4]: f for f in files if f.lower().endswith(".txt")}
-            stems = {f: os.path.splitext(f)[0] for f in self.files}
-            self.texts = {f: texts[stem] for f, stem in stems.items() if stem in texts}
-            self.captions = None
-        else:
-            self.files, self.captions, broken = _table_rows(*table, caption_column)
-            self.problems += broken
-        used = {*self.files, *self.texts.values(), table and table[0]}
-        self.ignored += collections.Counter(Path(f).suffix or f for f in files if f not in used)
-
-    def __len__(self): return len(self.files)
-
-    def name(self, i: int) -> str: return clean_caption(self.files[i])
-
-    def blob(self, i: int) -> bytes: return _read_file(self.root/self.files[i])
-
-    def caption(self, i: int) -> str:
-        if self.captions is not None:
-            return self.captions[i]
-        text = self.texts.get(self.files[i])
-        return decode_text(_read_file(self.root/text)) if text else ""
-
-# %% ../nbs/01_data.ipynb #83c33cb4
-def _walk(root: Path):
-    "Files below a folder as sorted relative paths, problems met, and a count of what is ignored."
-    files, problems, ignored = [], [], collections.Counter()
-    failed = lambda e: problems.append((f"folder: {_reason(e)}", os.path.relpath(e.filename, root)))
-    for folder, inner, names in os.walk(root, onerror=failed):
-        hidden = {n for n in inner + names if _is_hidden(n)}
-        linked = {n for n in inner if os.path.islink(os.path.join(folder, n))} - hidden
-        ignored += collections.Counter({"hidden": len(hidden), "linked folders": len(linked)})
-        inner[:] = [n for n in inner if n not in hidden | linked]
-        here = os.path.relpath(folder, root)
-        files += [n if here == "." else os.path.join(here, n) for n in names if n not in hidden]
-    return sorted(files), problems, ignored
+# %% ../nbs/01_data.ipynb #09f82cfe
+def _lose(ds: CaptionedImages, i: int, why: str):
+    "Count a picture that could not be read after all; stop where they are too many."
+    name, ds.broken[i] = ds.catalog.name(int(ds.keep[i])), why
+    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}"
+    if n > max(FEW, ds.max_skipped*len(ds)) or n == len(ds):
+        counts = _counts(collections.Counter(ds.broken.values()))
+        ds.stopped = (f"{what}, expected a picture that can be read;"
+                      f" {n} of {len(ds)} pictures cannot: {counts}")
+        raise ValueError(ds.stopped)
+    warnings.warn(f"{what}; another picture stands in ({n} so far)")
 
 # %% ../nbs/01_data.ipynb #4838cb78
-def _is_hidden(*names: str) -> bool:
-    "Is one of these parts of a path hidden, or macOS's folder of leftovers?"
-    return any(n == "__MACOSX" or n[0] == "." and n.strip(".") for n in names if n)
+def _view(ds: CaptionedImages, i: int, size: int, crop: Crop | None) -> Tensor:
+    "A square or a window of it, uint8 (3 h w); squares that fit are kept."
+    at = .5 if ds.square == "centre" else _share(f"square {ds.seed} {i}")
+    def cut(window): return _cut(decode_picture(ds.catalog.blob(int(ds.keep[i]))), size, at, window)
+    is_kept = (i + 1)*3*size**2 <= KEPT  # by index, not by history: the same after a resume
+    if crop is not None and not is_kept:
+        return _window(cut, size, crop)
+    if ds._kept_size != size:
+        ds._kept, ds._kept_size = {}, size
+    square = ds._kept.get(i)
+    square = cut((0, 0, size, size)) if square is None else square
+    if is_kept:
+        ds._kept[i] = square
+    return square if crop is None else crop_images(square[None], crop)[0]
 
 # %% ../nbs/01_data.ipynb #8e2db855
-def _read_file(path: Path) -> bytes:
-    "All of a regular file; a pipe would wait forever, a device never end."
-    info = path.stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise UnreadablePicture("not a regular file")
-    if info.st_size > 2**30:
-        raise UnreadablePicture("file over 1 GB")
-    return path.read_bytes()
+def _window(cut: Callable, size: int, crop: Crop) -> Tensor:
+    "The part of a crop that lies inside the frame, its edge repeated where the crop hangs over."
+    top, left = max(0, int(crop.top)), max(0, int(crop.left))
+    h = min(size, int(crop.top) + crop.height) - top
+    w = min(size, int(crop.left) + crop.width) - left
+    part = cut((top, left, h, w))
+    return crop_images(part[None], Crop(crop.top - top, crop.left - left, *crop[2:]))[0]
 
 # %% ../nbs/01_data.ipynb #e1f75772
-def _metadata(root: Path) -> tuple[str, list] | None:
-    "Name of a folder's table and its rows by line number; None without a table."
-    for name, parse in (("metadata.jsonl", _jsonl), ("metadata.csv", _csv)):
-        if (root/name).is_file():
-            return name, list(parse(decode_text((root/name).read_bytes())))
+def _counts(reasons: collections.Counter) -> str:
+    "How many of each."
+    return "; ".join(f"{n} {why}" for why, n in reasons.most_common())
 
 # %% ../nbs/01_data.ipynb #d9d8ca56
-def _jsonl(text: str):
-    "(line number, value) of each line that is not blank; None where it is not JSON."
-    for line, row in enumerate(text.split("\n"), 1):
-        if row.strip():
-            try:
-                yield line, json.loads(row)
-            except (ValueError, RecursionError):
-                yield line, None
+def _report(ds: CaptionedImages):
+    "The lines of `CaptionedImages.report`."
+    total, sides = len(ds.catalog) + sum(ds.catalog.meta["problems"].values()), ds.catalog.sizes()
+    yield f"{ds.name}: {total} pictures, {len(ds)} kept, {ds.skipped.total()} left out"
+    for why, n in ds.skipped.most_common():
+        yield f"  {n} {why}: {', '.join(ds.examples[why])}{', ...'*(n > 3)}"
+    if ds.catalog.meta["lost"]:
+        yield f"  {ds.catalog.meta['lost']:,} bytes of damaged tar files hold nothing that can be read"
+    if rest := total - len(ds) - ds.skipped.total():
+        yield f"  {rest} not asked for{ds.choice}"
+    yield from _report_captions(ds)
+    if len(sides) and sides.max():
+        yield f"shorter sides: {sides.min()} to {sides.max()} pixels, median {int(np.median(sides))}"
+        edges = [0, *EDGES, 10**9]
+        some = [(f"under {b}" if not a else f"{a} and more" if b == 10**9 else f"{a} to {b - 1}",
+                 int(((sides >= a) & (sides < b)).sum())) for a, b in zip(edges, edges[1:])]
+        yield "  " + ", ".join(f"{n} {what}" for what, n in some if n)
+    if ignored := ds.catalog.meta["ignored"]:
+        ranked = sorted(ignored.items(), key=lambda o: -o[1])
+        yield "not looked at: " + ", ".join(f"{n} {what}" for what, n in ranked)
 
 # %% ../nbs/01_data.ipynb #6f190b1b
-def _csv(text: str):
-    "(line number, dict) of each row; None where quotes do not match or a field is endless."
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            row = None
-        yield reader.line_num, row
+EDGES = (64, 128, 256, 512, 1024)  # of the histogram of shorter sides, in pixels
+
+def _report_captions(ds: CaptionedImages):
+    "How many captions there are, and how long."
+    seen, lengths, missing, damaged, count = set(), [], 0, 0, 0
+    for i in range(len(ds)):
+        texts = ds.captions(i)
+        missing, count = missing + (not texts), count + len(texts)
+        damaged += sum("\ufffd" in text for text in texts)
+        seen.update(map(hash, texts))
+        lengths += map(len, texts)
+    several = f", {count/max(1, len(ds) - missing):.1f} for each picture that has any"
+    yield (f"captions: {len(seen)} different, {missing} missing" + several*(count > len(ds) - missing)
+           + f", {damaged} with undecodable characters"*bool(damaged))
+    if lengths:
+        yield (f"  {min(lengths)} to {max(lengths)} characters, median {int(np.median(lengths))},"
+               f" 95 % under {int(np.quantile(lengths, .95)) + 1}")
 
 # %% ../nbs/01_data.ipynb #11ac39a9
-def _table_rows(name: str, table: list, caption_column: str | None):
-    "Files, captions and problems of a folder's table; an error if no row is sound."
-    columns = {c for _, row in table if isinstance(row, dict) for c in row if c is not None}
-    column = _column(columns, caption_column, name) if "file_name" in columns else ""
-    rows, problems = {}, []
-    for line, row in table:
-        try:
-            row = _table_row(row, column)
-            if row in rows:
-                raise UnreadablePicture("duplicate row")
-            rows[row] = line
-        except UnreadablePicture as e:
-            problems.append((str(e), f"{name} line {line}"))
-    if not rows:
-        first = f", first: {problems[0][1]}: {problems[0][0]}" if problems else ""
-        raise ValueError(f"load_captioned: {name}, got no sound row of {len(table)}{first};"
-                         " expected a file_name in every row")
-    return [file for file, _ in rows], [caption for _, caption in rows], problems
-
-# %% ../nbs/01_data.ipynb #7367120f
-def _table_row(row, column: str) -> tuple[str, str]:
-    "File and caption of one row of a folder's table, or what is wrong with it."
-    if not isinstance(row, dict) or None in row:  # None: fields beyond the header's
-        raise UnreadablePicture("row that cannot be parsed")
-    file = row.get("file_name")
-    if not isinstance(file, str) or not file.strip():
-        raise UnreadablePicture("row without file_name")
-    file = os.path.normpath(file)
-    if os.path.isabs(file) or file.split(os.sep)[0] == "..":
-        raise UnreadablePicture("file_name outside the folder")
-    return file, _caption_of(row.get(column))
-
-# %% ../nbs/01_data.ipynb #1c98f333
-def _caption_of(value) -> str:
-    "A caption from a table's cell: the first of a list, the digits of a number, nothing of null."
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if isinstance(value, (list, dict)):
-        raise UnreadablePicture("caption that is no text")
-    return "" if value is None or value != value else str(value)  # a float that is no number: null
-
-# %% ../nbs/01_data.ipynb #3966de69
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "sentence", "description", "sentences")
-
-def _column(columns, wanted: str | None, source) -> str:
-    "The caption column: the wanted one, or the first with a usual name."
-    found = next((c for c in (TEXT_COLUMNS if wanted is None else (wanted,)) if c in columns), None)
-    if found is None:
-        raise ValueError(f"load_captioned: caption_column of {source}, got {wanted!r},"
-                         f" expected one of {sorted(columns)}")
-    return found
-
-# %% ../nbs/01_data.ipynb #d89b442c
-class _Table:
-    "Rows of a `datasets.Dataset`: pictures stay encoded until they are asked for."
-    def __init__(self, table, image_column: str | None, caption_column: str | None, name: str):
-        import datasets
-        features = table.features
-        pictures = [c for c, f in features.items() if isinstance(f, datasets.Image)]
-        pictures = pictures or [c for c, f in features.items() if _is_bytes(f)]
-        if image_column is not None:
-            pictures = [c for c in features if c == image_column]
-        if len(pictures) != 1:
-            raise ValueError(f"load_captioned: image_column of {name}, got"
-                             f" {image_column or pictures}, expected one of {list(features)}")
-        self.image, texts = pictures[0], [c for c, f in features.items() if _is_text(f)]
-        if caption_column is None and len(texts) == 1:
-            caption_column = texts[0]
-        self.text = _column(texts, caption_column, name)
-        if isinstance(features[self.image], datasets.Image):
-            table = table.cast_column(self.image, datasets.Image(decode=False))
-        self.table = table.select_columns([self.image])
-        self.texts = table.select_columns([self.text])
-        self.problems, self.ignored = [], collections.Counter()
-
-    def __len__(self): return len(self.table)
-
-    def blob(self, i: int) -> bytes:
-        value = self.table[i][self.image]
-        if isinstance(value, dict):
-            value = value["bytes"] if value.get("bytes") is not None else value["path"]
-        return _read_file(Path(value)) if isinstance(value, str) else value or b""
-
-    def caption(self, i: int) -> str: return _caption_of(self.texts[i][self.text])
-
-    def name(self, i: int) -> str: return f"row {i}"
-
-# %% ../nbs/01_data.ipynb #528131dd
-def _is_text(feature) -> bool:
-    "Does a column hold strings, or lists of strings?"
-    inner = getattr(feature, "feature", feature)
-    inner = inner[0] if isinstance(inner, list) else inner
-    return getattr(inner, "dtype", None) in ("string", "large_string")
-
-# %% ../nbs/01_data.ipynb #52827cfe
-def _is_bytes(feature) -> bool:
-    "Does a column hold encoded files: bytes, or a dictionary with bytes?"
-    return (isinstance(feature, dict) and "bytes" in feature
-            or getattr(feature, "dtype", None) in ("binary", "large_binary"))
-
-# %% ../nbs/01_data.ipynb #eaccffc9
-class _Shards:
-    "Tar files in webdataset's layout; what is kept is where each picture and caption starts."
-    def __init__(self, paths: list[Path]):
-        self.paths, self.problems, self.ignored = paths, [], collections.Counter()
-        found = {}
-        for shard, path in enumerate(paths):
-            try:
-                with tarfile.open(path, "r:") as tar:
-                    for member in tar:
-                        self._add(found, shard, member)
-                    tar.fileobj.seek(tar.offset)  # two empty blocks end a tar
-                    if tar.fileobj.read(512).strip(b"\0"):
-                        raise tarfile.ReadError
-            except (tarfile.TarError, OSError):
-                self.problems.append(("tar file damaged, cut short or compressed", path.name))
-        self.found = [(key, places) for (_, key), places in found.items() if "image" in places]
-
-    def _add(self, found: dict, shard: int, member):
-        key, end = re.fullmatch(r"((?:.*/)?[^./]*)\.?(.*)", member.name, re.S).groups()
-        kind = "text" if end == "txt" else f".{end}".lower() in SUFFIXES and "image"
-        if _is_hidden(*member.name.split("/")):
-            self.ignored["hidden"] += 1
-        elif not kind or not member.isreg():
-            self.ignored[f".{end}" if member.isreg() else "folders and links"] += 1
-        elif kind in found.setdefault((shard, key), {}):
-            self.problems.append((f"second {kind} of one key", f"{self.paths[shard].name}: {member.name}"))
-        else:
-            found[shard, key][kind] = (shard, member.offset_data, member.size)
-
-    def __len__(self): return len(self.found)
-
-    def name(self, i: int) -> str:
-        key, places = self.found[i]
-        return clean_caption(f"{self.paths[places['image'][0]].name}: {key}")
-
-    def blob(self, i: int) -> bytes: return self._read(*self.found[i][1]["image"])
-
-    def caption(self, i: int) -> str:
-        place = self.found[i][1].get("text")
-        return decode_text(self._read(*place)) if place else ""
-
-    def _read(self, shard: int, start: int, length: int) -> bytes:
-        with open(self.paths[shard], "rb") as f:
-            f.seek(start)
-            return f.read(length)
-
-# %% ../nbs/01_data.ipynb #59355a0a
 def load_captioned(
-    source,                            # folder, .parquet, .tar, list of those, Dataset, hub name
+    source,                            # folder, file or files, Dataset, hub name: see the recipes
     size: int,                         # side of ds[i] in pixels
-    split: str = "train",              # for folders: the subfolder of that name, if there is one
-    image_column: str | None = None,   # of a table; None: guessed from the column types
-    caption_column: str | None = None, # of a table; None: a usual name, or the only text column
-    check: bool = True,                # decode every picture once; False: trust them
+    split: str = "train",              # "train", "valid" or "test"
+    image_column: str | None = None,   # of a table; None: guessed from types and usual names
+    caption_column: str | None = None, # of a table or .json; None: a usual name
+    check: bool | str = True,          # look at both ends of each file; "all": decode; False: no
+    *,
+    min_size: int = 0,                 # leave out pictures whose shorter side has fewer pixels
+    held_out: float = 0.,              # share of "train" that is "valid", and as much "test"
+    square: str = "centre",            # of each picture, or "random": a keyed place along it
+    max_skipped: float = .05,          # stop if a larger share (and over three) is unreadable
+    seed: int = 0,                     # of the share, of squares and of captions' draws
 ) -> CaptionedImages:
     "Captioned pictures from files or from Hugging Face datasets, in random access."
-    if hasattr(source, "features"):
-        rows = _Table(source, image_column, caption_column, "the dataset given")
-        return CaptionedImages(rows, size, "dataset", check)
-    paths = [Path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
-    if not paths or not all(p.exists() for p in paths):
-        rows = _hub(source, split, image_column, caption_column)
-    else:
-        rows = _local(paths, split, image_column, caption_column)
-    return CaptionedImages(rows, size, str(getattr(paths[0], "name", source)), check)
+    level = {True: "header", False: "nothing", "all": "all"}.get(check)
+    for name, value, is_right, wanted in (
+            ("check", check, level is not None, "True, False or 'all'"),
+            ("square", square, square in ("centre", "random"), "'centre' or 'random'"),
+            ("held_out", held_out, 0 <= held_out < .5, "a share below 0.5"),
+            ("min_size", min_size, not min_size or check, "0 where headers are not read")):
+        if not is_right:
+            raise ValueError(f"load_captioned: {name}, got {value!r}, expected {wanted}")
+    found = find_source(source, "train" if held_out else split, image_column, caption_column)
+    if split != "train" and not found.has_split and not (held_out and split in SPLITS):
+        raise ValueError(f"load_captioned: split of {found.name}, got {split!r}, which it does not"
+                         " have; held_out=0.05 takes a share of train for it")
+    catalog = open_catalog(found, (image_column, caption_column), level)
+    keep, choice = _choose(catalog.rows, split, min_size, held_out, seed)
+    choice += f", random squares of seed {seed}"*(square == "random")
+    ds = CaptionedImages(catalog, keep, size, found.name, square, seed, max_skipped, choice)
+    _tell_skipped(ds)
+    return ds
 
-# %% ../nbs/01_data.ipynb #6a265846
-def _hub(source, split: str, image_column: str | None, caption_column: str | None):
-    "Rows of a dataset named on the hub."
-    import datasets
-    if not isinstance(source, str) or source.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"load_captioned: source, got {source}, which does not exist")
-    try:
-        table = datasets.load_dataset(source, split=split)
-    except OSError as e:  # no such name, or no way to the hub
-        raise ValueError(f"load_captioned: source, got {source!r}, which is no local path;"
-                         f" and as a name on the hub: {e}") from e
-    return _Table(table, image_column, caption_column, source)
+# %% ../nbs/01_data.ipynb #7367120f
+def _choose(rows, split: str, min_size: int, held_out: float, seed: int):
+    "Rows that are sound and asked for, and the choice in words."
+    is_used, choice = rows["reason"] == 0, ""
+    if min_size:
+        is_used &= np.minimum(rows["width"], rows["height"]) >= min_size
+        choice = f", at least {min_size} px"
+    if held_out:
+        u = (rows["key"] ^ np.uint32(_share(f"held out {seed}")*2**32))/2**32
+        low, high = {"valid": (0, 1), "test": (1, 2), "train": (2, math.inf)}[split]
+        is_used &= (u >= low*held_out) & (u < high*held_out)
+        choice += f", {split} beside shares of {held_out:g} by seed {seed}"
+    return np.flatnonzero(is_used), choice
 
-# %% ../nbs/01_data.ipynb #64e43f7a
-def _split_folder(root: Path, split: str) -> Path:
-    "The subfolder of a split; without one the whole folder is train."
-    if (root/split).is_dir():
-        return root/split
-    if split == "train":
-        return root
-    raise ValueError(f"load_captioned: split of {root.name}, got {split!r},"
-                     f" expected a subfolder of that name")
-
-# %% ../nbs/01_data.ipynb #9c04cd18
-def _saved(root: Path, split: str):
-    "A dataset written by `save_to_disk`."
-    import datasets
-    table = datasets.load_from_disk(str(root))
-    if not isinstance(table, datasets.DatasetDict):
-        return table
-    if split not in table:
-        raise ValueError(f"load_captioned: split of {root.name}, got {split!r},"
-                         f" expected one of {list(table)}")
-    return table[split]
-
-# %% ../nbs/01_data.ipynb #36840813
-def _local(paths: list[Path], split: str, image_column: str | None, caption_column: str | None):
-    "Rows of local files, told apart by what is there."
-    first = paths[0]
-    if len(paths) == 1 and first.is_dir():
-        if (first/"dataset_dict.json").exists() or (first/"state.json").exists():
-            return _Table(_saved(first, split), image_column, caption_column, first.name)
-        root = _split_folder(first, split)
-        paths = sorted(p for p in root.iterdir() if p.suffix.lower() in (".parquet", ".tar")
-                       and p.name[0] != ".")
-        if not paths:
-            return _Folder(root, caption_column)
-    kinds = {p.suffix.lower() for p in paths}
-    if kinds == {".tar"}:
-        return _Shards(paths)
-    if kinds == {".parquet"}:
-        import datasets
-        table = datasets.Dataset.from_parquet([str(p) for p in paths])
-        return _Table(table, image_column, caption_column, first.name)
-    raise ValueError(f"load_captioned: source, got files ending in {sorted(kinds)},"
-                     " expected a folder, .parquet or .tar files")
+# %% ../nbs/01_data.ipynb #1c98f333
+def _tell_skipped(ds: CaptionedImages):
+    "One warning with all counts; an error where too much is unreadable."
+    n, problems = ds.skipped.total(), sum(ds.catalog.meta["problems"].values())
+    total, why = len(ds.catalog) + problems, _counts(ds.skipped)
+    if not len(ds):
+        raise ValueError(f"load_captioned: {ds.name}: got no readable picture of {total}{ds.choice}"
+                         + f": {why}"*bool(why))
+    if n > max(FEW, ds.max_skipped*total):
+        names = "; ".join(f"{r}: {', '.join(names)}" for r, names in ds.examples.items())
+        raise ValueError(f"load_captioned: {ds.name}: {n} of {total} pictures cannot be used, more than"
+                         f" max_skipped={ds.max_skipped:g}: {why}. For example {names}. Mend or remove"
+                         " them, or allow a larger share")
+    if why:
+        warnings.warn(f"load_captioned: {ds.name}: left out {n} of {total} pictures: {why}", stacklevel=3)

@@ -24,6 +24,12 @@ def _is_local(address) -> bool:
     return host in LOCAL or host.startswith("127.")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def catalogs(tmp_path_factory):
+    "Catalogs of pictures are kept apart from the user's."
+    os.environ["IMAGEN_NB_CACHE"] = str(tmp_path_factory.mktemp("catalogs"))
+
+
 @pytest.fixture(autouse=True)
 def offline(request, monkeypatch):
     "Refuse every connection and name look-up that would leave this machine."

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_nb import data
+from imagen_nb import data, sources
 from imagen_nb.data import (
     HELD_OUT_PAIRS, HELD_OUT_RELATIONS, INVERSE, MARGIN, Batch, Crop, Scene, ShapesWorld, Thing,
     coverage, crop_images, load_captioned, permute, render, resize, shape_distance, wordings)
@@ -457,12 +457,14 @@ def test_tar_shards(folder):
         with tarfile.open(folder/f"shard-{k}.tar", "w") as tar:
             for name in names:
                 text = f"told of {name[0]}".encode()
-                for path, blob in ((f"x.y/{name}", (folder/name).read_bytes()),
+                for path, blob in ((f"x.y/{name}", encoded(picture(colour=COLOURS[name]))),
                                    (f"x.y/{name[0]}.txt", text), (f"x.y/{name[0]}.json", b"{}")):
                     info = tarfile.TarInfo(path)
                     info.size = len(blob)
                     tar.addfile(info, io.BytesIO(blob))
     captions = ["told of a", "told of b", "told of c"]
+    assert len(load_captioned(folder, 8)) == 6  # loose pictures and shards
+    for name in COLOURS: (folder/name).unlink()
     check(load_captioned(folder, 8), captions)
     check(load_captioned([folder/"shard-0.tar", folder/"shard-1.tar"], 8), captions)
     (folder/"cut.tar").write_bytes((folder/"shard-0.tar").read_bytes()[:400])
@@ -499,9 +501,9 @@ def test_bad_pictures_are_counted_and_left_out(folder, monkeypatch):
     (folder/"e.jpg").write_bytes(jpeg[:len(jpeg)//2])
     (folder/"f.png").write_text("hello")
     (folder/"g.png").write_bytes(encoded(picture(size=(300, 300))))
-    monkeypatch.setattr(data, "MAX_PIXELS", 80_000)
+    monkeypatch.setattr(sources, "MAX_PIXELS", 80_000)
     with pytest.warns(UserWarning, match="left out 4 of 7") as seen:
-        ds = load_captioned(folder, 8)
+        ds = load_captioned(folder, 8, max_skipped=1)
     assert len(seen) == 1
     check(ds, [""]*3)
     assert ds.skipped == {"empty file": 1, "truncated or damaged": 1,
