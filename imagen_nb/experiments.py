@@ -1,0 +1,157 @@
+"""Measure a claim about sampling: what the sampler saw on its way, and numbers with intervals.
+
+The pages in `nbs/experiments` use these; `tools/run_experiments.py` draws what they show.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .cascade import SAMPLERS, SCHEDULES, Stage, denoiser
+from .data import Scene, ShapesWorld, render, resize
+from .sampling import keyed_generator, keyed_noise, time_grid
+from .text import TextEmbedding
+from .thresholding import row_quantile, threshold as apply_threshold
+
+__all__ = [
+    "sample_watched", "right_share", "drawing_error", "saturated_share", "thumbnails",
+    "frechet_distance", "bootstrap_mean", "jackknife",
+]
+
+
+# ---------------------------------------------------------------- sampling
+
+@torch.no_grad()
+def sample_watched(
+    stage:Stage,            # the base of a cascade
+    text:TextEmbedding,     # captions, (b l d)
+    seeds:list[int],        # one per picture
+    *,
+    steps:int,              # network evaluations
+    w:float,                # guidance weight, 1 = off
+    threshold:str|None,     # None, "static" or "dynamic"
+    sampler:str,            # "ddpm", "ddim" or "dpmpp_2m"
+) -> tuple[Tensor,Tensor,Tensor]:  # last x0_hat, not clipped; share outside, scale (b steps)
+    """`Stage.sample`, with a look at the raw x0_hat of every step, before its thresholding.
+
+    Two numbers of each picture and step: the share of channel values outside [-1, 1], and
+    the 99.5 % quantile of |x0_hat|, which is the scale s of dynamic thresholding.
+    """
+    c, outside, scale = stage.config, [], []
+    if c.lowres_size:
+        raise ValueError(f"sample_watched: stage, got the {c.size} px enlarger, expected the base")
+    guide = denoiser(stage, text, w, None)
+
+    def denoise(z, log_snr):
+        x0_hat = guide(z, log_snr)
+        outside.append((x0_hat.abs() > 1).float().flatten(1).mean(1))
+        scale.append(row_quantile(x0_hat.abs().flatten(1), .995))
+        return apply_threshold(x0_hat, threshold)
+
+    shape = (3, c.size, c.size)
+    z = keyed_noise(seeds, shape, f"start {c.size}", stage.device)
+    noise = lambda i, z: keyed_noise(seeds, shape, f"step {c.size} {i}", z.device)
+    log_snrs = time_grid(steps, SCHEDULES[c.schedule], c.t_start).to(stage.device)
+    for *_, x0_hat in SAMPLERS[sampler](denoise, z, log_snrs, noise=noise):
+        pass
+    return x0_hat, torch.stack(outside, 1), torch.stack(scale, 1)
+
+
+# ---------------------------------------------------------------- measures
+
+def right_share(
+    row:dict[str,bool|None],  # what `ShapesWorld.score` gave
+) -> float:                   # share of the attributes that apply, in [0, 1]
+    "Alignment of one picture: how many of its caption's attributes the oracle reads."
+    marks = [mark for name, mark in row.items() if name != "all" and mark is not None]
+    if not marks:
+        raise ValueError(f"right_share: row, got {row}, expected at least one attribute")
+    return sum(marks) / len(marks)
+
+
+def drawing_error(
+    world:ShapesWorld,  # whose oracle reads
+    image:Tensor,       # a picture, (3 h w) in [-1, 1]
+) -> float:             # 0 for a perfect drawing, whatever its caption was
+    """Root mean square distance from a picture to the drawing it claims to be.
+
+    The oracle says what is there, that scene is drawn, and the two are compared. What the
+    oracle cannot name is not drawn, so that it counts in full.
+    """
+    found = world.read(image)
+    named = tuple(thing for thing in found.things if thing.shape != "unknown")
+    claimed = render([dataclasses.replace(found, things=named)], image.shape[-1])[0]
+    return (image.float().cpu() - claimed).square().mean().sqrt().item()
+
+
+def saturated_share(
+    images:Tensor,  # (b 3 h w) in [-1, 1]
+) -> Tensor:        # share of channel values beyond 0.99, (b,)
+    "How much of a picture sits at the ends of the range."
+    return (images.abs() > .99).float().flatten(1).mean(1)
+
+
+def thumbnails(
+    images:Tensor,  # (b 3 h w) in [-1, 1]
+    side:int = 4,   # pixels
+) -> Tensor:        # (b, 3*side*side)
+    "Features that hide nothing: the picture itself, at 4x4 pixels."
+    return resize(images, side).flatten(1)
+
+
+def frechet_distance(
+    a:Tensor,  # features of one set of pictures, (n d)
+    b:Tensor,  # of another, (m d)
+) -> float:    # squared distance, 0 for equal means and covariances
+    "Distance between the two Gaussians fitted to a and b: FID's formula, with any features."
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"frechet_distance: features, got {tuple(a.shape)} and "
+                         f"{tuple(b.shape)}, expected (n d) and (m d) with n, m > 1")
+    a, b = a.double(), b.double()
+    root = _square_root(torch.cov(a.T).reshape(a.shape[1], -1))
+    other = torch.cov(b.T).reshape(b.shape[1], -1)
+    shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    spread = root.square().sum() + other.trace() - 2*shared  # trace of root @ root
+    return ((a.mean(0) - b.mean(0)).square().sum() + spread).item()
+
+
+def _square_root(matrix: Tensor) -> Tensor:
+    "Of a symmetric matrix without negative eigenvalues."
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+# ---------------------------------------------------------------- intervals
+
+def bootstrap_mean(
+    values:Tensor,        # one number per caption, (n,)
+    resamples:int = 4000,  # draws of n captions with replacement
+) -> dict:                # mean, low and high (95 %), n
+    "A mean with its percentile bootstrap interval over captions; the draws are keyed."
+    values = torch.as_tensor(values).double()
+    if values.ndim != 1 or len(values) < 2 or not values.isfinite().all():
+        raise ValueError(f"bootstrap_mean: values, got {tuple(values.shape)}, expected (n,) "
+                         "finite numbers, n > 1")
+    n = len(values)
+    rows = torch.randint(n, (resamples, n), generator=keyed_generator("bootstrap", n))
+    low, high = values[rows].mean(1).quantile(torch.tensor([.025, .975]).double()).tolist()
+    return dict(mean=values.mean().item(), low=low, high=high, n=n)
+
+
+def jackknife(
+    statistic:Callable,  # statistic(kept) -> float, kept: int64 (n,) or (n-1,)
+    n:int,               # captions
+) -> dict:               # mean (the statistic of all), low and high (95 %), n
+    """A statistic of all captions, plus and minus 1.96 jackknife standard errors.
+
+    For statistics that a bootstrap would bias: captions drawn twice shrink a covariance.
+    """
+    if n < 2:
+        raise ValueError(f"jackknife: n, got {n}, expected 2 or more")
+    every = torch.arange(n)
+    without = torch.tensor([statistic(every[every != k]) for k in range(n)]).double()
+    error = ((n - 1) * without.var(correction=0)).sqrt().item()
+    whole = statistic(every)
+    return dict(mean=whole, low=whole - 1.96*error, high=whole + 1.96*error, n=n)
