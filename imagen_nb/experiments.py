@@ -4,20 +4,21 @@ The pages in `nbs/experiments` use these; `tools/run_experiments.py` draws what 
 """
 
 import dataclasses
+import random
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .cascade import SAMPLERS, SCHEDULES, Stage, denoiser
-from .data import Scene, ShapesWorld, render, resize
+from .data import Scene, ShapesWorld, _cells, _places, _radius, render, resize
 from .sampling import keyed_generator, keyed_noise, time_grid
 from .text import TextEmbedding
 from .thresholding import row_quantile, threshold as apply_threshold
 
 __all__ = [
-    "sample_watched", "right_share", "drawing_error", "saturated_share", "thumbnails",
-    "frechet_distance", "bootstrap_mean", "jackknife",
+    "sample_watched", "right_share", "drawing_error", "saturated_share", "other_drawing",
+    "thumbnails", "frechet_distance", "bootstrap_mean", "jackknife",
 ]
 
 
@@ -93,6 +94,23 @@ def saturated_share(
     return (images.abs() > .99).float().flatten(1).mean(1)
 
 
+def other_drawing(
+    scene:Scene,  # of level "full"
+    key:str,      # another key, another drawing
+) -> Scene:       # what the captions say of it is the same
+    "The same things at other places and in other radii, by the law that places all scenes."
+    rng, n = random.Random(f"other drawing {key}"), len(scene.things)
+    if scene.relation:
+        places = _places(rng, scene.relation)
+    elif n == 1:
+        places = [tuple(.5 + (2*rng.random() - 1)*.15 for _ in range(2))]
+    else:
+        places = _cells(rng, n)
+    things = (dataclasses.replace(thing, x=x, y=y, r=_radius(rng, thing.size))
+              for thing, (x, y) in zip(scene.things, places))
+    return dataclasses.replace(scene, things=tuple(things))
+
+
 def thumbnails(
     images:Tensor,  # (b 3 h w) in [-1, 1]
     side:int = 4,   # pixels
@@ -155,3 +173,17 @@ def jackknife(
     error = ((n - 1) * without.var(correction=0)).sqrt().item()
     whole = statistic(every)
     return dict(mean=whole, low=whole - 1.96*error, high=whole + 1.96*error, n=n)
+
+
+# ---------------------------------------------------------------- plots
+
+def interval_line(
+    ax,                 # matplotlib axes
+    x:list,             # one position per summary
+    summaries:list,     # what `bootstrap_mean` or `jackknife` gave
+    **style,            # of matplotlib's `errorbar`
+):
+    "A line through means, with a bar for each interval."
+    mean, low, high = ([s[k] for s in summaries] for k in ("mean", "low", "high"))
+    below, above = ([abs(a - b) for a, b in zip(mean, edge)] for edge in (low, high))
+    ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=.8, **style)
