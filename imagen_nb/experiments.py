@@ -18,7 +18,7 @@ from .thresholding import row_quantile, threshold as apply_threshold
 
 __all__ = [
     "sample_watched", "right_share", "drawing_error", "saturated_share", "other_drawing",
-    "thumbnails", "frechet_distance", "bootstrap_mean", "jackknife",
+    "thumbnails", "frechet_distance", "bootstrap_mean", "jackknife", "interval_line",
 ]
 
 
