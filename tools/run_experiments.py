@@ -163,15 +163,32 @@ def drawings(studio: Studio, captions: int) -> torch.Tensor:
 
 def thresholding(studio: Studio, config: dict) -> tuple[dict, dict]:
     "Three rules over w, and the same at two weights with the paper's sampler."
-    pick = lambda c, names: {k: c[k] for k in names}
     arms, reference = [], drawings(studio, config["captions"])
     for c in (config, config["ancestral"]):
-        fixed = pick(c, ("captions", "seeds", "sampler", "steps"))
+        fixed = {k: c[k] for k in ("captions", "seeds", "sampler", "steps")}
         arms += [base_arm(studio, reference, w=w, threshold=rule, **fixed) for rule, w in product(c["threshold"], c["w"])]
     g = config["grid"]
     rows = [(rule or "none", [studio.finished(g["captions"], DEFAULT | dict(w=w, threshold=rule))[k] for w in g["w"]])
             for k in range(g["captions"]) for rule in config["threshold"]]
-    return dict(arms=arms, truth=truth(studio, config["captions"], config["seeds"], 32, reference)), dict(grid=([f"w = {w:g}" for w in g["w"]], rows))
+    card = dict(arms=arms, contrasts=contrasts(studio, arms), truth=truth(studio, config["captions"], config["seeds"], 32, reference))
+    return card, dict(grid=([f"w = {w:g}" for w in g["w"]], rows))
+
+
+def contrasts(studio: Studio, arms: list) -> list:
+    "Rule minus rule at one weight and sampler, caption by caption: the starting noise is the same."
+    found = {(a["sampler"], a["w"], a["threshold"]): regather(studio, a) for a in arms}
+    return [dict(sampler=s, w=w, rules=[rule, other], **differences(found[s, w, rule], found[s, w, other]))
+            for s, w in dict.fromkeys((s, w) for s, w, _ in found) for rule, other in (("static", None), ("dynamic", "static"), ("dynamic", None))]
+
+
+def regather(studio: Studio, arm: dict) -> dict:
+    "The parts of an arm that was measured."
+    return gather(lambda first, k: studio.base(first, k, **{o: arm[o] for o in DEFAULT}), arm["captions"], arm["seeds"])
+
+
+def differences(one: dict, other: dict) -> dict:
+    "Mean differences between two arms, paired by caption and seed."
+    return {k: bootstrap_mean((one[k] - other[k]).mean(0)) for k in ("right", "everything", "error", "fill") if k in one}
 
 
 def guidance_weight(studio: Studio, config: dict) -> tuple[dict, dict]:
@@ -179,6 +196,8 @@ def guidance_weight(studio: Studio, config: dict) -> tuple[dict, dict]:
     reference, e, g = drawings(studio, config["captions"]), config["enlarger"], config["grid"]
     fixed = {k: config[k] for k in ("captions", "seeds", "threshold", "sampler", "steps")}
     arms = [base_arm(studio, reference, w=w, **fixed) for w in config["w"]]
+    off = regather(studio, arms[0])   # w = 1
+    for arm in arms: arm["gain"] = differences(regather(studio, arm), off)
     enlarged = [enlarger_arm(studio, e, w, aug_t) for aug_t, w in product(e["aug_t"], e["w"])]
     tiles = [studio.finished(g["captions"], DEFAULT | dict(w=w)) for w in g["w"]]
     rows = [(f"caption {k}", [x[k] for x in tiles]) for k in range(g["captions"])]
@@ -197,7 +216,8 @@ def part_picture(studio: Studio, i: int, w: float, aug_t: float) -> torch.Tensor
 def enlarger_arm(studio: Studio, e: dict, w: float, aug_t: float) -> dict:
     "One guidance weight of the 128 px stage on fixed 32 px pictures."
     arm = gather(lambda first, k: studio.enlarged(first, k, w, aug_t), e["captions"], e["seeds"])
-    return dict(w=w, aug_t=aug_t, captions=e["captions"], seeds=e["seeds"], **summary(arm))
+    off = gather(lambda first, k: studio.enlarged(first, k, e["w"][0], aug_t), e["captions"], e["seeds"])
+    return dict(w=w, aug_t=aug_t, captions=e["captions"], seeds=e["seeds"], **summary(arm), gain=differences(arm, off))
 
 
 def sampler_steps(studio: Studio, config: dict) -> tuple[dict, dict]:
@@ -205,8 +225,7 @@ def sampler_steps(studio: Studio, config: dict) -> tuple[dict, dict]:
     reference, g = drawings(studio, config["captions"]), config["grid"]
     fixed = {k: config[k] for k in ("captions", "seeds", "w", "threshold")}
     arms = [base_arm(studio, reference, sampler=s, steps=n, **fixed) for s, n in product(config["sampler"], config["steps"])]
-    values = {(arm["sampler"], arm["steps"]): gather(lambda first, k: studio.base(first, k, **{o: arm[o] for o in DEFAULT}), config["captions"],
-                                                     config["seeds"]) for arm in arms}
+    values = {(arm["sampler"], arm["steps"]): regather(studio, arm) for arm in arms}
     for arm in arms: arm["apart"] = apart(values[arm["sampler"], arm["steps"]], values[arm["sampler"], max(config["steps"])])
     rows = [(s, [studio.finished(g["captions"], DEFAULT | dict(sampler=s, steps=n))[k] for n in g["steps"]])
             for k in range(g["captions"]) for s in config["sampler"]]
@@ -217,8 +236,7 @@ def sampler_steps(studio: Studio, config: dict) -> tuple[dict, dict]:
 def apart(one: dict, longest: dict) -> dict:
     "Differences, caption by caption, from the same sampler's longest run; distance between the two pictures of a seed."
     distance = (one["images"].clamp(-1, 1) - longest["images"].clamp(-1, 1)).square().flatten(2).mean(2).sqrt()
-    differences = {k: bootstrap_mean((one[k] - longest[k]).mean(0)) for k in ("right", "everything", "error")}
-    return differences | dict(distance=bootstrap_mean(distance.mean(0)))
+    return differences(one, longest) | dict(distance=bootstrap_mean(distance.mean(0)))
 
 
 # ---------------------------------------------------------------- writing
