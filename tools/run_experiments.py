@@ -40,7 +40,7 @@ CONFIGS = {
         enlarger=dict(captions=48, seeds=1, base_w=2., w=[1., 2., 3., 5., 8., 12.], aug_t=[.05, .2], threshold="static", sampler="dpmpp_2m", steps=6),
         grid=dict(captions=4, w=[1., 1.5, 2., 3., 4., 6., 10.])),
     "sampler_steps": dict(
-        captions=64, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64, 128],
+        captions=48, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64, 128],
         grid=dict(captions=2, steps=[2, 4, 8, 16, 32, 128])),
 }
 
