@@ -26,6 +26,7 @@ EVERY = sorted(
     p for p in NBS.rglob("*.ipynb")
     if not any(part[0] in "._" for part in p.relative_to(NBS).parts)
 )
+EXPERIMENTS = [p for p in EVERY if p.parent == NBS / "experiments"]
 NUMBERED = [p for p in EVERY if p.parent == NBS and re.match(r"\d\d_", p.name)]
 GENERATED = [
     p for p in sorted(LIB.rglob("*.py"))
@@ -76,6 +77,25 @@ def test_it_exports_the_module_of_its_name(path):
         return
     assert named == [name]
     assert (LIB / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, **by_name)
+def test_an_experiment_is_a_page_of_its_own(path):
+    "It exports nothing, says how it was measured, and its numbers come from a card of its name."
+    text = "\n".join(s for _, s, _ in cells(path, "markdown"))
+    code = "\n".join(s for _, s, _ in cells(path))
+    assert not {"export", "exports", "default_exp"} & directives(code).keys()
+    assert re.search(r"^# \S", text, re.M) and re.search(r"^> \S", text, re.M)
+    assert f"python tools/run_experiments.py {path.stem}\n" in text
+    card = ROOT / "data" / "runs" / f"experiment-{path.stem}.json"
+    assert card.exists() and f'"{card.name}"' in code and 'assert card["config"] == config' in code
+    for heading in ("The question", "How it was measured", "In the paper", "Limits", "Try it", "Recap"):
+        assert f"## {heading}\n" in text, f"no section {heading!r}"
+    assert path.name in (NBS / "index.ipynb").read_text(encoding="utf-8"), "not on the map of the index"
+
+
+def test_there_are_experiments():
+    assert len(EXPERIMENTS) >= 3
 
 
 @pytest.mark.parametrize("path", EVERY, **by_name)
