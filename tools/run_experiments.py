@@ -33,15 +33,15 @@ DEFAULT = dict(w=2., threshold="dynamic", sampler="dpmpp_2m", steps=16)   # of t
 CONFIGS = {
     "thresholding": dict(
         captions=96, seeds=2, w=[1., 1.5, 2., 3., 4., 6., 10.], threshold=[None, "static", "dynamic"], sampler="dpmpp_2m", steps=16,
-        ancestral=dict(captions=96, seeds=1, w=[4., 10.], threshold=[None, "static", "dynamic"], sampler="ddpm", steps=16),
+        ancestral=dict(captions=32, seeds=1, w=[4., 10.], threshold=[None, "static", "dynamic"], sampler="ddpm", steps=16),
         grid=dict(captions=2, w=[1., 2., 4., 6., 10.])),
     "guidance_weight": dict(
-        captions=96, seeds=2, w=[1., 1.25, 1.5, 2., 3., 4., 6., 10.], threshold="dynamic", sampler="dpmpp_2m", steps=16,
-        enlarger=dict(captions=48, seeds=1, base_w=2., w=[1., 2., 3., 5., 8., 12.], aug_t=[.05, .2], threshold="static", sampler="dpmpp_2m", steps=6),
-        grid=dict(captions=4, w=[1., 1.5, 2., 3., 4., 6., 10.])),
+        captions=96, seeds=2, w=[1., 1.5, 2., 3., 4., 6., 10.], threshold="dynamic", sampler="dpmpp_2m", steps=16,
+        enlarger=dict(captions=32, seeds=1, base_w=2., w=[1., 2., 3., 5., 8., 12.], aug_t=[.05, .2], threshold="static", sampler="dpmpp_2m", steps=6),
+        grid=dict(captions=2, w=[1., 1.5, 2., 3., 4., 6., 10.])),
     "sampler_steps": dict(
-        captions=48, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64, 128],
-        grid=dict(captions=2, steps=[2, 4, 8, 16, 32, 128])),
+        captions=48, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64],
+        grid=dict(captions=2, steps=[2, 4, 8, 16, 64])),
 }
 
 
@@ -163,13 +163,15 @@ def drawings(studio: Studio, captions: int) -> torch.Tensor:
 
 def thresholding(studio: Studio, config: dict) -> tuple[dict, dict]:
     "Three rules over w, and the same at two weights with the paper's sampler."
-    arms, reference = [], drawings(studio, config["captions"])
+    wanted, g = [], config["grid"]
     for c in (config, config["ancestral"]):
         fixed = {k: c[k] for k in ("captions", "seeds", "sampler", "steps")}
-        arms += [base_arm(studio, reference, w=w, threshold=rule, **fixed) for rule, w in product(c["threshold"], c["w"])]
-    g = config["grid"]
+        wanted += [dict(fixed, w=w, threshold=rule) for rule, w in product(c["threshold"], c["w"])]
+    for o in wanted: regather(studio, o)
     rows = [(rule or "none", [studio.finished(g["captions"], DEFAULT | dict(w=w, threshold=rule))[k] for w in g["w"]])
             for k in range(g["captions"]) for rule in config["threshold"]]
+    reference = drawings(studio, config["captions"])
+    arms = [base_arm(studio, reference, **o) for o in wanted]
     card = dict(arms=arms, contrasts=contrasts(studio, arms), truth=truth(studio, config["captions"], config["seeds"], 32, reference))
     return card, dict(grid=([f"w = {w:g}" for w in g["w"]], rows))
 
@@ -193,16 +195,17 @@ def differences(one: dict, other: dict) -> dict:
 
 def guidance_weight(studio: Studio, config: dict) -> tuple[dict, dict]:
     "The base over w; the first enlarger over w at two levels of augmentation."
-    reference, e, g = drawings(studio, config["captions"]), config["enlarger"], config["grid"]
+    e, g = config["enlarger"], config["grid"]
     fixed = {k: config[k] for k in ("captions", "seeds", "threshold", "sampler", "steps")}
-    arms = [base_arm(studio, reference, w=w, **fixed) for w in config["w"]]
-    off = regather(studio, arms[0])   # w = 1
-    for arm in arms: arm["gain"] = differences(regather(studio, arm), off)
+    wanted = [dict(fixed, w=w) for w in config["w"]]
+    made = [regather(studio, o) for o in wanted]
     enlarged = [enlarger_arm(studio, e, w, aug_t) for aug_t, w in product(e["aug_t"], e["w"])]
     tiles = [studio.finished(g["captions"], DEFAULT | dict(w=w)) for w in g["w"]]
     rows = [(f"caption {k}", [x[k] for x in tiles]) for k in range(g["captions"])]
     striped = [i for i in range(e["captions"]) if studio.world.scene(i).things[0].fill == "striped"][:3]
     close = [(f"aug_t = {a:g}", [part_picture(studio, i, w, a) for w in e["w"]]) for i in striped for a in e["aug_t"]]
+    reference = drawings(studio, config["captions"])
+    arms = [base_arm(studio, reference, **o) | dict(gain=differences(arm, made[0])) for o, arm in zip(wanted, made)]   # over w = 1
     card = dict(arms=arms, truth=truth(studio, config["captions"], config["seeds"], 32, reference), enlarged=enlarged,
                 enlarged_truth=truth(studio, e["captions"], e["seeds"], 128))
     return card, dict(grid=([f"w = {w:g}" for w in g["w"]], rows), enlarger=([f"w = {w:g}" for w in e["w"]], close))
@@ -222,13 +225,13 @@ def enlarger_arm(studio: Studio, e: dict, w: float, aug_t: float) -> dict:
 
 def sampler_steps(studio: Studio, config: dict) -> tuple[dict, dict]:
     "Three samplers over the number of evaluations, each beside its own longest run."
-    reference, g = drawings(studio, config["captions"]), config["grid"]
-    fixed = {k: config[k] for k in ("captions", "seeds", "w", "threshold")}
-    arms = [base_arm(studio, reference, sampler=s, steps=n, **fixed) for s, n in product(config["sampler"], config["steps"])]
-    values = {(arm["sampler"], arm["steps"]): regather(studio, arm) for arm in arms}
-    for arm in arms: arm["apart"] = apart(values[arm["sampler"], arm["steps"]], values[arm["sampler"], max(config["steps"])])
+    g, fixed = config["grid"], {k: config[k] for k in ("captions", "seeds", "w", "threshold")}
+    wanted = [dict(fixed, sampler=s, steps=n) for s, n in product(config["sampler"], config["steps"])]
+    made = {(o["sampler"], o["steps"]): regather(studio, o) for o in wanted}
     rows = [(s, [studio.finished(g["captions"], DEFAULT | dict(sampler=s, steps=n))[k] for n in g["steps"]])
             for k in range(g["captions"]) for s in config["sampler"]]
+    reference, longest = drawings(studio, config["captions"]), max(config["steps"])
+    arms = [base_arm(studio, reference, **o) | dict(apart=apart(made[o["sampler"], o["steps"]], made[o["sampler"], longest])) for o in wanted]
     return (dict(arms=arms, truth=truth(studio, config["captions"], config["seeds"], 32, reference)),
             dict(grid=([f"{n} evaluations" for n in g["steps"]], rows)))
 
