@@ -198,8 +198,8 @@ def guidance_weight(studio: Studio, config: dict) -> tuple[dict, dict]:
     e, g = config["enlarger"], config["grid"]
     fixed = {k: config[k] for k in ("captions", "seeds", "threshold", "sampler", "steps")}
     wanted = [dict(fixed, w=w) for w in config["w"]]
-    made = [regather(studio, o) for o in wanted]
     enlarged = [enlarger_arm(studio, e, w, aug_t) for aug_t, w in product(e["aug_t"], e["w"])]
+    made = [regather(studio, o) for o in wanted]
     tiles = [studio.finished(g["captions"], DEFAULT | dict(w=w)) for w in g["w"]]
     rows = [(f"caption {k}", [x[k] for x in tiles]) for k in range(g["captions"])]
     striped = [i for i in range(e["captions"]) if studio.world.scene(i).things[0].fill == "striped"][:3]
