@@ -33,15 +33,15 @@ DEFAULT = dict(w=2., threshold="dynamic", sampler="dpmpp_2m", steps=16)   # of t
 CONFIGS = {
     "thresholding": dict(
         captions=96, seeds=2, w=[1., 1.5, 2., 3., 4., 6., 10.], threshold=[None, "static", "dynamic"], sampler="dpmpp_2m", steps=16,
-        ancestral=dict(captions=32, seeds=1, w=[4., 10.], threshold=[None, "static", "dynamic"], sampler="ddpm", steps=16),
-        grid=dict(captions=2, w=[1., 2., 4., 6., 10.])),
+        ancestral=dict(captions=32, seeds=1, w=[10.], threshold=[None, "static", "dynamic"], sampler="ddpm", steps=16),
+        grid=dict(captions=2, w=[2., 4., 10.])),
     "guidance_weight": dict(
         captions=96, seeds=2, w=[1., 1.5, 2., 3., 4., 6., 10.], threshold="dynamic", sampler="dpmpp_2m", steps=16,
-        enlarger=dict(captions=32, seeds=1, base_w=2., w=[1., 2., 3., 5., 8., 12.], aug_t=[.05, .2], threshold="static", sampler="dpmpp_2m", steps=6),
-        grid=dict(captions=2, w=[1., 1.5, 2., 3., 4., 6., 10.])),
+        enlarger=dict(captions=32, seeds=1, base_w=2., w=[1., 2., 4., 8.], aug_t=[.05, .2], threshold="static", sampler="dpmpp_2m", steps=6),
+        grid=dict(captions=2, w=[1., 2., 4., 10.])),
     "sampler_steps": dict(
         captions=48, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64],
-        grid=dict(captions=2, steps=[2, 4, 8, 16, 64])),
+        grid=dict(captions=1, steps=[2, 4, 8, 16, 64])),
 }
 
 
