@@ -247,7 +247,7 @@ def apart(one: dict, longest: dict) -> dict:
 def labelled(columns: list, rows: list, path: Path, quality: int):
     "A grid with names at its top and left, as JPEG."
     grid = image_grid([o for _, row in rows for o in row], columns=len(columns), padding=2)
-    font, left, top = ImageFont.load_default(13), 12 + max(7*len(name) for name, _ in rows), 22
+    font, left, top = ImageFont.load_default(13), 14 + max(8*len(name) for name, _ in rows), 22
     sheet = Image.new("RGB", (grid.width + left, grid.height + top), "white")
     sheet.paste(grid, (left, top))
     draw, tile = ImageDraw.Draw(sheet), grid.width//len(columns)
