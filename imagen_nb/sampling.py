@@ -26,7 +26,7 @@ def time_grid(
 ) -> Tensor:            # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"time_grid: n, got {n!r}, expected a whole number, 1 or more")
+        raise ValueError(f"time_grid: n, got {n!r}, expected a number of steps, 1 or more")
     if not 1 >= start > end >= 0:
         raise ValueError(f"time_grid: times, got start {start} and end {end},"
                          " expected 1 >= start > end >= 0")
