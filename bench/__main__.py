@@ -22,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import rivals
 from bench.rivals import Inputs, Rival, matched, parameters
+from imagen_nb.efficient_unet import EfficientUNet
+from imagen_nb.unet import UNet, compile_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base", "base-diffusers", "sr", "efficient", "guided", "guided-diffusers")
@@ -71,9 +73,7 @@ class Side:
 
 def compile_network(net: torch.nn.Module):
     "Ours by block, a peer as a whole."
-    if hasattr(net, "config") and hasattr(net, "cond"):
-        from imagen_nb.unet import compile_blocks
-        compile_blocks(net)
+    if isinstance(net, (UNet, EfficientUNet)): compile_blocks(net)
     else: net.compile()
 
 
@@ -83,7 +83,7 @@ def synchronize(device: str):
 
 def counted_gflop(build, batch_inputs, is_training: bool) -> float:
     "GFLOP for one picture of one step, counted without memory; attention is written out, so that it is counted."
-    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH): 
+    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH):
         rival, inputs = build(), batch_inputs("meta")
         with FlopCounterMode(display=False) as counter:
             if is_training: F.mse_loss(rival.predict(inputs), inputs.z_t).backward()

@@ -4,7 +4,7 @@ A rival is built at a width; `matched` finds the width at which its parameters a
 Peers come from PyPI (`pip install -c constraints.txt -e ".[bench]"`); nothing of theirs is changed but what a row says.
 """
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -64,24 +64,11 @@ def our_efficient(dim: int, text_dim: int) -> Rival:
     return ours("imagen_nb EfficientUNet", EfficientUNet(config))
 
 
-class Classic(nn.Module):
-    "The network that the Efficient U-Net replaces: our base U-Net with the low-resolution picture in its entry."
-    def __init__(self, dim: int, text_dim: int):
-        super().__init__()
-        config = UNetConfig(dim=dim, mults=(1, 2, 4, 8), attention=(False, False, False, True), emb_dim=4*dim, head_dim=dim,
-                            text_dim=text_dim, text_width=8*dim)
-        self.unet = UNet(config)
-        self.unet.conv_in = nn.Conv2d(6, dim, 3, padding=1)
-        self.unet.check = lambda *_: None
-
-    def forward(self, z_t, log_snr, text, lowres, aug_log_snr):
-        net = self.unet
-        emb, words = net.cond(log_snr, text)
-        return net.walk(torch.cat([z_t, lowres], dim=1), emb, words)
-
-
 def our_classic(dim: int, text_dim: int) -> Rival:
-    return ours("imagen_nb classic U-Net", Classic(dim, text_dim))
+    "The network that the Efficient U-Net replaces: the base's shape, with the low-resolution picture in its entry."
+    config = UNetConfig(dim=dim, mults=(1, 2, 4, 8), attention=(False, False, False, True), emb_dim=4*dim, head_dim=dim,
+                        text_dim=text_dim, text_width=8*dim, has_lowres=True)
+    return ours("imagen_nb classic U-Net", UNet(config))
 
 
 def imagen_pytorch(stage: str, dim: int, text_dim: int) -> Rival:

@@ -10,7 +10,7 @@ from imagen_nb.efficient_unet import EfficientUNetConfig
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
-__all__ = ["Recipe", "toy", "toy_full", "paper", "RECIPES", "find_recipe", "change"]
+__all__ = ["Recipe", "toy", "toy_full", "base_network", "paper", "RECIPES", "find_recipe", "change"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,25 @@ def toy_full(seed: int = 0) -> Recipe:
     return replace(small, name="toy-full", level="full", stages=stages, training=training)
 
 
+BASE_SIZES = {"300M": (192, 512), "500M": (256, 512), "1B": (320, 4096), "2B": (512, 2048)}  # dim, text_width
+
+
+def base_network(
+    size: str = "2B",  # "300M", "500M", "1B" or "2B"
+) -> UNetConfig:
+    "The base at a size of the paper's ablations (4.4, D.1, D.3), which print the size alone: width and text path are our choice."
+    if size not in BASE_SIZES:
+        raise ValueError(f"base_network: size, got {size!r}, expected one of {', '.join(BASE_SIZES)}")
+    dim, text_width = BASE_SIZES[size]
+    return UNetConfig(dim=dim, emb_dim=4*dim, text_width=text_width)
+
+
 def paper(seed: int = 0) -> Recipe:
     "The three published models (F.1, F.2, F.3); the pictures are yours to bring."
     adam = dict(optimizer="adam", ema=.9999, seed=seed)
     return Recipe(
         name="paper", encoder="google/t5-v1_1-xxl",
-        stages=(StageConfig(size=64, network=UNetConfig()),
+        stages=(StageConfig(size=64, network=base_network()),
                 StageConfig(size=256, lowres_size=64, network=EfficientUNetConfig(), steps=128, w=8.),
                 StageConfig(size=1024, lowres_size=256, crop=256, schedule="linear", steps=32, w=8.,
                             network=EfficientUNetConfig(self_attention=(False,)*4))),
