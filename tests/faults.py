@@ -62,8 +62,8 @@ FAULTS = [
     ("heads mixed up", "layers", "return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)", "return x.unflatten(-1, (self.head_dim, -1)).movedim(-1, 1)"),
     ("attention speaks from the start", "layers", "self.out = zero_init(nn.Linear(self.inner, channels))", "self.out = nn.Linear(self.inner, channels)"),
     ("even and odd pixels swapped", "layers", "torch.stack([a + b, c], -1)])", "torch.stack([a, b + c], -1)])"),
-    ("enlarging before the norm", "layers", "        h = F.silu(normalize(self.norm1, x))\n        if self.resample==\"down\": h = resample(h, \"down\")", "        h = F.silu(normalize(self.norm1, resample(x, \"down\") if self.resample==\"down\" else x))"),
-    ("recomputation forgets the words", "unet", "return checkpoint(block, *args, use_reentrant=False)", "return checkpoint(block, *args[:-1], None, use_reentrant=False)"),
+    ("averaging before the activation", "layers", "        h = F.silu(normalize(self.norm1, x))\n        if self.resample==\"down\": h = resample(h, \"down\")", "        h = F.silu(normalize(self.norm1, resample(x, \"down\") if self.resample==\"down\" else x))"),
+    ("recomputation forgets the words", "unet", "return checkpoint(block, *args, use_reentrant=False)", "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)"),
     ("noise after enlargement", "cascade", "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
     ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)"),
     ("sampling forgets the residual", "cascade", "return out + low if stage.config.is_residual else out", "return out"),
@@ -91,7 +91,7 @@ def is_caught(fault) -> tuple[bool, str]:
     "Run the tests over a copy with one fault; the first failing test is named."
     what, module, right, wrong = fault
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("imagen_nb", "tests", "data", "tools"): shutil.copytree(ROOT/name, Path(folder)/name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("imagen_nb", "tests", "data", "tools", "bench"): shutil.copytree(ROOT/name, Path(folder)/name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pytest.ini", "settings.ini"): shutil.copy(ROOT/name, folder)
         plant(Path(folder), module, right, wrong)
         env = dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{folder}/tests", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")

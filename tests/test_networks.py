@@ -317,12 +317,25 @@ def test_resampling_is_inside_the_block_and_on_its_shortcut():
     assert Downsample(6, 3)(x).shape[-1] == 2 and Upsample(6, 3)(x).shape[-1] == 8
 
 
-def test_film_is_scale_and_shift():
-    block, x, emb = ResBlock(12, 12, 16), torch.randn(2, 12, 4, 4), torch.randn(2, 16)
+@pytest.mark.parametrize("direction", [None, "up", "down"])
+def test_a_residual_block_written_out(direction):
+    "Norm and activation, then resampling, then the convolution; scale and shift by the embedding."
+    silu, move = torch.nn.functional.silu, lambda x: x if direction is None else resample(x, direction)
+    block, x, emb = ResBlock(12, 12, 16, direction), torch.randn(2, 12, 4, 4), torch.randn(2, 16)
     torch.nn.init.normal_(block.conv2.weight, std=.1)
-    scale, shift = block.film(torch.nn.functional.silu(emb))[..., None, None].chunk(2, dim=1)
-    h = block.norm2(block.conv1(torch.nn.functional.silu(block.norm1(x))))
-    torch.testing.assert_close(block(x, emb), x + block.conv2(torch.nn.functional.silu(h*(1 + scale) + shift)))
+    scale, shift = block.film(silu(emb))[..., None, None].chunk(2, dim=1)
+    h = block.norm2(block.conv1(move(silu(block.norm1(x)))))
+    torch.testing.assert_close(block(x, emb), move(x) + block.conv2(silu(h*(1 + scale) + shift)), atol=1e-5, rtol=1e-4)
+
+
+def test_with_a_skip_for_every_block_the_last_made_is_the_first_used():
+    net, made, used = awake(NETWORKS["sr every skip"]), [], []
+    for block in net.down: block.register_forward_hook(lambda m, i, o: made.extend(o))
+    for block in net.up:
+        join = block.join
+        block.join = lambda h, skip, join=join: (used.append(skip), join(h, skip))[1]
+    net(*inputs(SR))
+    assert len(used) == len(made) == sum(SR.blocks) and all(a is b for a, b in zip(used, reversed(made)))
 
 
 @pytest.mark.parametrize("scaled, formula", [("sum", lambda x, h: (x + h)*.5**.5), ("shortcut", lambda x, h: x*.5**.5 + h), ("skip", lambda x, h: x + h)])
@@ -422,3 +435,16 @@ def test_channels_last_is_kept_through_every_block(name):
         if isinstance(m, (ResBlock, Attention, Downsample, Upsample)): m.register_forward_hook(note)
     net(*args)
     assert not lost
+
+
+def test_the_benchmark_asks_both_branches_in_one_batch():
+    from bench.rivals import W, Inputs, matched, our_base, our_efficient, parameters
+    for rival, has_lowres in ((our_base(64, 12), False), (our_efficient(32, 12), True)):
+        for p in rival.network.parameters(): p.data.add_(.02*torch.randn_like(p))
+        i = Inputs.random(1, 16, 12, 3, has_lowres)
+        null = TextEmbedding(torch.zeros(1, 1, 12), torch.ones(1, 1, dtype=torch.bool))
+        with torch.no_grad():
+            expected = W*rival.predict(i) + (1 - W)*rival.predict(i._replace(text=null))
+            torch.testing.assert_close(rival.guided(i), expected, atol=1e-4, rtol=1e-3)
+    target = parameters(our_efficient(32, 12))
+    assert matched(lambda d: our_efficient(d, 12), target + 1000, (16, 24, 32, 40)) == 32
