@@ -134,7 +134,7 @@ def pairing(row: str, args):
     if row in ("sr", "efficient"):
         spec = dict(batch=args.sr_batch, size=args.sr_size, has_lowres=True)
         theirs = (lambda d: rivals.imagen_pytorch("sr", d, t)) if row == "sr" else (lambda d: rivals.our_classic(d, t))
-        step = 4 if args.sr_width < 128 else 8
+        step = 2 if args.sr_width < 128 else 8
         widths = range(args.sr_width//2//step*step, args.sr_width*3//2 + 1, step)
         return sr, partial(theirs, matched(theirs, count(sr), widths)), spec
     spec = dict(batch=1 if row.startswith("guided") else args.batch, size=64, has_lowres=False)
