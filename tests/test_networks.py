@@ -6,8 +6,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
-from imagen_nb.layers import (Attention, AttentionPool, Downsample, ResBlock, Upsample, cosine_time, normalize, resample,
-                              sinusoid, upsample_conv)
+from imagen_nb.layers import (Attention, AttentionPool, Downsample, FeedForward, ResBlock, Upsample, cosine_time, normalize,
+                              resample, sinusoid, upsample_conv)
 from imagen_nb.diffusion import cosine_log_snr
 from imagen_nb.recipes import base_network, paper, toy
 from imagen_nb.text import TextEmbedding
@@ -315,6 +315,13 @@ def test_resampling_is_inside_the_block_and_on_its_shortcut():
         torch.testing.assert_close(ResBlock(6, 6, 8, direction)(x, emb), resample(x, direction))
         assert ResBlock(6, 9, 8, direction)(x, emb).shape == (1, 9, size, size)
     assert Downsample(6, 3)(x).shape[-1] == 2 and Upsample(6, 3)(x).shape[-1] == 8
+
+
+def test_fresh_blocks_are_the_identity():
+    x, text = torch.randn(2, 32, 4, 4), TextEmbedding(torch.randn(2, 5, 24), torch.ones(2, 5, dtype=torch.bool))
+    for block, args in ((ResBlock(32, 32, 8), (torch.randn(2, 8),)), (Attention(32, 24, 16), (text,)), (Attention(32, 24, 16, has_self=False), (text,)),
+                        (Attention(32, 0, 16, inner=64), ()), (FeedForward(32), ())):
+        torch.testing.assert_close(block(x, *args), x, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("direction", [None, "up", "down"])
