@@ -2,7 +2,8 @@
 
 Each pair is timed in one process, in turn: ours, theirs, ours, theirs. A row prints medians with the smallest and largest,
 parameters, counted FLOPs, dtype and batch; ratios are the medians of the ratios of neighbours. FLOPs are counted by
-`torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and backward.
+`torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and backward. Ours are
+counted with `upsample_conv` folded, as a CPU runs it; a GPU runs it plain and does a few percent more than is counted.
 """
 import argparse
 import json
@@ -39,7 +40,7 @@ class Side:
         net = rival.network.to(args.device).train(is_training)
         if layout == "channels_last": net.to(memory_format=torch.channels_last)
         if compiled: compile_network(net)
-        if is_training: self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, foreach=True)
+        if is_training: self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, **{"fused" if args.device == "cuda" else "foreach": True})
 
     def step(self, inputs: Inputs):
         "One training step, or one guided evaluation."
@@ -74,7 +75,7 @@ class Side:
 def compile_network(net: torch.nn.Module):
     "Ours by block, a peer as a whole."
     if isinstance(net, (UNet, EfficientUNet)): compile_blocks(net)
-    else: net.compile()
+    else: net.forward = torch.compile(net.forward)  # imagen-pytorch's guidance calls `forward` itself
 
 
 def synchronize(device: str):
@@ -122,6 +123,8 @@ def compare(row: str, args) -> list[dict]:
             size=spec["size"], dtype=args.dtype, ours=describe(us, ours, gflop[0]), theirs=describe(them, theirs, gflop[1]),
             ratio=dict(median=statistics.median(ratios), low=ratios[0], high=ratios[-1]), repeats=args.repeats))
         show(found[-1])
+        del us, them  # or the next pair would find a full GPU
+        if args.device == "cuda": torch.cuda.empty_cache()
     return found
 
 
@@ -129,17 +132,16 @@ def pairing(row: str, args):
     "How to build both sides at equal parameters, and what they are given."
     w, t = args.width, args.text_dim
     base, sr = partial(rivals.our_base, w, t), partial(rivals.our_efficient, args.sr_width, t)
-    count = lambda build: parameters_of(build)
     near = lambda build, target: partial(build, matched(build, target, range(w//2//8*8, 2*w + 1, 8 if w < 128 else 16)))
     if row in ("sr", "efficient"):
         spec = dict(batch=args.sr_batch, size=args.sr_size, has_lowres=True)
         theirs = (lambda d: rivals.imagen_pytorch("sr", d, t)) if row == "sr" else (lambda d: rivals.our_classic(d, t))
         step = 2 if args.sr_width < 128 else 8
         widths = range(args.sr_width//2//step*step, args.sr_width*3//2 + 1, step)
-        return sr, partial(theirs, matched(theirs, count(sr), widths)), spec
+        return sr, partial(theirs, matched(theirs, parameters_of(sr), widths)), spec
     spec = dict(batch=1 if row.startswith("guided") else args.batch, size=64, has_lowres=False)
     if row.endswith("diffusers"): return base, partial(rivals.diffusers_if, w, t, 4*w), spec
-    return base, near(lambda d: rivals.imagen_pytorch("base", d, t), count(base)), spec
+    return base, near(lambda d: rivals.imagen_pytorch("base", d, t), parameters_of(base)), spec
 
 
 def parameters_of(build) -> int:

@@ -1,5 +1,7 @@
 """The networks: silent at the start, every input used, padding without influence, counts of the paper."""
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -455,3 +457,11 @@ def test_the_benchmark_asks_both_branches_in_one_batch():
             torch.testing.assert_close(rival.guided(i), expected, atol=1e-4, rtol=1e-3)
     target = parameters(our_efficient(32, 12))
     assert matched(lambda d: our_efficient(d, 12), target + 1000, (16, 24, 32, 40)) == 32
+
+
+def test_the_run_card_compares_equals():
+    "Parameters within 5 %, the same batch and dtype on both sides, five timings or more but for the slowest row."
+    card = json.loads((Path(__file__).parents[1]/"data"/"runs"/"bench-cpu.json").read_text())
+    for row in card["rows"]:
+        assert abs(row["ours"]["parameters"]/row["theirs"]["parameters"] - 1) < .05, row["row"]
+        assert row["repeats"] >= (3 if row["row"] == "efficient" else 4) and row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
