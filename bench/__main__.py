@@ -228,8 +228,9 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = []
-    for row in args.rows: rows += [utilization(args)] if row == "utilization" else compare(row, args)
-    if args.out: write_card(args, rows)
+    for row in args.rows:
+        rows += [utilization(args)] if row == "utilization" else compare(row, args)
+        if args.out: write_card(args, rows)
     return 0
 
 

@@ -63,7 +63,7 @@ FAULTS = [
     ("attention speaks from the start", "layers", "self.out = zero_init(nn.Linear(self.inner, channels))", "self.out = nn.Linear(self.inner, channels)"),
     ("even and odd pixels swapped", "layers", "torch.stack([a + b, c], -1)])", "torch.stack([a, b + c], -1)])"),
     ("averaging before the activation", "layers", "        h = F.silu(normalize(self.norm1, x))\n        if self.resample==\"down\": h = resample(h, \"down\")", "        h = F.silu(normalize(self.norm1, resample(x, \"down\") if self.resample==\"down\" else x))"),
-    ("recomputation forgets the words", "unet", "return checkpoint(block, *args, use_reentrant=False)", "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)"),
+    ("recomputation cuts the gradient", "unet", "return checkpoint(block, *args, use_reentrant=False)", "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)"),
     ("noise after enlargement", "cascade", "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
     ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)"),
     ("sampling forgets the residual", "cascade", "return out + low if stage.config.is_residual else out", "return out"),
