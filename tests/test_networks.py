@@ -240,7 +240,7 @@ def count(config) -> int: return sum(p.numel() for p in build_meta(config).param
 
 @pytest.mark.parametrize("size, published", [("300M", 300e6), ("500M", 500e6), ("1B", 1e9), ("2B", 2e9)])
 def test_ablation_sizes(size, published):
-    assert abs(count(base_network(size))/published - 1) < .14
+    assert abs(count(base_network(size))/published - 1) < .10 if size != "2B" else 1.96e9 < count(base_network(size)) < 2.44e9
 
 
 def test_the_same_code_is_adm_at_imagenet_64():
@@ -251,7 +251,7 @@ def test_the_same_code_is_adm_at_imagenet_64():
 
 
 def test_counts_of_the_readings_of_the_efficient_table():
-    "Within 3 % of the arithmetic on paper, which kept a 1x1 shortcut where ours has none."
+    "What each switch adds to the plain reading; the place of the square root adds nothing."
     full = EfficientUNetConfig()
     plain = count(full)
     assert 4.4e8 < plain < 5e8 and count(replace(full, scaled="shortcut")) == plain
