@@ -488,7 +488,7 @@ def load_encoder(
     if encoder is None and name=="t5-toy": encoder = TextEncoder.toy()
     if encoder is None:
         encoder = TextEncoder.from_pretrained(name, length, getattr(torch, identity["dtype"]))
-    if encoder.identity!=identity:
+    if {**encoder.identity, "encoder": name}!=identity:  # a folder may have moved
         raise ValueError(f"load_encoder: got {encoder.identity},"
                          f" expected the encoder of training, {identity}")
     return encoder

@@ -35,14 +35,23 @@ def train(args):
         raise ValueError("--encoder: not together with --init, whose networks know their own encoder alone")
     if args.encoder: recipe = runs.read_with(recipe, args.encoder)
     if args.init: recipe = runs.start_from(recipe, args.init)
-    if args.data:
-        where = Path(args.data).resolve()
-        recipe = dataclasses.replace(recipe, data=str(where) if where.exists() else args.data)
+    if args.data: recipe = dataclasses.replace(recipe, data=own_pictures(args))
+    elif args.image_column or args.caption_column or args.min_size:
+        raise ValueError("--image-column, --caption-column, --min-size: only with --data")
     for text in args.set:
         path, equals, value = text.partition("=")
         if not equals: raise ValueError(f"--set {text}: expected path=value, as in training.0.steps=500")
         recipe = change(recipe, path.strip(), value.strip())
-    runs.train(recipe, args.out or f"runs/{args.recipe}", args.stage, args.processes, args.held_out)
+    scored = runs.HELD_OUT if args.data or args.held_out is None else args.held_out
+    runs.train(recipe, args.out or f"runs/{args.recipe}", args.stage, args.processes, scored)
+
+
+def own_pictures(args):
+    "What --data and its companions say."
+    from imagen_nb.recipes import DataConfig
+    where = Path(args.data).resolve()
+    return DataConfig(source=str(where) if where.exists() else args.data, image_column=args.image_column,
+                      caption_column=args.caption_column, min_size=args.min_size, held_out=args.held_out or 0.)
 
 
 def work(args):
@@ -117,7 +126,7 @@ def read_captions(source: str, column: str | None) -> list[str]:
     if kind not in (".txt", ".jsonl", ".csv", ".tsv"):
         from imagen_nb.data import load_captioned
         pictures = load_captioned(source, 64, check=False)
-        return [pictures.caption(i) for i in range(len(pictures))]
+        return [caption for i in range(len(pictures)) for caption in pictures.captions(i) or [""]]
     try: text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e: raise ValueError(f"embed: {path} is not UTF-8, {e}") from e
     if kind == ".txt": return text.splitlines()
@@ -284,6 +293,18 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def number(text: str) -> int | float:
+    "A whole number, or a share."
+    return int(text) if text.isdecimal() else float(text)
+
+
+def add_columns(p):
+    "Options of commands that read pictures."
+    p.add_argument("--image-column", metavar="NAME", help="of a table (default: guessed)")
+    p.add_argument("--caption-column", metavar="NAME", help="of a table or of .json files (default: guessed)")
+    p.add_argument("--min-size", type=int, default=0, metavar="N", help="leave out pictures whose shorter side has fewer pixels")
+
+
 def add_sampling(p):
     "Options of commands that draw."
     p.add_argument("--model", default="toy", help="directory, hub name or toy, which ships with the package (default)")
@@ -310,6 +331,7 @@ def parser() -> argparse.ArgumentParser:
   imagen-nb train toy                                   drawn scenes, minutes on two CPU cores
   imagen-nb train toy --data photos --out runs/photos   your pictures, from scratch
   imagen-nb train toy --data photos --init toy          your pictures, from the weights that ship
+  imagen-nb train toy --data list.tsv --image-column path --caption-column title --min-size 256 --held-out .05
   imagen-nb train toy --stage 0 --set training.0.steps=300 --set stages.0.network.dim=32""")
     t.add_argument("recipe", help="toy, toy-full or paper")
     t.add_argument("--data", metavar="SOURCE", help=DATA_HELP)
@@ -321,7 +343,9 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--out", type=Path, help="directory of the run (default runs/RECIPE)")
     t.add_argument("--seed", type=int, default=0, help="of weights and draws (default 0)")
     t.add_argument("--processes", type=int, help="on a CPU (default one per core, at most 2)")
-    t.add_argument("--held-out", type=int, default=200, metavar="N", help="on drawn scenes: test captions to draw and score (default 200)")
+    t.add_argument("--held-out", type=number, metavar="N", help="on drawn scenes: test captions to draw and score (default 200);"
+                   " with --data: share kept back as valid, and as much as test (default 0)")
+    add_columns(t)
     s = command(sample, "draw captions: a PNG for each, and grid.png with all stages", """\
   imagen-nb sample "a small red circle to the left of a big blue square"
   imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""")
@@ -362,9 +386,7 @@ def parser() -> argparse.ArgumentParser:
     d.add_argument("--out", type=Path, default=Path("data.png"), help="PNG file for the grid (default data.png)")
     d.add_argument("--split", default="train", help="train, valid or test (default train)")
     d.add_argument("--held-out", type=float, default=0., metavar="SHARE", help="of train, kept back as valid and as much as test (default 0)")
-    d.add_argument("--image-column", metavar="NAME", help="of a table (default: guessed)")
-    d.add_argument("--caption-column", metavar="NAME", help="of a table or of .json files (default: guessed)")
-    d.add_argument("--min-size", type=int, default=0, metavar="N", help="leave out pictures whose shorter side has fewer pixels")
+    add_columns(d)
     d.add_argument("--decode", action="store_true", help="decode every picture, not just look at both its ends")
     command(env, "versions and devices, for bug reports")
     w = command(work, None)

@@ -642,6 +642,10 @@ class ShapesWorld:
         "Every caption of a scene."
         return wordings(scene)
 
+    def captions(self, i: int) -> list[str]:
+        "All captions of scene i: one."
+        return [self.caption(i)]
+
     def caption(self, i: int, epoch: int | None = None) -> str:
         "One of the scene's wordings, drawn once per index, the same in every epoch."
         return _pick(self._rng(i, "caption"), wordings(self.scene(i)))

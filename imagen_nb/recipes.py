@@ -10,7 +10,17 @@ from imagen_nb.efficient_unet import EfficientUNetConfig
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
-__all__ = ["Recipe", "toy", "toy_full", "base_network", "paper", "RECIPES", "find_recipe", "change"]
+__all__ = ["DataConfig", "Recipe", "toy", "toy_full", "base_network", "paper", "RECIPES", "find_recipe", "change"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    "The user's own pictures, in the words of `load_captioned`."
+    source: str                           # folder, file or hub name
+    image_column: str | None = None       # of a table; None: guessed
+    caption_column: str | None = None     # of a table or .json; None: a usual name
+    min_size: int = 0                     # leave out pictures whose shorter side has fewer pixels
+    held_out: float = 0.                  # share kept back as "valid", and as much as "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +29,7 @@ class Recipe:
     name: str                             # of the recipe
     encoder: str                          # text encoder: a name, a folder or "toy"
     level: str | None = None              # level of ShapesWorld; None: the user brings pictures
-    data: str | None = None               # the user's pictures, see `load_captioned`; None: ShapesWorld
+    data: DataConfig | None = None        # the user's pictures; None: ShapesWorld
     init: str | None = None               # model whose weights are the start; None: random ones
     stages: tuple[StageConfig, ...]       # the base first
     training: tuple[TrainConfig, ...]     # one for each stage

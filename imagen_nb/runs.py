@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from imagen_nb.recipes import Recipe
+from imagen_nb.recipes import DataConfig, Recipe
 
 __all__ = ["train", "work", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
 
@@ -31,7 +31,7 @@ def train(
     n = len(recipe.stages)
     if stage is not None and not 0 <= stage < n:
         raise ValueError(f"train: stage, got {stage}, expected 0 to {n - 1} (0 is the base)")
-    if held_out < 2: raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
+    if not isinstance(held_out, int) or held_out < 2: raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
     if processes is not None and processes < 1:
         raise ValueError(f"train: processes, got {processes}, expected at least 1")
     out, since = Path(out), time.time()
@@ -82,7 +82,7 @@ def start_from(
 def open_data(recipe: Recipe, split: str = "train"):
     "The captioned pictures a recipe trains on, or another split of its drawn world."
     from imagen_nb.data import ShapesWorld, load_captioned
-    if recipe.data is not None: return load_captioned(recipe.data, recipe.stages[-1].size, split)
+    if recipe.data is not None: return load_captioned(size=recipe.stages[-1].size, split=split, **vars(recipe.data))
     if recipe.level is not None: return ShapesWorld(split, level=recipe.level)
     raise ValueError(f"train: recipe {recipe.name} needs pictures of your own: give --data SOURCE")
 
@@ -98,15 +98,16 @@ def build_cache(encoder, path: Path, world):
     import torch
     from imagen_nb.text import EmbeddingCache
     from tqdm.auto import tqdm
-    covered = path.with_name("captions.json")  # number of pictures, once all their captions are encoded
+    covered = path.with_name("captions.json")  # which data, once all their captions are encoded
     with suppress(ValueError, OSError):
-        if json.loads(covered.read_text()) == len(world): return EmbeddingCache.open(path, encoder)
-    captions = [world.caption(i) for i in tqdm(range(len(world)), "captions", unit="caption", delay=1)]
+        if json.loads(covered.read_text()) == world.identity: return EmbeddingCache.open(path, encoder)
+    pictures = tqdm(range(len(world)), "captions", unit="picture", delay=1)
+    captions = [caption for i in pictures for caption in world.captions(i) or [""]]
     home = encoder.device
     if torch.cuda.is_available(): encoder.to("cuda")
     try: cache = EmbeddingCache.build(encoder, captions, path, progress=True)
     finally: encoder.to(home)
-    covered.write_text(json.dumps(len(world)))
+    covered.write_text(json.dumps(world.identity))
     return cache
 
 
@@ -122,7 +123,7 @@ def load_recipe(out: Path) -> Recipe:
     "The recipe a directory was made for."
     from imagen_nb.cascade import CONFIGS, config_from_dict
     from imagen_nb.training import TrainConfig
-    return config_from_dict(json.loads((out/"config.json").read_text()), Recipe, TrainConfig, *CONFIGS)
+    return config_from_dict(json.loads((out/"config.json").read_text()), Recipe, DataConfig, TrainConfig, *CONFIGS)
 
 
 def first_stages(recipe: Recipe) -> list:

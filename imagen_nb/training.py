@@ -226,7 +226,7 @@ class Samples:
     "Sample n of a run, wherever it is computed."
     def __init__(self,
         stage_config:StageConfig, # size, crop and laws of the draws
-        dataset,                  # `len`, `caption(i)`, `images(indices, size, crop)`
+        dataset,                  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
         text,                     # text[captions] -> TextEmbedding: an `EmbeddingCache`
         config:TrainConfig,       # seed, batch and steps
         rank:int=0,               # which of the processes this is
@@ -243,12 +243,13 @@ class Samples:
         index:Tensor,           # numbers of the samples, int64 (b,)
     ) -> tuple[Batch,Draws]:    # on the CPU
         "Pictures, captions and random numbers."
-        c,seed = self.stage_config, self.config.seed
-        rows = [permute(n, len(self.dataset), seed) for n in index.tolist()]
+        c,seed,total = self.stage_config, self.config.seed, len(self.dataset)
+        rows = [permute(n, total, seed) for n in index.tolist()]
+        captions = [self.dataset.caption(i, n//total) for i,n in zip(rows, index.tolist())]
         is_cut = c.lowres_size or c.crop
         crop = draw_crop(seed, index, c.size, c.side, c.margin, c.factor) if is_cut else None
         images = self.dataset.images(rows, c.size, crop)
-        text = self.text[[self.dataset.caption(i) for i in rows]]
+        text = self.text[captions]
         low_side = c.side//c.factor + 2
         draws = draw(seed, index, (3, c.side, c.side), time_law=c.time_law, aug_max=c.aug_max,
                      lowres_shape=(3, low_side, low_side) if c.lowres_size else None,
@@ -366,7 +367,7 @@ class Trainer:
     "Train one stage; stop it anywhere, call it again, and it goes on."
     def __init__(self,
         stage:Stage,         # what to train; its weights are the start
-        dataset,             # `len`, `caption(i)`, `images(indices, size, crop)`
+        dataset,             # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
         text,                # text[captions] -> TextEmbedding: an `EmbeddingCache`
         config:TrainConfig,  # how
         out_dir:str|Path,    # checkpoints and logs; one run each

@@ -433,9 +433,10 @@ def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, mon
     class World:
         asked = 0
         def __len__(self): return 40
-        def caption(self, i):
+        identity = "forty"
+        def captions(self, i):
             self.asked += 1
-            return captions[i]
+            return [captions[i]]
 
     world, path = World(), tmp_path / "captions"
     runs.build_cache(encoder, path, world)
@@ -468,7 +469,7 @@ def test_a_full_disk_is_seen_before_the_work(encoder, tmp_path, monkeypatch):
     assert mine.seen == 0
 
 
-def test_lengths_are_as_the_paper_on_cc12m_states():
+def test_lengths_are_as_the_benchmark_says():
     counts = np.array([len(c.split()) for c in bench.draw_captions(20_000, "web")])
     assert counts.mean() == pytest.approx(20.2, rel=.05) and counts.std() == pytest.approx(16.3, rel=.1)
 

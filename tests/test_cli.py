@@ -1,11 +1,13 @@
 """The command line: whole tiny runs, stopping and going on, pictures of one's own, and errors in one line."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +17,10 @@ from safetensors.torch import load_file
 from imagen_nb import runs
 from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main
-from imagen_nb.data import ShapesWorld
+from imagen_nb.data import ShapesWorld, load_captioned
 from imagen_nb.plots import image_grid
-from imagen_nb.recipes import RECIPES, change, find_recipe, paper, toy, toy_full
-from imagen_nb.text import TextEncoder
+from imagen_nb.recipes import RECIPES, DataConfig, change, find_recipe, paper, toy, toy_full
+from imagen_nb.text import EmbeddingCache, TextEncoder
 
 TINY = [f"--set={path}={value}" for k in range(3) for path, value in (
     (f"training.{k}.steps", 2), (f"training.{k}.batch", 4), (f"training.{k}.warmup", 1), (f"stages.{k}.steps", 2))]
@@ -99,6 +101,8 @@ def test_another_encoder(folder, tmp_path, capsys):
     assert main([*command, "--encoder", str(tmp_path/"t5")]) == 0
     model = Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.from_pretrained(tmp_path/"t5"))
     assert model.encoder.width == 32 and {o.config.network.text_dim for o in model.stages} == {32}
+    shutil.copytree(tmp_path/"t5", tmp_path/"moved")  # another name, the same weights
+    assert Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.from_pretrained(tmp_path/"moved")).encoder.width == 32
     with pytest.raises(ValueError, match="expected the encoder of training"): Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.toy())
     assert main(["upscale", str(folder/"1.png"), "a", "--model", str(tmp_path/"run"/"model"), "--encoder", str(tmp_path/"t5"), "--out", str(tmp_path/"u.png")]) == 2
     assert "stage was never trained" in capsys.readouterr().err
@@ -116,6 +120,67 @@ def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
     assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
     assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
     assert "no such directory" in capsys.readouterr().err
+
+
+def test_every_caption_of_a_picture_is_encoded_and_trained_on(folder, tmp_path):
+    many = tmp_path/"many"
+    many.mkdir()
+    for p in folder.glob("?.png"):
+        (many/p.name).write_bytes(p.read_bytes())
+        (many/p.name).with_suffix(".txt").write_text("\n".join(f"picture {p.stem}{k}" for k in "abc"))
+    command = ["train", "toy", "--data", str(many), "--out", str(tmp_path/"run"), *TINY, "--stage", "0", "--set=training.0.steps=12"]
+    assert main(command) == 0  # eight epochs: a caption that is not in the cache would be an error
+    cache = EmbeddingCache.open(tmp_path/"run"/"captions")
+    assert len(cache) == 18 and all(f"picture {i}{k}" in cache for i in range(6) for k in "abc")
+    assert main(["embed", str(many), "--out", str(tmp_path/"cache")]) == 0 and len(EmbeddingCache.open(tmp_path/"cache")) == 18
+
+
+def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
+    rows = ["thumb\tpath\tnote\ttitle", *(f"gone.png\t{folder/f'{i}.png'}\tno\ttitle {i}" for i in range(6))]
+    Image.open(folder/"0.png").resize((40, 40)).save(tmp_path/"small.png")
+    (tmp_path/"list.tsv").write_text("\n".join([*rows, f"gone.png\t{tmp_path/'small.png'}\tno\tsmall"]))
+    command = ["train", "toy", "--out", str(tmp_path/"run"), *TINY, "--stage", "2"]
+    own = ["--data", str(tmp_path/"list.tsv"), "--image-column", "path", "--caption-column", "title", "--min-size", "50", "--held-out", ".2"]
+    assert main([*command, *own]) == 0
+    recorded = runs.load_recipe(tmp_path/"run").data
+    assert recorded == DataConfig(source=str(tmp_path/"list.tsv"), image_column="path", caption_column="title", min_size=50, held_out=.2)
+    wanted = load_captioned(tmp_path/"list.tsv", 512, image_column="path", caption_column="title", min_size=50, held_out=.2)
+    assert 0 < len(wanted) < 6 and runs.open_data(runs.load_recipe(tmp_path/"run")).identity == wanted.identity
+    assert json.loads((tmp_path/"run"/"512px"/"config.json").read_text())["data"] == wanted.identity
+    cache = EmbeddingCache.open(tmp_path/"run"/"captions")
+    assert len(cache) == len(wanted) and all(wanted.caption(i) in cache for i in range(len(wanted)))
+    capsys.readouterr()
+    assert main([*command, *own]) == 0
+    assert main([*command, *own[:-2]]) == 2 and "data.held_out: 0.2 on disk, 0.0 now" in capsys.readouterr().err
+    assert main([*command, "--min-size", "50"]) == 2 and "only with --data" in capsys.readouterr().err
+    assert main([*command, *own[:-1], "7"]) == 2 and "a share below 0.5" in capsys.readouterr().err
+
+
+def processes_under(pid: int) -> list[int]:
+    "All that a process started, and what those started."
+    mine = [int(o) for task in Path(f"/proc/{pid}/task").iterdir() for o in (task/"children").read_text().split()]
+    return mine + [o for child in mine for o in processes_under(child)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_path):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
+    def command(out): return [sys.executable, "-m", "imagen_nb.cli", "train", "toy", "--data", str(folder), "--out", str(tmp_path/out), "--stage", "0",
+                              *TINY[:-1], "--processes=2", "--set=training.0.steps=40", "--set=training.0.save_every=5"]
+    child = subprocess.Popen(command("killed"), env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not (tmp_path/"killed"/"32px"/"step_00000010").exists() and time.time() < deadline: time.sleep(.02)
+    workers = [o for o in processes_under(child.pid) if b"imagen_nb.cli\0work" in Path(f"/proc/{o}/cmdline").read_bytes()
+               and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    since = time.monotonic()
+    os.kill(workers[1], signal.SIGKILL)
+    err = child.communicate(timeout=60)[1]
+    assert time.monotonic() - since < 30 and child.returncode == 1
+    assert "a training process ended with an error" in err and "Run the same command to go on" in err.strip().splitlines()[-1]
+    for out in ("killed", "whole"): subprocess.run(command(out), env=env, check=True, capture_output=True, timeout=240)
+    killed, whole = (load_file(tmp_path/out/"32px"/"step_00000040"/"network.safetensors") for out in ("killed", "whole"))
+    assert killed.keys() == whole.keys() and all(torch.equal(killed[k], whole[k]) for k in killed)
 
 
 @pytest.mark.parametrize("number, processes", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from imagen_nb.checkpoint import checkpoints
+from imagen_nb.data import ShapesWorld, load_captioned, permute
 from imagen_nb.health import TrainingError, check_pictures, replace_text
+from imagen_nb.runs import save_picture
 from imagen_nb.training import (Samples, TrainConfig, claim_directory, draw, draw_crop, ema_decay, keyed_times, learning_rate,
                                 make_optimizers, one_ahead, orthogonalize, update_ema)
-from train_worker import Letters, make_trainer
+from train_worker import STAGE, Letters, make_trainer
 
 HERE = Path(__file__).parent
 ENV = dict(os.environ, PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}", OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
@@ -77,6 +79,44 @@ def test_processes_share_the_samples_of_one():
         assert torch.equal(draws.eps, torch.cat([d.eps for _, d in parts]))
     with pytest.raises(ValueError, match="batch, got 8, expected a multiple of the 3"):
         Samples(whole.stage_config, whole.dataset, whole.text, whole.config, ranks=3)
+
+
+@pytest.fixture
+def three_captions(tmp_path):
+    "Six pictures, each with three captions that name it."
+    for i, image in enumerate(ShapesWorld("train", level="quick", size=16).images(range(6))):
+        save_picture(image, tmp_path/f"{i}.png")
+        (tmp_path/f"{i}.txt").write_text("\n".join(f"{i}{k}" for k in "abc"))
+    return load_captioned(tmp_path, 16)
+
+
+def test_every_epoch_draws_a_caption_by_key(three_captions):
+    "The same for one process, for two, and from the middle."
+    class Echo:
+        def __getitem__(self, captions): return captions
+    trainer = make_trainer("unused", world=three_captions)
+    def heard(start=0, **share): return [b.text for b, _ in Samples(STAGE, three_captions, Echo(), trainer.config, **share).batches(start)]
+    whole = heard()
+    assert whole == [a + b for a, b in zip(heard(rank=0, ranks=2), heard(rank=1, ranks=2))]
+    assert heard(start=7) == whole[7:]
+    said = sum(whole, [])
+    epochs = [said[n:n + 6] for n in range(0, len(said) - 5, 6)]
+    assert all({caption[0] for caption in epoch} == set("012345") for epoch in epochs)
+    assert len({frozenset(epoch) for epoch in epochs}) > 20 and set(said) == {f"{i}{k}" for i in range(6) for k in "abc"}
+    assert said == [three_captions.caption(permute(n, 6, trainer.config.seed), n//6) for n in range(160)]
+
+
+def test_a_run_with_several_captions_resumes_bit_equal(three_captions, tmp_path):
+    make_trainer(tmp_path/"whole", 12, three_captions).fit()
+    trainer = make_trainer(tmp_path/"parts", 12, three_captions)
+    step = trainer.train_step
+    def stopping(*args):
+        if trainer.step == 8: raise KeyboardInterrupt
+        return step(*args)
+    trainer.train_step = stopping
+    with pytest.raises(KeyboardInterrupt): trainer.fit()
+    make_trainer(tmp_path/"parts", 12, three_captions).fit()
+    assert equal(final(tmp_path/"parts", 12), final(tmp_path/"whole", 12))
 
 
 def test_the_next_batch_is_made_ahead_and_none_beyond_the_last():

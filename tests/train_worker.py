@@ -29,9 +29,9 @@ class Letters:
         return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
 
-def make_trainer(out, steps=20, **changes):
+def make_trainer(out, steps=20, world=None, **changes):
     torch.manual_seed(0)
-    world = ShapesWorld("train", level="quick", size=16, length=50)
+    world = world or ShapesWorld("train", level="quick", size=16, length=50)
     return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False)
 
 

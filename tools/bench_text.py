@@ -7,9 +7,9 @@
     python tools/bench_text.py kills --n 50
     python tools/bench_text.py convert
 
-Captions are drawn: words of ShapesWorld at random, their number from a log-normal law with the mean and
-standard deviation that the Conceptual 12M paper states (arXiv 2102.08981, table 1): 20.2 ± 16.3 words for
-the captions of CC12M ("web"), 10.3 ± 4.5 for those of CC3M ("short"), 3 to 256 words in both.
+Captions are drawn: words of ShapesWorld at random, their number from a log-normal law with mean and standard
+deviation 20.2 ± 16.3 ("web") or 10.3 ± 4.5 ("short"), cut to 3 to 256 words. These are the figures of table 1 of
+the Conceptual 12M paper (arXiv 2102.08981) for the captions of CC12M and CC3M, not checked here; the limits were.
 Weights are random: speed and size do not depend on them.
 """
 

@@ -31,7 +31,7 @@ class Crowded:
 
     def __len__(self): return len(self.rows)
 
-    def caption(self, i): return self.world.caption(self.rows[i])
+    def caption(self, i, epoch=None): return self.world.caption(self.rows[i], epoch)
 
     def images(self, indices, *args): return self.world.images([self.rows[int(i)] for i in indices], *args)
 
