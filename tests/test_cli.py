@@ -292,17 +292,18 @@ def test_recipes_are_complete():
     ("training.0.steps", "1e3", 1000), ("training.1.lr", "1", 1.), ("stages.0.threshold", "none", None), ("stages.0.threshold", "static", "static"),
     ("stages.1.network.channels", "(32, 64)", (32, 64)), ("stages.1.network.self_attention", "(True, False)", (True, False)),
     ("stages.2.time_law", "None", None), ("stages.2.time_law", "[1, 2]", (1., 2.)), ("encoder", "google/t5-v1_1-small", "google/t5-v1_1-small"),
-    ("data", "12", "12"), ("stages.1.is_residual", "false", False)])
+    ("init", "12", "12"), ("data.min_size", "64", 64), ("data.image_column", "12", "12"), ("stages.1.is_residual", "false", False)])
 def test_typed_changes(path, text, value):
-    recipe = toy()
+    recipe = replace(toy(), data=DataConfig(source="photos"))
     new = change(recipe, path, text)
     for name in path.split("."): new = new[int(name)] if name.isdecimal() else getattr(new, name)
-    assert new == value and type(new) is type(value) and recipe == toy()
+    assert new == value and type(new) is type(value) and recipe == replace(toy(), data=DataConfig(source="photos"))
 
 
 @pytest.mark.parametrize("path, text, words", [
     ("stages.0.network.dim", "big", "expected int"), ("stages.0.is_residual", "3", "expected bool"), ("stages.0.steps", "1.5", "expected int"),
     ("stages.1.network.channels", "(1, 'a')", "expected tuple"), ("stages.0", "3", "expected a name after"), ("stages", "3", "expected a name after"),
-    ("stages.0.size.x", "3", "has no parts"), ("training.0.optimizer", "sgd", "expected one of"), ("stages.zero.size", "3", "from 0 to 2")])
+    ("stages.0.size.x", "3", "has no parts"), ("training.0.optimizer", "sgd", "expected one of"), ("stages.zero.size", "3", "from 0 to 2"),
+    ("data", "photos", "expected .*DataConfig"), ("data.min_size", "3", "has no parts")])
 def test_refused_changes(path, text, words):
     with pytest.raises(ValueError, match=words): change(toy(), path, text)
