@@ -22,7 +22,7 @@ from .diffusion import cosine_log_snr, diffusion_loss, linear_log_snr, q_sample,
 from .efficient_unet import EfficientUNet, EfficientUNetConfig
 from .guidance import drop_text, guided
 from .sampling import keyed_noise, sample_ddim, sample_ddpm, sample_dpmpp_2m, time_grid
-from .text import TextEmbedding, TextEncoder
+from .text import TextEmbedding, TextEncoder, fast_dtype
 from .thresholding import threshold as apply_threshold
 from .unet import UNet, UNetConfig
 
@@ -124,8 +124,7 @@ def has_fast_bf16(
     device:torch.device|str, # where a network runs
 ) -> bool:                   # compute in bfloat16 there
     "bf16 on a GPU and on a CPU with AVX512-bf16; elsewhere it is many times slower than fp32."
-    device = torch.device(device)
-    return device.type=="cuda" or device.type=="cpu" and torch.cpu._is_avx512_bf16_supported()
+    return fast_dtype(device)==torch.bfloat16
 
 def fast_layout(
     device:torch.device|str, # where a network runs

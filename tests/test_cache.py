@@ -18,23 +18,12 @@ from imagen_nb.checkpoint import CheckpointError, assets, save_directory
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.text import EmbeddingCache, TextEncoder, forecast, pad_rows
-from test_text import TOY, random_t5
+from test_text import TOY, captions, encoder, random_t5   # two of them are fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("bench_text", ROOT/"tools"/"bench_text.py")
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return TextEncoder.toy()
-
-
-@pytest.fixture(scope="module")
-def captions():
-    world = ShapesWorld("train", level="full")
-    return [world.caption(i) for i in range(120)]
 
 
 @pytest.fixture(scope="module")
