@@ -162,16 +162,15 @@ def show(r: dict):
 
 # ---------------------------------------------------------------- ours alone, on a GPU
 
-def ceiling(seconds: float = 2.) -> float:
-    "TFLOP/s of a square bf16 matrix product on this GPU."
-    n, count = 8192, 0
-    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def ceiling(device: str, n: int = 8192, seconds: float = 2.) -> float:
+    "TFLOP/s of a square bf16 matrix product on this device."
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5): a @ b
-    torch.cuda.synchronize()
-    since = time.perf_counter()
+    synchronize(device)
+    count, since = 0, time.perf_counter()
     while time.perf_counter() - since < seconds:
         for _ in range(10): a @ b
-        torch.cuda.synchronize()
+        synchronize(device)
         count += 10
     return 2*n**3*count/(time.perf_counter() - since)/1e12
 
@@ -186,8 +185,8 @@ def utilization(args) -> dict:
         for _ in range(args.warmup + 2): side.step(inputs)
         times[compiled] = sorted(side.seconds(inputs) for _ in range(args.repeats))
         del side
-        torch.cuda.empty_cache()
-    top, median = ceiling(), statistics.median(times[True])
+        if args.device == "cuda": torch.cuda.empty_cache()
+    top, median = ceiling(args.device, args.matrix), statistics.median(times[True])
     out = dict(row="utilization", batch=args.batch, gflop_per_image=gflop, ceiling_tflops=top, share=gflop*args.batch/median/1e3/top,
                compiled_over_eager=median/statistics.median(times[False]), seconds={str(k): v for k, v in times.items()})
     print(json.dumps(out, indent=1))
@@ -210,6 +209,7 @@ def parse(argv: list[str]):
     p.add_argument("--text-dim", type=int, help="512 or 4096")
     p.add_argument("--length", type=int, default=64, help="words of a caption")
     p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--matrix", type=int, default=8192, help="side of the matrices that give the ceiling of `utilization`")
     p.add_argument("--warmup", type=int, help="1 on a CPU, 3 on a GPU")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--out", type=Path, help="run card to write, or to add rows to")
