@@ -625,7 +625,7 @@ class Run:
             except (OSError, CheckpointError) as e: problem = e
             has_failed = any_rank(self.accelerator, problem is not None)
         self.misses = self.misses + 1 if has_failed else 0
-        what = f"Trainer: step {self.step} could not be saved ({problem}); what was saved before stays"
+        what = f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'}); what was saved before stays"
         is_over = self.misses==MISSES or has_failed and self.step==self.config.steps
         if is_over: raise TrainingError(what)
         if problem: warnings.warn(f"{what}, the next save tries again")
