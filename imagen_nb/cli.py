@@ -3,6 +3,7 @@ import argparse
 import dataclasses
 import difflib
 import io
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -43,7 +44,9 @@ def train(args):
         if not equals: raise ValueError(f"--set {text}: expected path=value, as in training.0.steps=500")
         recipe = change(recipe, path.strip(), value.strip())
     scored = runs.HELD_OUT if args.data or args.held_out is None else args.held_out
-    runs.train(recipe, args.out or f"runs/{args.recipe}", args.stage, args.processes, scored)
+    names = ("accumulate", "compile", "recompute", "track", "validate_every", "sample_every")
+    execution = {name: value for name in names if (value := getattr(args, name)) not in (None, [])}
+    runs.train(recipe, args.out or f"runs/{args.recipe}", args.stage, args.processes, scored, **execution)
 
 
 def own_pictures(args):
@@ -57,7 +60,7 @@ def own_pictures(args):
 def work(args):
     "One of the processes of a run."
     from imagen_nb import runs
-    runs.work(args.out, args.stage, args.held_out)
+    runs.work(args.out, args.stage, args.held_out, json.loads(args.execution))
 
 
 def sample(args):
@@ -120,7 +123,6 @@ def convert(source, target):
 def read_captions(source: str, column: str | None) -> list[str]:
     "Captions of a text, JSON-lines or CSV file, else of captioned pictures."
     import csv
-    import json
     path = Path(source)
     kind = path.suffix.lower() if path.is_file() else ""
     if kind not in (".txt", ".jsonl", ".csv", ".tsv"):
@@ -305,6 +307,16 @@ def add_columns(p):
     p.add_argument("--min-size", type=int, default=0, metavar="N", help="leave out pictures whose shorter side has fewer pixels")
 
 
+def add_execution(p):
+    "Options of training that change how it is done, not what is learned."
+    p.add_argument("--accumulate", type=int, metavar="N", help="micro-batches of a step: less memory, same result (default 1)")
+    p.add_argument("--recompute", action="store_true", default=None, help="compute activations twice instead of keeping them: less memory")
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile the network's blocks (default: on a GPU)")
+    p.add_argument("--validate-every", type=int, metavar="N", help="steps between validations; 0: none (default: 1 %% of the time)")
+    p.add_argument("--sample-every", type=int, metavar="N", help="steps between grids of samples; 0: none (default: 1 %% of the time)")
+    p.add_argument("--track", action="append", default=[], metavar="NAME", help="also tell tensorboard or wandb; may be repeated")
+
+
 def add_sampling(p):
     "Options of commands that draw."
     p.add_argument("--model", default="toy", help="directory, hub name or toy, which ships with the package (default)")
@@ -346,6 +358,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--held-out", type=number, metavar="N", help="on drawn scenes: test captions to draw and score (default 200);"
                    " with --data: share kept back as valid, and as much as test (default 0)")
     add_columns(t)
+    add_execution(t)
     s = command(sample, "draw captions: a PNG for each, and grid.png with all stages", """\
   imagen-nb sample "a small red circle to the left of a big blue square"
   imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""")
@@ -393,17 +406,19 @@ def parser() -> argparse.ArgumentParser:
     w.add_argument("out", type=Path)
     w.add_argument("--stage", type=int)
     w.add_argument("--held-out", type=int)
+    w.add_argument("--execution", default="{}")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `imagen-nb`."
+    from imagen_nb.health import TrainingError
     args = parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)
     try:
         args.run(args)
         return 0
-    except (ValueError, OSError) as e:  # the user's to mend; anything else is ours and shows its traceback
+    except (ValueError, OSError, TrainingError) as e:  # the user's to mend; anything else is ours and shows its traceback
         reason = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename else str(e)
         print(f"imagen-nb {args.command}: {reason.removeprefix(args.command + ': ')}", file=sys.stderr)
         return 2

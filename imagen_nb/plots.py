@@ -19,7 +19,7 @@ from torch import Tensor
 
 __all__ = [
     "BLUE", "ORANGE", "image_grid", "show_images", "FrameSlider", "frame_slider",
-    "plot_losses",
+    "plot_losses", "plot_log",
 ]
 
 BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
@@ -325,6 +325,51 @@ def plot_losses(
     ax.set(xlabel=x, ylabel=key)
     if len(lines) > 1:
         ax.legend(fontsize=8, frameon=False)
+    plt.close(fig)
+    if path is not None:
+        fig.savefig(path, dpi=100, metadata={"Software": None})
+    return fig
+
+
+def plot_log(
+    folder,                      # of a stage's run: log.jsonl, perhaps validation.jsonl
+    path=None,                   # also save the figure there
+):                               # matplotlib Figure
+    "How a run goes: its loss, its loss by noise level, its last validation."
+    import matplotlib.pyplot as plt
+
+    folder = Path(folder)
+    rows, checks = (_read_lines(f) if (f := folder / f"{name}.jsonl").exists() else []
+                    for name in ("log", "validation"))
+    if not rows:
+        raise ValueError(f"plot_log: {folder} has no rows in log.jsonl, expected at least one")
+    fig, axes = plt.subplots(1, 3 if checks else 2, figsize=(WIDTH, 2.3), layout="constrained")
+    steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
+    axes[0].plot(steps, losses, lw=.6, alpha=.35, color=BLUE)
+    axes[0].plot(steps, _running_mean(losses, .9), lw=1.6, color=BLUE, label="training")
+    if checks:
+        means = [sum(r["loss"]) / len(r["loss"]) for r in checks]
+        axes[0].plot([r["step"] for r in checks], means, "o-", ms=3, lw=1, color=ORANGE, label="validation")
+        axes[0].legend(fontsize=7, frameon=False)
+    levels = len(rows[-1]["by_level"])
+    for k in range(levels):
+        ys = [math.nan if (y := r["by_level"][k]) is None else y for r in rows]
+        label = f"t in {k / levels:g}..{(k + 1) / levels:g}"
+        axes[1].plot(steps, ys, lw=1, color=plt.cm.viridis(k / levels), label=label)
+    axes[1].legend(fontsize=6, frameon=False)
+    left = f"step {steps[-1]}" + (f", {s:g} images/s" if (s := rows[-1].get("images_per_s")) else "")
+    for ax, title in zip(axes, ("loss", "loss by noise level")):
+        ax.set(xlabel="step", yscale="log")
+        ax.set_title(title, fontsize=9)
+    if checks:
+        last = checks[-1]
+        middle = [(k + .5) / len(last["levels"]) for k in range(len(last["levels"]))]
+        for name, colour, style in (("trivial", "0.6", "--"), ("shuffled", ORANGE, "-"), ("loss", BLUE, "-")):
+            axes[2].plot(middle, last[name], style, marker=".", color=colour, label=name)
+        axes[2].set(xlabel="t (0 data, 1 noise)", yscale="log")
+        axes[2].set_title(f"validation at step {last['step']}", fontsize=9)
+        axes[2].legend(fontsize=7, frameon=False)
+    fig.suptitle(left, fontsize=8, x=.01, ha="left")
     plt.close(fig)
     if path is not None:
         fig.savefig(path, dpi=100, metadata={"Software": None})

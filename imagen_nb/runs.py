@@ -23,11 +23,13 @@ def train(
     stage: int | None = None,      # train this one alone, 0 is the base; None: all, in turn
     processes: int | None = None,  # on a CPU; None: one per core, at most 2
     held_out: int = HELD_OUT,      # test captions of ShapesWorld to draw and score
+    **execution,                   # of `Execution`: how to train and watch; may change when a run goes on
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     import torch
     from imagen_nb.cascade import config_to_dict
-    from imagen_nb.training import claim_directory
+    from imagen_nb.training import Execution, claim_directory
+    Execution(**execution)  # refuses what is wrong before anything is written
     n = len(recipe.stages)
     if stage is not None and not 0 <= stage < n:
         raise ValueError(f"train: stage, got {stage}, expected 0 to {n - 1} (0 is the base)")
@@ -41,9 +43,9 @@ def train(
     if (out/"samples.png").exists():
         print(f"{out} is finished: pictures in {out/'samples'}, overview in {out/'samples.png'}.")
         return
-    build_cache(encoder, out/"captions", world)
+    build_cache(encoder, out/"captions", world, *filter(None, [held_back(recipe)]))
     if processes is None: processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
-    launch(out, stage, held_out, processes)
+    launch(out, stage, held_out, processes, execution)
     finish(recipe, out, world, encoder, held_out, time.time() - since)
 
 
@@ -87,27 +89,32 @@ def open_data(recipe: Recipe, split: str = "train"):
     raise ValueError(f"train: recipe {recipe.name} needs pictures of your own: give --data SOURCE")
 
 
+def held_back(recipe: Recipe):
+    "Captioned pictures for validation; None: the user keeps none back."
+    return open_data(recipe, "valid") if recipe.data is None or recipe.data.held_out else None
+
+
 def make_encoder(recipe: Recipe):
     "The text encoder of a recipe."
     from imagen_nb.text import TextEncoder
     return TextEncoder.toy() if recipe.encoder == "toy" else TextEncoder.from_pretrained(recipe.encoder)
 
 
-def build_cache(encoder, path: Path, world):
-    "Embeddings of every training caption, encoded once; a build that was stopped goes on."
+def build_cache(encoder, path: Path, *worlds):
+    "Embeddings of every caption of these data, encoded once; a build that was stopped goes on."
     import torch
     from imagen_nb.text import EmbeddingCache
     from tqdm.auto import tqdm
-    covered = path.with_name("captions.json")  # which data, once all their captions are encoded
+    covered, identity = path.with_name("captions.json"), [world.identity for world in worlds]  # once all is encoded
     with suppress(ValueError, OSError):
-        if json.loads(covered.read_text()) == world.identity: return EmbeddingCache.open(path, encoder)
-    pictures = tqdm(range(len(world)), "captions", unit="picture", delay=1)
-    captions = [caption for i in pictures for caption in world.captions(i) or [""]]
+        if json.loads(covered.read_text()) == identity: return EmbeddingCache.open(path, encoder)
+    pictures = tqdm([(world, i) for world in worlds for i in range(len(world))], "captions", unit="picture", delay=1)
+    captions = [caption for world, i in pictures for caption in world.captions(i) or [""]]
     home = encoder.device
     if torch.cuda.is_available(): encoder.to("cuda")
     try: cache = EmbeddingCache.build(encoder, captions, path, progress=True)
     finally: encoder.to(home)
-    covered.write_text(json.dumps(world.identity))
+    covered.write_text(json.dumps(identity))
     return cache
 
 
@@ -158,13 +165,13 @@ def trained_stages(recipe: Recipe, out: Path) -> list:
 
 # ---------------------------------------------------------------- training
 
-def launch(out: Path, stage: int | None, held_out: int, processes: int):
+def launch(out: Path, stage: int | None, held_out: int, processes: int, execution: dict):
     "One thread for each process: on a busy machine two threads of a process wait for each other."
-    if processes == 1: return work(out, stage, held_out)
+    if processes == 1: return work(out, stage, held_out, execution)
     env = dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                f"--nproc-per-node={processes}", "-m", "imagen_nb.cli", "work", str(out),
-               "--held-out", str(held_out)] + ([] if stage is None else ["--stage", str(stage)])
+               "--held-out", str(held_out), "--execution", json.dumps(execution)] + ([] if stage is None else ["--stage", str(stage)])
     child = subprocess.Popen(command, env=env)
     def forward(*_):
         child.send_signal(signal.SIGTERM)
@@ -182,7 +189,7 @@ def launch(out: Path, stage: int | None, held_out: int, processes: int):
                               f" saved is in {out}. Run the same command to go on.")
 
 
-def work(out: Path, stage: int | None, held_out: int):
+def work(out: Path, stage: int | None, held_out: int, execution: dict):
     "What each process does: train the stages in turn, then draw its share of the held-out captions."
     from imagen_nb.cascade import Imagen
     from imagen_nb.evaluation import draw_and_score
@@ -190,9 +197,10 @@ def work(out: Path, stage: int | None, held_out: int):
     from imagen_nb.training import Trainer
     recipe = load_recipe(out)
     encoder, world, stages = make_encoder(recipe), open_data(recipe), first_stages(recipe)
+    valid = held_back(recipe)
     text = EmbeddingCache.open(out/"captions", encoder)
     for k in range(len(stages)) if stage is None else [stage]:
-        trainer = Trainer(stages[k], world, text, recipe.training[k], out/f"{stages[k].config.size}px")
+        trainer = Trainer(stages[k], world, text, recipe.training[k], out/f"{stages[k].config.size}px", valid, **execution)
         trainer.fit()
     imagen = Imagen(encoder, trained_stages(recipe, out))
     if trainer.rank == 0: imagen.save_pretrained(out/"model")

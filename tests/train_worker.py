@@ -32,7 +32,7 @@ class Letters:
 def make_trainer(out, steps=20, world=None, **changes):
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
-    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False)
+    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False, sample_every=0)
 
 
 if __name__ == "__main__":
