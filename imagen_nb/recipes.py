@@ -48,7 +48,7 @@ def toy(seed: int = 0) -> Recipe:
             dim=48, mults=(1, 2), blocks=1, attention=(False, True), head_dim=32, text_dim=128,
             text_width=128, emb_dim=128, text_depth=1, skips="add", resample="conv",
             separate_attention=True, feed_forward=2, patch=2),
-        t_start=.995, steps=16, sampler="dpmpp_2m", w=2., threshold="dynamic")
+        t_start=.995, steps=16, sampler="dpmpp_2m", w=2., threshold="static")
     sr = dict(text_dim=128, text_width=64, heads=2, emb_dim=128, pool_queries=2)
     middle = StageConfig(
         size=128, lowres_size=32, crop=64, target="x0", loss_weight="capped", time_law=(0., 1.1),
