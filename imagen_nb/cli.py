@@ -20,7 +20,7 @@ Train Imagen cascades and draw with them.
 
 `imagen-nb COMMAND --help` explains a command."""
 
-COMMANDS = ("train", "sample", "upscale", "embed", "data", "env")
+COMMANDS = ("train", "sample", "upscale", "embed", "data", "doctor", "env")
 DATA_HELP = ("a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions at all; of .tar,"
              " .parquet or .arrow files; COCO's), one such file, a .csv, .tsv or .jsonl list, or a dataset of the hub")
 
@@ -216,6 +216,14 @@ def clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds/60:.0f} min" if seconds < 6000 else f"{seconds/3600:.1f} h"
 
 
+def doctor(args):
+    "What is wrong with a run; 1 if there is an error."
+    from imagen_nb.doctor import doctor, report
+    findings = doctor(args.run_dir, args.draw)
+    print(report(findings))
+    return int(any(f.level == "error" for f in findings))
+
+
 def env(args):
     "What a bug report needs."
     import platform
@@ -401,6 +409,13 @@ def parser() -> argparse.ArgumentParser:
     d.add_argument("--held-out", type=float, default=0., metavar="SHARE", help="of train, kept back as valid and as much as test (default 0)")
     add_columns(d)
     d.add_argument("--decode", action="store_true", help="decode every picture, not just look at both its ends")
+    h = command(doctor, "look for faults in a run: data, log, checkpoints, validation, pictures; exit code 1 if there is an error", """\
+  imagen-nb doctor runs/toy            a run: finished, unfinished or damaged
+  imagen-nb doctor runs/toy/32px       one stage of it
+  imagen-nb doctor runs/toy --draw 0   draw nothing: quicker""")
+    h.add_argument("run_dir", type=Path, metavar="RUN", help="directory of a run, of one of its stages, or of a saved model")
+    h.add_argument("--draw", type=int, metavar="N", help="pictures to draw with the newest averaged weights (default 8 if the networks"
+                   " have under 20 million parameters in all, else 0)")
     command(env, "versions and devices, for bug reports")
     w = command(work, None)
     w.add_argument("out", type=Path)
@@ -416,8 +431,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)
     try:
-        args.run(args)
-        return 0
+        return args.run(args) or 0
     except (ValueError, OSError, TrainingError) as e:  # the user's to mend; anything else is ours and shows its traceback
         reason = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename else str(e)
         print(f"imagen-nb {args.command}: {reason.removeprefix(args.command + ': ')}", file=sys.stderr)

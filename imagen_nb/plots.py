@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .health import BAND, smooth
+
 __all__ = [
     "BLUE", "ORANGE", "image_grid", "show_images", "FrameSlider", "frame_slider",
-    "plot_losses", "plot_log",
+    "plot_losses", "plot_log", "plot_reference",
 ]
 
 BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
@@ -373,6 +375,45 @@ def plot_log(
     plt.close(fig)
     if path is not None:
         fig.savefig(path, dpi=100, metadata={"Software": None})
+    return fig
+
+
+def plot_reference(
+    card:dict,   # run card "toy-reference"
+    run=None,    # directory of a run, drawn on top
+):               # matplotlib Figure
+    "What is normal, a column for each stage: the band of training losses; validation by noise level at five moments."
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    fig, axes = plt.subplots(2, len(card["stages"]), figsize=(WIDTH, 4.4), layout="constrained", squeeze=False)
+    for (name, stage), (top, bottom) in zip(card["stages"].items(), axes.T):
+        band = stage["loss"]
+        steps, mean, factor = band["step"], band["mean"], math.exp(BAND*band["spread"])
+        top.fill_between(steps, [m/factor for m in mean], [m*factor for m in mean], color=BLUE, alpha=.25, lw=0)
+        top.plot(steps, mean, color=BLUE, lw=1.2, label="reference")
+        path = None if run is None else Path(run)/name/"log.jsonl"
+        if path is not None and path.exists():
+            rows = _read_lines(path)
+            top.plot([r["step"] for r in rows], smooth([r["loss"] for r in rows]), color=ORANGE, lw=1.2, label="this run")
+        top.set(yscale="log", title=f"{name[:-2]} px", xlabel="step")
+        for k, moment in enumerate(stage["moments"]):
+            colour, n = plt.cm.viridis(k/len(stage["moments"])), len(moment["loss"])
+            t, (middle, low, high) = [(j + .5)/n for j in range(n)], zip(*moment["loss"])
+            bottom.fill_between(t, low, high, color=colour, alpha=.3, lw=0)
+            bottom.plot(t, middle, color=colour, lw=1.2, label=f"{100*moment['step']/stage['steps']:.0f} %")
+        bottom.plot(t, [v[0] for v in stage["moments"][-1]["trivial"]], color="black", lw=1, ls=":", label="linear guess")
+        bottom.set(yscale="log", xlabel="noise level $t$")
+        for ax in (top, bottom):
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+    fig.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=7, frameon=False, title="share of the steps",
+               title_fontsize=7)
+    axes[0, 0].set_ylabel("training loss")
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    axes[1, 0].set_ylabel("validation loss")
+    plt.close(fig)
     return fig
 
 

@@ -51,10 +51,11 @@ def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
     return out
 
 
-def main(run: Path, figure: Path):
+def main(run: Path, figure: Path, moments: Path | None = None):
+    "`moments` holds a folder of checkpoints for each stage, if the run itself does not."
     recipe = load_recipe(run)
     world, encoder = open_data(recipe, "test"), make_encoder(recipe)
-    parts = [draw_stage(config, run/f"{config.size}px", world, encoder) for config in recipe.stages]
+    parts = [draw_stage(config, (moments or run)/f"{config.size}px", world, encoder) for config in recipe.stages]
     out = Image.new("RGB", (max(p.width for p in parts), sum(p.height + 8 for p in parts)), "white")
     top = 0
     for part in parts:
