@@ -4,4 +4,4 @@ from pathlib import Path
 
 from soak.ranks import train
 
-train(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), "bypass" in sys.argv)
+train(*map(Path, sys.argv[1:]))

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import torch
+
+from . import CONFIG, ended, make_trainer, team
+
 HERE = Path(__file__).resolve().parent
-BATCH = 8
 
 
 def digest(tensors) -> int:
@@ -17,11 +21,9 @@ def digest(tensors) -> int:
     return int.from_bytes(h.digest()[:6], "big")
 
 
-def train(out: Path, told: Path, until: int, bypass: bool = False):
+def train(out: Path, told: Path, until: int = 200, bypass: bool = False):
     "Train to step `until` of 200 on however many processes there are; process 0 writes a row per step into `told`."
-    import torch
-    from . import make_trainer
-    trainer = make_trainer(out, 200, lr=1e-3)
+    trainer = make_trainer(out, 200)
     a, inner = trainer.accelerator, trainer.train_step
     rows, seen = [], {}
 
@@ -48,13 +50,11 @@ def train(out: Path, told: Path, until: int, bypass: bool = False):
         with told.open("a") as f: f.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def launched(command: list[str], out: Path, until: int = 200, bypass: bool = False) -> list[dict]:
-    "A run through a launcher; its rows."
+def launched(command: list[str], out: Path) -> list[dict]:
+    "A run of 200 steps through a launcher; its rows."
     told = out.with_suffix(".rows")
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", ""), str(HERE.parents[1])]),
-               OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
-    run = subprocess.run([*command, str(HERE/"rank.py"), str(out), str(told), str(until), *["bypass"]*bypass],
-                         env=env, capture_output=True, text=True, timeout=900)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", ""), str(HERE.parents[1])]))
+    run = subprocess.run([*command, str(HERE/"rank.py"), str(out), str(told)], env=env, capture_output=True, text=True, timeout=900)
     if run.returncode: raise RuntimeError(f"ranks: {' '.join(command)} ended with {run.returncode}\n{run.stderr[-3000:]}")
     return [json.loads(o) for o in told.read_text().splitlines()]
 
@@ -82,21 +82,25 @@ def compared(rows: list[dict], reference: list[dict]) -> dict:
                 other_draws=sum(a["draws"] != b["draws"] for a, b in zip(rows, reference)))
 
 
-def elastic(folder: Path, counts: list[int], each: int) -> list[dict]:
-    "A run that goes on with another number of processes every `each` steps."
-    for k, n in enumerate(counts): rows = launched(torchrun(n), folder/"elastic", each*(k + 1))
-    return rows
+def forked(n: int, out: Path, until: int, bypass: bool = False) -> list[dict]:
+    "The same without a launcher."
+    told = out.with_suffix(".rows")
+    pids = team(n, lambda rank: train(out, told, until, bypass))
+    if any(codes := [ended(pid, 600) for pid in pids]): raise RuntimeError(f"ranks: processes ended with {codes}")
+    return [json.loads(o) for o in told.read_text().splitlines()]
 
 
 def measure(folder: Path, quick: bool) -> dict:
     "Card of launchers and counts."
     steps = 6 if quick else 200
-    reference = launched([sys.executable], folder/"alone", steps)
-    cases = dict(torchrun_2=torchrun(2)) if quick else dict(torchrun_1=torchrun(1), torchrun_2=torchrun(2), torchrun_4=torchrun(4),
-                                                            accelerate_1=accelerate(1), accelerate_2=accelerate(2), accelerate_4=accelerate(4))
-    result = {name: compared(launched(command, folder/name, steps), reference) for name, command in cases.items()}
-    around = launched(torchrun(2), folder/"around", 3, bypass=True)
+    reference, result = forked(1, folder/"alone", steps), {}
+    if quick: result["forked_2"] = compared(forked(2, folder/"two", steps), reference)
+    else:
+        for n, launcher in product((1, 2, 4), (torchrun, accelerate)):
+            name = f"{launcher.__name__}_{n}"
+            result[name] = compared(launched(launcher(n), folder/name), reference)
+    around = forked(2, folder/"around", 3, bypass=True)
     counts, each = ([1, 2], 3) if quick else ([1, 2, 4, 2, 1], 40)
-    moved = elastic(folder, counts, each)
-    return dict(precision="float32", batch=BATCH, runs=result, counts=counts, each=each,
+    for k, n in enumerate(counts): moved = forked(n, folder/"elastic", each*(k + 1))
+    return dict(precision="float32", batch=CONFIG["batch"], runs=result, counts=counts, each=each,
                 elastic=compared(moved, reference), wrapper_bypassed=compared(around, reference[:3]))
