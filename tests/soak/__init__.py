@@ -5,8 +5,6 @@ costs tenths of a second. `fork` starts one, `team` several that train together.
 """
 import json
 import os
-import platform
-import random
 import select
 import signal
 import socket
@@ -14,11 +12,10 @@ import struct
 import sys
 import time
 import traceback
-from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
 
-for name, value in dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true").items(): os.environ.setdefault(name, value)
+for name, value in dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true", ACCELERATE_LOG_LEVEL="error").items(): os.environ.setdefault(name, value)
 
 import accelerate.utils  # noqa: E402, F401  (what a child would import late)
 import numpy.ctypeslib  # noqa: E402, F401
