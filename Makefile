@@ -1,5 +1,6 @@
 # Two commands: `make toy` trains the toy cascade, `make test` checks everything.
-# A third, `make docs`, builds the site and checks it.
+# A third, `make docs`, builds the site and checks it; `make soak` kills runs, cuts files and
+# counts processes for half an hour and writes what came of it to data/runs/soak-*.json.
 # Needs git, make and Python >= 3.11. Choose another one with `make toy PYTHON=...`;
 # choose another build of torch with `make toy TORCH_FLAGS="--index-url ..."`.
 PYTHON ?= python3
@@ -17,7 +18,7 @@ NEEDS := settings.ini setup.py constraints.txt
 # Compiling every module of every library takes a minute; each is compiled when first used.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: toy test docs clean
+.PHONY: toy test soak docs clean
 
 toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
@@ -26,6 +27,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python tools/check_export.py
 	$(BIN)/python tools/run_nbs.py --check -j $(JOBS)
 	$(BIN)/python -m pytest -q tests
+
+soak: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m soak
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/build_docs.py

@@ -33,15 +33,20 @@ import secrets
 import shutil
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+try:
+    import fcntl
+except ImportError:  # Windows, where `locked` keeps nobody out
+    fcntl = None
 
 __all__ = [
     "CheckpointError", "save_directory", "load_directory", "load_meta", "verify",
-    "checkpoints", "prune", "assets",
+    "checkpoints", "prune", "load_into", "locked", "assets",
 ]
 
 FORMAT = 1  # of the directory; raised when older readers could not read newer files
@@ -428,6 +433,29 @@ def _is_complete(folder: Path) -> bool:
     return True
 
 
+def load_into(
+    module: nn.Module,           # takes the weights
+    tensors: dict[str, Tensor],  # by name, as its `state_dict` has them
+    what: str,                   # is loaded; the error begins with it
+):
+    "Load weights whose names and shapes all fit, or none of them."
+    def shape(group, name):
+        return tuple(group[name].shape) if name in group else "nothing"
+
+    own = module.state_dict()
+    differ = [
+        f"{name}: got {shape(tensors, name)}, expected {shape(own, name)}"
+        for name in dict.fromkeys([*own, *tensors])
+        if shape(tensors, name) != shape(own, name)
+    ]
+    if differ:
+        more = [f"and {len(differ) - 5} more"] if len(differ) > 5 else []
+        raise CheckpointError(
+            f"{what}: weights of another network\n  " + "\n  ".join(differ[:5] + more)
+        )
+    module.load_state_dict(tensors)
+
+
 # ---------------------------------------------------------------- many checkpoints
 
 def checkpoints(
@@ -476,6 +504,31 @@ def prune(
         os.rename(folder, gone)  # at once, so that no half-deleted directory is seen
         shutil.rmtree(gone, ignore_errors=True)
     return found[keep:]
+
+
+@contextmanager
+def locked(
+    folder,  # of a run; made if it is not there
+):
+    "Keep other processes out of `folder` during a block; the system lets go when this one dies."
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"{folder} is in use by {owner}; wait, stop it, or use another directory"
+            ) from None
+        except OSError as e:
+            warnings.warn(f"{folder} cannot be locked ({e}): see that one run uses it")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 # ---------------------------------------------------------------- dead writers

@@ -20,7 +20,7 @@ Train Imagen cascades and draw with them.
 
 `imagen-nb COMMAND --help` explains a command."""
 
-COMMANDS = ("train", "sample", "upscale", "embed", "data", "doctor", "env")
+COMMANDS = ("train", "sample", "upscale", "export", "embed", "data", "doctor", "env")
 DATA_HELP = ("a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions at all; of .tar,"
              " .parquet or .arrow files; COCO's), one such file, a .csv, .tsv or .jsonl list, or a dataset of the hub")
 
@@ -95,6 +95,14 @@ def upscale(args):
     out = args.out or args.image.with_name(f"{args.image.stem}-{image.shape[-1]}px.png")
     save_picture(image, out)
     print(out)
+
+
+def export(args):
+    "A model from a run that has not finished."
+    from imagen_nb import runs
+    for size, steps in runs.export(args.run_folder, args.out).items():
+        print(f"{size} px: {f'averaged weights of step {steps:,}' if steps else 'no checkpoint yet'}")
+    print(f"{args.out}: imagen-nb sample ... --model {args.out}")
 
 
 def embed(args):
@@ -380,6 +388,10 @@ def parser() -> argparse.ArgumentParser:
     u.add_argument("caption", metavar="CAPTION", help="what it shows")
     u.add_argument("--out", type=Path, help="PNG file (default: beside IMAGE)")
     add_sampling(u)
+    x = command(export, "write the model of a run that has not finished, from its newest checkpoints", """\
+  imagen-nb export runs/toy model-so-far""")
+    x.add_argument("run_folder", type=Path, metavar="RUN", help="directory of a run")
+    x.add_argument("out", type=Path, metavar="OUT", help="directory for the model")
     e = command(embed, "encode captions once, for training; run the same command again to go on", """\
   imagen-nb embed photos --encoder google/t5-v1_1-base --out photos-embedded
   imagen-nb embed captions.jsonl --column text --out captions-embedded

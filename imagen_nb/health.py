@@ -43,10 +43,12 @@ def replace_text(
 
 
 class StopSignal:
-    "Ctrl-C or SIGTERM sets a flag; the step in progress is finished first. A second Ctrl-C stops at once."
+    "Ctrl-C, SIGTERM or SIGUSR1 sets a flag; the step in progress is finished first. A second Ctrl-C stops at once."
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last as schedulers send it; not everywhere
+
     def __enter__(self):
         self.received, self.before = False, {}
-        for s in (signal.SIGINT, signal.SIGTERM):
+        for s in (getattr(signal, name) for name in self.names if hasattr(signal, name)):
             try: self.before[s] = signal.signal(s, self._note)
             except ValueError: pass                      # not the main thread: no signals to catch
         return self

@@ -132,12 +132,14 @@ class Log:
         trainer,          # whose run this is
         start: int,       # step it starts from; later rows on disk are dropped
         every: int = 20,  # steps per row
+        begun: dict | None = None, # a row that a checkpoint took along, what `begun` gave
     ):
         self.trainer, self.every, self.out, self.bad = trainer, every, trainer.out, 0
         self.is_main, self.show, self.trackers = trainer.rank == 0, None, []
         self.steps = {kind: self.rewind(kind, start) for kind in ("log", "validation", "samples")}
         self.skipped = self.steps["log"].get(max(self.steps["log"], default=0), {}).get("skipped", 0)
         self.reset()
+        if begun: self.go_on(begun)
         if not self.is_main: return
         replace_text(self.out/"log.csv", csv_lines(list(self.steps["log"].values()), header=True))
         if trainer.execution.progress: self.show = LivePlot(self.out) if in_notebook() else Bar(trainer, start)
@@ -153,8 +155,22 @@ class Log:
 
     def reset(self):
         "Begin the next row."
-        self.losses, self.times = [], []
+        self.sums = torch.zeros(2, LEVELS, dtype=torch.double, device=self.trainer.accelerator.device)  # of losses, of samples
+        self.good = self.seen = 0  # steps in the row; samples of this process since it began to count time
         self.trainer.clock.restart()
+
+    def begun(self) -> dict:
+        "The unfinished row, over all processes, for a checkpoint."
+        sums = self.trainer.accelerator.reduce(self.sums.clone(), "sum").tolist()
+        last = dict(norm=float(self.norm), lr=self.lr) if self.good else {}
+        return dict(sums=sums, good=self.good, bad=self.bad, skipped=self.skipped, **last)
+
+    def go_on(self, begun: dict):
+        "With a row that a checkpoint took along; its sums go to one process."
+        values = dict(begun)
+        sums = self.sums.new_tensor(values.pop("sums"))
+        if self.is_main: self.sums = sums
+        for name, value in values.items(): setattr(self, name, value)
 
     def add(self,
         result: dict | None,  # what the step returned: losses, norm, lr; None: not finite
@@ -170,24 +186,21 @@ class Log:
                                     " Lower the learning rate or look at the data of these steps.")
         else:
             self.bad, self.norm, self.lr = 0, result["norm"], result["lr"]
-            self.losses.append(result["losses"])
-            self.times.append(draws.t)
+            self.good, self.seen = self.good + 1, self.seen + len(draws.t)
+            losses, bins = result["losses"].double(), (draws.t*LEVELS).long().clamp(max=LEVELS - 1)
+            self.sums.index_add_(1, bins, torch.stack([losses, torch.ones_like(losses)]))
         if isinstance(self.show, Bar): self.show.bar.update(1)
-        if self.losses and (t.step % self.every == 0 or t.step == t.config.steps): self.write()
+        if self.good and (t.step % self.every == 0 or t.step == t.config.steps): self.write()
 
     def write(self):
         "One row about the steps since the last one, over all processes."
         t, device = self.trainer, self.trainer.accelerator.device
-        losses, times = torch.cat(self.losses).double().to(device), torch.cat(self.times).to(device)
-        bins = (times*LEVELS).long().clamp(max=LEVELS - 1)
-        sums, counts = (torch.zeros(LEVELS, dtype=torch.double, device=device).index_add(0, bins, o)
-                        for o in (losses, torch.ones_like(losses)))
-        sums, counts = t.accelerator.reduce(torch.stack([sums, counts]), "sum").tolist()
+        sums, counts = t.accelerator.reduce(self.sums, "sum").tolist()
         seconds, *parts = t.clock.read("waiting", "updating", "saving", "watching")
         shares = {name: round(o/seconds, 4) for name, o in zip(("waiting", "updating", "saving", "watching"), parts)}
         row = dict(step=t.step, samples=t.step*t.config.batch, loss=sum(sums)/sum(counts),
                    by_level=[s/n if n else None for s, n in zip(sums, counts)], lr=self.lr, grad_norm=float(self.norm),
-                   skipped=self.skipped, images_per_s=round(sum(counts)/seconds, 1), **shares,
+                   skipped=self.skipped, images_per_s=round(self.seen*t.ranks/seconds, 1), **shares,
                    memory_gib=round(memory_gib(device), 3))
         self.note("log", row)
         self.reset()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagen_nb.recipes import DataConfig, Recipe
 
-__all__ = ["train", "work", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
+__all__ = ["train", "work", "export", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
 
 HELD_OUT = 200  # test captions drawn and scored at the end of a run on ShapesWorld
 EXAMPLES = 8    # captions drawn at the end of a run on the user's pictures
@@ -47,6 +47,23 @@ def train(
     if processes is None: processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
     launch(out, stage, held_out, processes, execution)
     finish(recipe, out, world, encoder, held_out, time.time() - since)
+
+
+def export(
+    run: str | Path,  # directory of a run, finished or not
+    out: str | Path,  # directory of the model
+) -> dict:            # steps in the newest checkpoint of each stage, by size; 0: never trained
+    "Write a model from the averaged weights of a run's newest checkpoints."
+    from imagen_nb.cascade import Imagen
+    from imagen_nb.training import newest_checkpoint
+    run = Path(run)
+    if not (run/"config.json").exists(): raise ValueError(f"export: {run}, got no config.json in it, expected the directory of a run")
+    recipe = load_recipe(run)
+    found = {o.size: newest_checkpoint(run/f"{o.size}px") for o in recipe.stages}
+    steps = {size: o[1]["step"] if o else 0 for size, o in found.items()}
+    if not any(steps.values()): raise ValueError(f"export: {run}, got no checkpoint of any stage, expected at least one")
+    Imagen(make_encoder(recipe), trained_stages(recipe, run)).save_pretrained(out)
+    return steps
 
 
 def read_with(
@@ -154,11 +171,12 @@ def first_stages(recipe: Recipe) -> list:
 
 def trained_stages(recipe: Recipe, out: Path) -> list:
     "Stages with their newest averaged weights; one without a checkpoint stays as training would begin."
+    from imagen_nb.checkpoint import load_into
     from imagen_nb.training import newest_checkpoint
     stages = first_stages(recipe)
     for stage in stages:
         if found := newest_checkpoint(out/f"{stage.config.size}px"):
-            stage.network.load_state_dict(found[0]["average"])
+            load_into(stage.network, found[0]["average"], f"{out}, {stage.config.size} px")
             stage.is_trained = True
     return stages
 

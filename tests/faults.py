@@ -74,7 +74,32 @@ FAULTS = [
     ("a stream of random numbers", "training", "g = keyed_generator(seed, n, \"draw\")", "g = None"),
     ("every process takes the same samples", "training", "step*self.config.batch + self.rank*share", "step*self.config.batch"),
     ("optimizer state not restored", "training", "load_optimizer_tensors(self.optimizers, tensors.get(\"optimizer\", {}))", "pass"),
+    ("low-res pictures share one seed", "cascade", "keyed_noise(seeds, low.shape[1:]", "keyed_noise(seeds[:1]*len(seeds), low.shape[1:]"),
+    ("low-res margin black in sampling", "cascade", "mode=\"replicate\"", "mode=\"constant\""),
+    ("low-res pictures of the branches mixed up", "cascade", "low.repeat(branches, 1, 1, 1)", "low.repeat_interleave(branches, 0)"),
+    ("loss forgets the residual", "cascade", "if c.is_residual: prediction = prediction + lowres", "pass"),
+    ("an untrained stage draws", "cascade", "if not stage.is_trained:", "if False:"),
+    ("loading calls every stage trained", "cascade", "    stage.is_trained = is_trained", "    stage.is_trained = True"),
+    ("average weighs the wrong side", "training", "list(network.parameters()), 1 - decay)", "list(network.parameters()), decay)"),
+    ("warm-up one step late", "training", "return c.lr*(step + 1)/c.warmup", "return c.lr*step/c.warmup"),
+    ("gradients pile up", "training", "o.zero_grad(set_to_none=True)", "pass"),
+    ("gradient never clipped", "training", "self.network.parameters(), self.config.clip)", "self.network.parameters(), math.inf)"),
+    ("steps that are not finite are taken", "training", "bool(norm.isfinite())", "True"),
+    ("a signal heard by one process alone", "training", "any_rank(self.accelerator, stop.received)", "stop.received"),
+    ("resume starts counting anew", "training", "self.step = meta[\"step\"]", "self.step = 0"),
+    ("augmentation level not limited", "training", "u[1]*aug_max", "u[1]"),
+    ("crop without its margin", "training", "return Crop(top - margin, left - margin,", "return Crop(top, left,"),
+    ("captions of the first epoch for ever", "training", "self.dataset.caption(i, n//total)", "self.dataset.caption(i, 0)"),
     ("digest not checked", "checkpoint", "if actual != entry[\"sha256\"]:", "if False:"),
+    ("manifest not checked", "checkpoint", "if stated != actual or", "if False and"),
+    ("any name in a manifest", "checkpoint", "if not NAME.fullmatch(name) or", "if False and"),
+    ("old checkpoint deleted before the new one stands", "checkpoint", "        os.rename(path, old)\n", "        shutil.rmtree(path)\n"),
+    ("what a dead writer left is not found", "checkpoint", "return next((p for p in _siblings(path) if _is_complete(p)), path)", "return path"),
+    ("a live writer's files removed", "checkpoint", "    host, pid, token = match[3]", "    return True\n    host, pid, token = match[3]"),
+    ("pruning trusts the newest", "checkpoint", "    verify(found[0])\n", ""),
+    ("oldest checkpoint first", "checkpoint", "sorted(found, reverse=True)", "sorted(found)"),
+    ("two runs in one directory", "checkpoint", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    ("weights loaded though some do not fit", "checkpoint", "    if differ:\n", "    if False:\n"),
     ("nearest-neighbour shrinking", "data", "mode=\"bilinear\", antialias=True", "mode=\"nearest\""),
 ]
 
@@ -95,13 +120,13 @@ def is_caught(fault) -> tuple[bool, str]:
         for name in ("pytest.ini", "settings.ini"): shutil.copy(ROOT/name, folder)
         plant(Path(folder), module, right, wrong)
         env = dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{folder}/tests", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
-        files = [str(Path(folder)/"tests"/f"test_{n}.py") for n in ORDER]
+        files = [str(Path(folder)/"tests"/f"test_{n}.py") for n in sorted(ORDER, key=lambda n: n != module)]
         run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files], cwd=folder, env=env, capture_output=True, text=True)
     failed = [line.split(" - ")[0] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return run.returncode != 0, failed[0] if failed else f"exit {run.returncode}"
 
 
-ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "laboratory", "networks", "cascade", "training", "data")
+ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "laboratory", "networks", "cascade", "checkpoint", "training", "data", "soak")
 
 
 def main(names: list[str]) -> int:

@@ -207,6 +207,25 @@ def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     assert rows == sorted(set(rows)) and rows[-1] == 40
 
 
+def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
+    "Averaged weights of the stages that have some; the others cannot draw."
+    run, model = tmp_path/"run", tmp_path/"model"
+    assert main(["export", str(run), str(model)]) == 2 and "expected the directory of a run" in capsys.readouterr().err
+    assert main(["train", "toy", "--data", str(folder), "--out", str(run), "--stage", "0", *TINY]) == 0
+    shutil.rmtree(run/"model")
+    capsys.readouterr()
+    assert main(["export", str(run), str(model)]) == 0
+    assert "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no" in capsys.readouterr().out
+    imagen, average = Imagen.from_pretrained(model), load_file(run/"32px"/"step_00000002"/"average.safetensors")
+    assert [o.is_trained for o in imagen.stages] == [True, False, False]
+    assert all(torch.equal(v, average[k].half().float()) for k, v in imagen.stages[0].network.state_dict().items())
+    assert imagen.sample(["a"], stages=1, steps=1).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="128 px stage was never trained"): imagen.sample(["a"], steps=1)
+    shutil.rmtree(run/"32px")
+    assert main(["export", str(run), str(tmp_path/"none")]) == 2 and "got no checkpoint of any stage" in capsys.readouterr().err
+    assert not (tmp_path/"none").exists()
+
+
 def test_upscale(trained, folder, tmp_path, capsys):
     for size, first in ((40, 32), (128, 128), (300, 128)):
         Image.open(folder/"1.png").resize((size, size + 20)).convert("LA").save(tmp_path/f"{size}.png")
