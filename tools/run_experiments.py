@@ -11,19 +11,23 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from imagen_nb.cascade import Imagen, config_to_dict
+from imagen_nb.cascade import Imagen, Stage, config_to_dict
 from imagen_nb.checkpoint import assets, load_directory, save_directory
 from imagen_nb.data import ShapesWorld, render, resize
 from imagen_nb.evaluation import score_pictures
 from imagen_nb.experiments import (bootstrap_mean, drawing_error, frechet_distance, jackknife, other_drawing, right_share, sample_watched,
                                    saturated_share, thumbnails)
 from imagen_nb.plots import image_grid
+from imagen_nb.recipes import toy_full
+from imagen_nb.training import Samples, TrainConfig, Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 PART = 16   # captions drawn together
@@ -42,6 +46,11 @@ CONFIGS = {
     "sampler_steps": dict(
         captions=48, seeds=1, w=2., threshold="dynamic", sampler=["ddpm", "ddim", "dpmpp_2m"], steps=[2, 4, 8, 16, 32, 64],
         grid=dict(captions=1, steps=[2, 4, 8, 16, 64])),
+    "enlarger_text": dict(
+        training=dict(aug_max=1., is_residual=False, steps=800, batch=32, samples="toy's law of t, level full"),
+        loss=dict(samples=128, t=[.2, .4, .6, .8, .95], aug_t=[.02, .05, .1, .2, .4, .6, .8, 1.]),
+        drawn=dict(captions=48, seeds=1, aug_t=[.05, .2, .4, .6, .8], w=[1., 2., 4., 8.], sampler="dpmpp_2m", steps=8, threshold="static"),
+        grid=dict(caption=3, aug_t=[.05, .2, .4, .6, .8], w=[1., 2., 4.])),
 }
 
 
@@ -242,6 +251,63 @@ def apart(one: dict, longest: dict) -> dict:
     return differences(one, longest) | dict(distance=bootstrap_mean(distance.mean(0)))
 
 
+# ---------------------------------------------------------------- what captions are worth to an enlarger
+
+class Encoded:
+    "Captions encoded when asked for: the toy encoder is quick."
+    def __init__(self, encoder): self.encoder, self.identity = encoder, encoder.identity
+    def __getitem__(self, captions): return self.encoder(captions)
+
+
+def trained_on_every_level(studio: Studio, training: dict) -> Stage:
+    "The first enlarger's network from its first step, with low-resolution pictures under noise of every level, as the paper trains."
+    shipped = studio.imagen.stages[1].config
+    config = replace(shipped, aug_max=training["aug_max"], is_residual=training["is_residual"])
+    how = replace(toy_full().training[1], steps=training["steps"], batch=training["batch"])
+    torch.manual_seed(how.seed)
+    world = ShapesWorld("train", level="full")
+    return Trainer(Stage(config), world, Encoded(studio.imagen.encoder), how, studio.folder.with_name("enlarger-every-level")).fit()
+
+
+def paired_losses(stage: Stage, studio: Studio, config: dict) -> list[dict]:
+    "Loss with the true caption minus loss with another picture's, all else equal, at every pair of levels; below 0: captions help."
+    samples = Samples(stage.config, studio.world, Encoded(studio.imagen.encoder), TrainConfig(batch=PART, steps=1, seed=1))
+    found = {}
+    for first in range(0, config["samples"], PART):
+        batch, draws = samples(torch.arange(first, first + PART))
+        draws = draws._replace(keep_text=torch.ones(PART, dtype=torch.bool))
+        other = batch._replace(text=batch.text.rows(torch.arange(PART).roll(1)))
+        for t, aug_t in product(config["t"], config["aug_t"]):
+            if aug_t > stage.config.aug_max: continue
+            at = draws._replace(t=torch.full((PART,), t), aug_t=torch.full((PART,), aug_t))
+            with torch.no_grad(): pair = torch.stack([stage.loss(batch, at), stage.loss(other, at)])
+            found.setdefault((t, aug_t), []).append(pair)
+    pairs = {key: torch.cat(parts, 1) for key, parts in found.items()}
+    return [dict(t=t, aug_t=aug_t, loss=true.mean().item(), gain=bootstrap_mean(true - shuffled), relative=((true - shuffled).mean()/shuffled.mean()).item())
+            for (t, aug_t), (true, shuffled) in pairs.items()]
+
+
+def enlarger_text(studio: Studio, config: dict) -> tuple[dict, dict]:
+    "Losses of three enlargers; pictures of the one that knows every level, by level and guidance weight."
+    every = trained_on_every_level(studio, config["training"])
+    every.network.eval()
+    names = {"shipped, 32 to 128": studio.imagen.stages[1], "shipped, 128 to 512": studio.imagen.stages[2], "every level, 32 to 128": every}
+    losses = {name: paired_losses(stage.to("cpu"), studio, config["loss"]) for name, stage in names.items()}
+    d = config["drawn"]
+    def drawn(first, k, aug_t, w):
+        lowres = resize(studio.world.images(range(first, first + PART), 128), 32)
+        draw = lambda: dict(images=every.sample(studio.text(first), lowres, seeds=seeds_of(first, k), w=w, aug_t=aug_t, steps=d["steps"],
+                                                sampler=d["sampler"], threshold=d["threshold"]))
+        name = f"every-level-w{w:g}-aug{aug_t:g}/caption{first:03}-seed{k}"
+        return studio.judged(name, first, studio.part(name, draw))
+    made = {(aug_t, w): gather(partial(drawn, aug_t=aug_t, w=w), d["captions"], d["seeds"]) for aug_t, w in product(d["aug_t"], d["w"])}
+    arms = [dict(aug_t=aug_t, w=w, **summary(m), gain=differences(m, made[aug_t, 1.]))
+            for (aug_t, w), m in made.items()]
+    g = config["grid"]
+    rows = [(f"w = {w:g}", [made[aug_t, w]["images"][0, g["caption"]] for aug_t in g["aug_t"]]) for w in g["w"]]
+    return dict(losses=losses, arms=arms), dict(grid=([f"aug_t {a:g}" for a in g["aug_t"]], rows))
+
+
 # ---------------------------------------------------------------- writing
 
 def labelled(columns: list, rows: list, path: Path, quality: int):
@@ -278,7 +344,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(1)
     studio, config = Studio(args.folder, args.seconds), CONFIGS[args.name]
-    found, grids = dict(thresholding=thresholding, guidance_weight=guidance_weight, sampler_steps=sampler_steps)[args.name](studio, config)
+    found, grids = dict(thresholding=thresholding, guidance_weight=guidance_weight, sampler_steps=sampler_steps, enlarger_text=enlarger_text)[args.name](studio, config)
     stages = [{k: v for k, v in config_to_dict(s.config).items() if k != "network"} for s in studio.imagen.stages]
     card = dict(what=args.name, command=f"python tools/run_experiments.py {args.name}", **machine(), weights=studio.weights, world=studio.world.identity,
                 captions="test[0:n]; the k-th seed of caption i is 1000 k + i", reference=f"{REFERENCE} other drawings of each caption", config=config,
