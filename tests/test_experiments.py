@@ -197,8 +197,10 @@ def test_a_card_is_of_these_weights_and_of_this_configuration(name):
     assert card["weights"] == json.loads((assets()/"toy"/"manifest.json").read_text())["sha256"]
     found = list(summaries(card))
     assert len(found) > 20 and all(s["low"] <= s["mean"] + 1e-5 and s["mean"] <= s["high"] + 1e-5 for s in found)
-    assert card["truth"]["right"]["mean"] == 1
-    for arm in card["arms"]: assert len(arm["outside"]) == len(arm["scale"]) == arm["steps"]
+    if name == "enlarger_text": assert set(card["losses"]) >= {"shipped, 32 to 128", "shipped, 128 to 512"}
+    else:
+        assert card["truth"]["right"]["mean"] == 1
+        for arm in card["arms"]: assert len(arm["outside"]) == len(arm["scale"]) == arm["steps"]
     assert path.stat().st_size < 110_000
 
 
