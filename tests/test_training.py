@@ -1,4 +1,5 @@
 """Training: draws, schedules, optimizers, and runs that are interrupted."""
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from imagen_nb.checkpoint import checkpoints
 from imagen_nb.data import ShapesWorld, load_captioned, permute
 from imagen_nb.health import TrainingError, check_pictures, replace_text
 from imagen_nb.runs import save_picture
-from imagen_nb.training import (Samples, TrainConfig, claim_directory, draw, draw_crop, ema_decay, keyed_times, learning_rate,
-                                make_optimizers, one_ahead, orthogonalize, update_ema)
+from imagen_nb import training
+from imagen_nb.training import (Execution, Samples, TrainConfig, claim_directory, describe_samples, draw, draw_crop, draw_samples,
+                                ema_decay, in_parts, keyed_times, learning_rate, make_optimizers, one_ahead, orthogonalize, update_ema)
 from train_worker import STAGE, Letters, make_trainer
 
 HERE = Path(__file__).parent
@@ -305,6 +307,212 @@ def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeyp
     with pytest.raises(TrainingError, match="10 steps in a row"): trainer.fit()
     assert len(seen) == 15 and all(torch.equal(a, b) for a, b in zip(seen[4], seen[-1]))
     assert all(v.isfinite().all() for v in final(tmp_path/"run", 5)[0].values())
+
+
+POISONED = """
+import sys, torch
+from pathlib import Path
+from train_worker import make_trainer
+trainer = make_trainer(Path(sys.argv[1]), steps=4, accumulate=int(sys.argv[2]))
+step, sums = trainer.train_step, []
+def poisoned(batch, draws):
+    if trainer.step == 1 and trainer.rank == trainer.ranks - 1:
+        images = batch.images.clone(); images[-1] = float("nan")
+        batch = batch._replace(images=images)
+    result = step(batch, draws)
+    sums.append([float(sum(p.double().sum() for p in net.parameters())) for net in (trainer.network, trainer.average)])
+    return result
+trainer.train_step = poisoned
+trainer.fit()
+(trainer.out/f"sums{trainer.rank}.txt").write_text(repr(sums))
+"""
+
+
+def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
+    "With micro-batches, of which one is bad; the rest of the run is that of one process, within rounding."
+    (tmp_path/"poisoned.py").write_text(POISONED)
+    for ranks, accumulate in ((1, 1), (2, 2)):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(tmp_path/"poisoned.py")]
+        subprocess.run([*command, str(tmp_path/str(ranks)), str(accumulate)], env=ENV, check=True, capture_output=True, timeout=500)
+    sums = [eval((tmp_path/"2"/f"sums{k}.txt").read_text()) for k in (0, 1)]
+    assert sums[0] == sums[1] and sums[0][1] == sums[0][0] != sums[0][2]  # all agree, and the second step changed nothing
+    start = make_trainer("unused").stage.network.state_dict()
+    one, two = (torch.cat([(v - start[k]).flatten() for k, v in final(tmp_path/o, 4)[0].items()]) for o in "12")
+    assert (one - two).norm() < .01*one.norm()
+    logs = [json.loads((tmp_path/o/"log.jsonl").read_text()) for o in "12"]
+    assert [r["skipped"] for r in logs] == [1, 1]
+    for a, b in zip([logs[0]["loss"], *logs[0]["by_level"]], [logs[1]["loss"], *logs[1]["by_level"]]): assert abs(a - b) < 1e-3*a  # over both processes
+
+
+# ---------------------------------------------------------------- how it is done changes nothing
+
+def gradients(**execution):
+    "Losses and gradients of the first step."
+    trainer = make_trainer("unused", **execution)
+    trainer.network = trainer.stage.network
+    trainer.network.recompute = trainer.execution.recompute
+    for p in trainer.network.parameters():  # fresh blocks are the identity: wake them
+        if p.ndim > 1: torch.nn.init.normal_(p, std=.05, generator=torch.Generator().manual_seed(p.numel()))
+    losses = trainer.gradient(*next(trainer.samples.batches(0)))
+    return losses, torch.cat([p.grad.flatten() for p in trainer.network.parameters()])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_micro_batches_have_the_gradient_of_the_whole(parts):
+    (losses, whole), (pieces, sum_of_parts) = gradients(), gradients(accumulate=parts)
+    torch.testing.assert_close(pieces, losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sum_of_parts, whole, rtol=1e-4, atol=1e-6*whole.abs().max().item())
+
+
+def test_recomputed_activations_give_the_same_gradient():
+    assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(recompute=True)))
+
+
+def test_a_batch_is_cut_into_all_of_its_rows():
+    batch, draws = next(make_trainer("unused").samples.batches(0))
+    parts = list(in_parts(batch, draws, 3))
+    assert [len(b.index) for b, _ in parts] == [3, 3, 2] and sum((b.captions for b, _ in parts), []) == batch.captions
+    assert torch.equal(torch.cat([b.text.tokens for b, _ in parts]), batch.text.tokens)
+    assert all(torch.equal(torch.cat([getattr(d, k) for _, d in parts]), getattr(draws, k)) for k in ("t", "eps", "keep_text"))
+    assert parts[0][1].aug_t is None
+
+
+def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
+    "With a compiler that changes nothing: captions get fixed lengths, the average stays as it was written."
+    real, compiled = training.compile_blocks, []
+    monkeypatch.setattr(training, "compile_blocks", lambda network: compiled.append(real(network, backend="eager")))
+    trainer, plain = make_trainer(tmp_path/"compiled", steps=3, compile=True), make_trainer(tmp_path/"plain", steps=3)
+    lengths, step = [], trainer.train_step
+    trainer.train_step = lambda batch, draws: lengths.append(batch.text.mask.shape[1]) or step(batch, draws)
+    trainer.fit(), plain.fit()
+    assert len(compiled) == 1 and lengths == [32]*3 and not plain.execution.compile
+    for a, b in zip(final(tmp_path/"compiled", 3), final(tmp_path/"plain", 3)):
+        for k in a: torch.testing.assert_close(a[k], b[k], atol=2e-3, rtol=1e-2)
+
+
+def test_watching_changes_no_bit(reference, tmp_path):
+    def run(**execution):
+        trainer = make_trainer(tmp_path/"run", **execution)
+        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
+        trainer.fit()
+    run(validate_every=7, sample_every=9)
+    assert equal(final(tmp_path/"run"), final(reference))
+    checks, samples = ([json.loads(o) for o in (tmp_path/"run"/f"{name}.jsonl").read_text().splitlines()] for name in ("validation", "samples"))
+    assert [r["step"] for r in checks] == [7, 14, 20] and [r["step"] for r in samples] == [9, 18, 20] and checks[0]["on"] == "train"
+    (tmp_path/"run"/"validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in checks[:2]))  # stopped before the last
+    run(validate_every=7)
+    assert [json.loads(o) for o in (tmp_path/"run"/"validation.jsonl").read_text().splitlines()] == checks
+
+
+def test_watching_costs_a_hundredth_each():
+    def settle(batch, steps, ranks=1, stage=STAGE, **given):
+        samples = Samples(stage, None, None, TrainConfig(batch=batch, steps=steps), ranks=ranks)
+        e = Execution(**given).settle(stage, TrainConfig(batch=batch, steps=steps), samples)
+        return e.validate_every, e.sample_every, e.compile
+    quick = replace(STAGE, steps=16, w=2.)
+    assert settle(48, 1400, stage=quick) == (280, 280, False)                    # a fifth of the run
+    assert settle(2048, 2_500_000, stage=quick) == (5000, 25_000, False)
+    assert settle(8, 100, ranks=2, stage=quick)[:2] == (1067, 1067)              # 128 passes, 12 in a step: at the end alone
+    assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134               # whole pictures cost four crops
+    assert settle(8, 100, validate_every=0, sample_every=3, compile=True) == (0, 3, True)
+    trainer = make_trainer("unused", steps=7)
+    due = [k for k in range(8) if setattr(trainer, "step", k) or trainer.is_due(3)]
+    assert due == [3, 6, 7] and not trainer.is_due(0)
+    for wrong in (dict(accumulate=0), dict(validate_every=-1)):
+        with pytest.raises(ValueError, match="Execution: "): Execution(**wrong)
+    with pytest.raises(ValueError, match="accumulate, got 9, expected at most 8"): make_trainer("unused", accumulate=9)
+
+
+def test_samples_enlarge_true_pictures(tmp_path):
+    from test_validation import ENLARGER, fresh
+    stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.))
+    stage.is_trained = True
+    world = ShapesWorld("valid", level="quick", size=16)
+    images, lowres = draw_samples(stage, world, Letters(), n=3)
+    assert images.shape == (3, 3, 16, 16) and lowres.shape == (3, 3, 8, 8)
+    assert torch.equal(draw_samples(stage, world, Letters(), n=2)[1], lowres[:2])
+    row = describe_samples(images, lowres)
+    assert row["lowres_gap"] > 0 and -1 <= row["min"] < row["max"] <= 1
+    flat = torch.full((2, 3, 8, 8), .5)
+    assert describe_samples(flat) == dict(min=.5, max=.5, mean=[.5]*3, std=0., saturated=0., lowres_gap=None)
+    assert describe_samples(flat*2, flat[..., ::2, ::2])["saturated"] == 1. and abs(describe_samples(flat*2, flat[..., ::2, ::2])["lowres_gap"] - .5) < 1e-6
+
+
+# ---------------------------------------------------------------- a disk that is full
+
+def fail_at(monkeypatch, steps):
+    "Saving these steps meets a full disk."
+    real = training.save_directory
+    def save(path, *args):
+        if int(path.name.split("_")[1]) in steps: raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, *args)
+    monkeypatch.setattr(training, "save_directory", save)
+
+
+def test_a_full_disk_is_survived(reference, tmp_path, monkeypatch):
+    fail_at(monkeypatch, {10, 15})
+    with pytest.warns(UserWarning, match="step 1[05] could not be saved .*No space left") as told: make_trainer(tmp_path/"run").fit()
+    assert len(told) == 2 and [p.name for p in checkpoints(tmp_path/"run")] == ["step_00000020", "step_00000005"]
+    assert equal(final(tmp_path/"run"), final(reference))
+
+
+@pytest.mark.filterwarnings("ignore:Trainer")
+@pytest.mark.parametrize("steps, last", [({10, 15, 20}, 20), ({5, 10, 15}, 15), ({20}, 20)])
+def test_three_misses_or_a_last_one_end_the_run(tmp_path, monkeypatch, steps, last):
+    fail_at(monkeypatch, steps)
+    with pytest.raises(TrainingError, match=f"step {last} could not be saved .*what was saved before stays"): make_trainer(tmp_path/"run").fit()
+    assert {int(p.name[5:]) for p in checkpoints(tmp_path/"run")} <= {5, 10, 15} - steps
+
+
+def test_a_stop_that_cannot_be_saved_says_so(tmp_path, monkeypatch):
+    fail_at(monkeypatch, {7})
+    trainer = make_trainer(tmp_path/"run")
+    step = trainer.train_step
+    def told(*args):
+        if trainer.step == 6: os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+    trainer.train_step = told
+    with pytest.warns(UserWarning), pytest.raises(TrainingError, match="stopped at step 7, which is not saved"): trainer.fit()
+
+
+@pytest.mark.parametrize("which", ["network", "average"])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, which):
+    trainer = make_trainer(tmp_path/"run")
+    step = trainer.train_step
+    def broken(*args):
+        result = step(*args)
+        if trainer.step == 10:
+            with torch.no_grad(): next(getattr(trainer, which).parameters()).view(-1)[0] = float("inf")
+        return result
+    trainer.train_step = broken
+    with pytest.raises(TrainingError, match="a weight of step 10 is not finite"): trainer.fit()
+    assert [p.name for p in checkpoints(tmp_path/"run")] == ["step_00000005"]
+
+
+# ---------------------------------------------------------------- directories and data
+
+def test_an_older_directory_goes_on(reference, tmp_path):
+    "A field that its config lacks has its default; another value than the default is another run."
+    import shutil
+    shutil.copytree(reference, tmp_path/"run")
+    path = tmp_path/"run"/"config.json"
+    old = json.loads(path.read_text())
+    for part, name in (("train", "ema_power"), ("train", "keep"), ("stage", "threshold")): del old[part][name]
+    path.write_text(json.dumps(old))
+    make_trainer(tmp_path/"run").fit()
+    assert json.loads(path.read_text()) == old
+    with pytest.raises(ValueError, match="train.keep: 2 on disk, 1 now"): make_trainer(tmp_path/"run", keep=1).fit()
+
+
+def test_the_command_line_says_how_to_train(monkeypatch):
+    from imagen_nb import cli, runs
+    asked = []
+    monkeypatch.setattr(runs, "train", lambda *args, **execution: asked.append(execution))
+    assert cli.main(["train", "toy"]) == 0
+    assert cli.main(["train", "toy", "--accumulate=2", "--no-compile", "--recompute", "--track=tensorboard", "--validate-every=0", "--sample-every=50"]) == 0
+    assert asked == [{}, dict(accumulate=2, compile=False, recompute=True, track=["tensorboard"], validate_every=0, sample_every=50)]
+    monkeypatch.undo()
+    assert cli.main(["train", "toy", "--accumulate=0"]) == 2 and cli.main(["train", "toy", "--track=paper"]) == 2
 
 
 def test_pictures_of_the_wrong_kind_are_refused(tmp_path):

@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
 from imagen_nb.text import TextEmbedding  # noqa: E402
-from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
+from imagen_nb.training import Execution, TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 
 STAGE = StageConfig(size=16, target="x0", loss_weight="capped", network=UNetConfig(
@@ -30,9 +30,10 @@ class Letters:
 
 
 def make_trainer(out, steps=20, world=None, **changes):
+    execution = dict(progress=False, validate_every=0, sample_every=0) | {k: changes.pop(k) for k in Execution.__dataclass_fields__ if k in changes}
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
-    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False, sample_every=0)
+    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, **execution)
 
 
 if __name__ == "__main__":
