@@ -1,10 +1,11 @@
 """Directories of tensors that are complete or do not exist.
 
-A checkpoint is a directory of three kinds of file:
+A checkpoint is a directory of few kinds of file:
 
     NAME.safetensors   one for each dictionary of tensors
     meta.json          what the caller wants to know beside them
     manifest.json      bytes and sha256 of the others, and of itself; written last
+    README.md          perhaps, for people: in no digest, as hubs let people edit it
 
 Nothing is ever pickled, and every byte read back is checked against a digest.
 
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 FORMAT = 1  # of the directory; raised when older readers could not read newer files
-MANIFEST, META = "manifest.json", "meta.json"
+MANIFEST, META, README = "manifest.json", "meta.json", "README.md"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 STEP = re.compile(r"(?:step[-_])?(\d+)")
 SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
@@ -73,6 +74,7 @@ def save_directory(
     path,                                    # directory to make or to replace
     tensors: dict[str, dict[str, Tensor]],   # {"network": {"head.weight": ...}, ...}
     meta: dict,                              # anything JSON can hold
+    readme: str | None = None,               # text for people, in Markdown
 ) -> Path:                                   # the complete directory
     "Save dictionaries of tensors and `meta` at `path`: all of it, or nothing changes."
     path = Path(os.path.realpath(path))
@@ -86,7 +88,7 @@ def save_directory(
     new, old = (path.parent / f".{path.name}.{kind}-{ident}" for kind in ("new", "old"))
     _writing.add(ident)
     try:
-        _write(new, groups, text)
+        _write(new, groups, text, readme)
         _publish(new, path, old)
     except BaseException:
         if path.exists() or not old.exists():  # else leave both to `sweep`
@@ -164,7 +166,8 @@ def _check_replaceable(path: Path):
     if not path.is_dir():
         raise CheckpointError(f"save_directory: {path}, got a file, expected a directory")
     found = {p.name for p in path.iterdir()} - {".DS_Store"}
-    ours = {n for n in found if n in (MANIFEST, META) or n.endswith(".safetensors")}
+    known = (MANIFEST, META, README)
+    ours = {n for n in found if n in known or n.endswith(".safetensors")}
     if found and (found - ours or MANIFEST not in found):
         names = sorted(found - ours)[:5] or f"no {MANIFEST}"
         raise CheckpointError(
@@ -186,7 +189,7 @@ def _check_room(folder: Path, groups: dict, text: bytes):
         )
 
 
-def _write(new: Path, groups: dict, text: bytes):
+def _write(new: Path, groups: dict, text: bytes, readme: str | None):
     "Write and flush every file of the directory `new`, its manifest last."
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -201,6 +204,9 @@ def _write(new: Path, groups: dict, text: bytes):
         files[name] = _entry(new / name)
     (new / META).write_bytes(text)
     files[META] = _entry(new / META)
+    if readme is not None:
+        (new / README).write_text(readme, encoding="utf-8")
+        _flush(new / README)
     for name in files:
         _flush(new / name)
     (new / MANIFEST).write_bytes(_manifest_text(files))

@@ -65,23 +65,22 @@ def work(args):
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.runs import draw_captions
+    from imagen_nb.runs import count_trained, draw_captions
     if args.n < 1: raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
-    captions = [caption for caption in args.captions for _ in range(args.n)]
     seeds = [args.seed + k for k in range(args.n)]*len(args.captions)
-    imagen = load_model(args)
-    options = sampling_options(args, len(imagen.stages))
+    size, imagen = args.size and read_size(args.size), load_model(args)
     warn_of_untrained(imagen)
+    options = sampling_options(args, max(count_trained(imagen), 1))
     if args.model == "toy" and (words := spelled(imagen.encoder, args.captions)):
         print(f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr)
-    paths = draw_captions(imagen, captions, seeds, args.out, args.out/"grid.png", **options)
+    paths = draw_captions(imagen, args.captions, seeds, args.out, args.out/"grid.png", size=size, **options)
     for path in dict.fromkeys([*paths, args.out/"grid.png"]): print(path)
 
 
 def upscale(args):
     "Enlarge a picture with the super-resolution stages."
     from imagen_nb.data import decode_picture, to_square
-    from imagen_nb.runs import save_picture
+    from imagen_nb.plots import save_picture
     imagen = load_model(args)
     picture = decode_picture(args.image.read_bytes())
     sides = [o.config.lowres_size for o in imagen.stages if o.config.lowres_size]
@@ -276,19 +275,28 @@ def spelled(encoder, captions: list[str]) -> list[str]:
 
 def sampling_options(args, n: int) -> dict:
     "What the user gave, each a value for all stages or a list with one for each of n."
-    kinds = dict(steps=int, w=float, sampler=str, threshold=str)
+    kinds = dict(steps=int, w=float, sampler=str, threshold=str, aug_t=float)
     options = {}
     for name, kind in kinds.items():
         if (text := getattr(args, name)) is None: continue
+        flag = "--" + name.replace("_", "-")
         try: values = [kind(o) for o in text.split(",")]
         except ValueError:
-            raise ValueError(f"--{name}: got {text!r}, expected {'a whole number' if kind is int else 'a number'},"
+            raise ValueError(f"{flag}: got {text!r}, expected {'a whole number' if kind is int else 'a number'},"
                              f" or {n} of them with commas between") from None
         if len(values) not in (1, n):
-            raise ValueError(f"--{name}: got {len(values)} values, expected one, or one for each of {n} stages")
+            raise ValueError(f"{flag}: got {len(values)} values, expected one, or one for each of {n} stages")
         if name == "threshold": values = [None if v == "none" else v for v in values]
         options[name] = values*n if len(values) == 1 else values
     return options
+
+
+def read_size(text: str) -> tuple[int, int]:
+    "HxW as two numbers."
+    h, x, w = text.lower().partition("x")
+    if not (x and h.isdecimal() and w.isdecimal()):
+        raise ValueError(f"sample: --size, got {text!r}, expected height x width of the base's pictures, as in 32x48")
+    return int(h), int(w)
 
 
 class Parser(argparse.ArgumentParser):
@@ -342,6 +350,7 @@ def add_sampling(p):
     p.add_argument("--w", help="guidance weight, 1 = off; one number, or one for each stage")
     p.add_argument("--sampler", help="ddpm, ddim or dpmpp_2m; one, or one for each stage")
     p.add_argument("--threshold", help="none, static or dynamic; one, or one for each stage")
+    p.add_argument("--aug-t", help="noise on the pictures that a stage enlarges, 0 to 1; one, or one for each stage (the base has no use for its own)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -380,6 +389,7 @@ def parser() -> argparse.ArgumentParser:
   imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""")
     s.add_argument("captions", nargs="+", metavar="CAPTION", help='what to draw; "" draws without a caption')
     s.add_argument("--n", type=int, default=1, help="pictures of each caption (default 1)")
+    s.add_argument("--size", metavar="HxW", help="height and width of the base's pictures, as 32x48; the stages enlarge them (default: as trained)")
     s.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the files (default pictures)")
     add_sampling(s)
     u = command(upscale, "enlarge a picture with the super-resolution stages", """\

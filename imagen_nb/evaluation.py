@@ -15,6 +15,7 @@ from torch import Tensor
 from .cascade import Imagen
 from .data import ShapesWorld
 from .health import replace_text
+from .plots import save_picture
 
 # %% ../nbs/12_evaluation.ipynb #7acc3be7
 def wilson(
@@ -90,10 +91,7 @@ def keep_answers(
     folder:Path,             # where pictures and answers go
 ):
     "Save every stage's picture and what the oracle says of it; the answers last."
-    from PIL import Image
-    for size,image in stages.items():
-        pixels = ((image.clamp(-1, 1) + 1)*127.5).round().byte().permute(1, 2, 0)  # (h w 3)
-        Image.fromarray(pixels.numpy()).save(folder/f"{index:05d}_{size}.png")
+    for size,image in stages.items(): save_picture(image, folder/f"{index:05d}_{size}.png")
     scene = world.scene(index)
     row = dict(index=index, caption=world.caption(index), held_out=world.is_held_out(scene),
                scores={str(size): world.score(scene, image) for size,image in stages.items()})

@@ -20,7 +20,7 @@ from torch import Tensor
 from .health import BAND, smooth
 
 __all__ = [
-    "BLUE", "ORANGE", "image_grid", "show_images", "FrameSlider", "frame_slider",
+    "BLUE", "ORANGE", "save_picture", "image_grid", "show_images", "FrameSlider", "frame_slider",
     "plot_losses", "plot_log", "plot_reference",
 ]
 
@@ -61,6 +61,16 @@ def _bytes(image: Tensor) -> Tensor:
     image = image.detach().float().cpu().expand(3, -1, -1)
     image = ((image.clamp(-1, 1) + 1) * 127.5).nan_to_num(0.0)
     return image.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def save_picture(
+    image: Tensor,     # (3 h w) in [-1, 1]; what lies outside is cut off
+    path: str | Path,  # PNG file
+):
+    "One picture as a file."
+    from PIL import Image
+
+    Image.fromarray(_bytes(image).numpy()).save(path)
 
 
 def _enlarge(image: Tensor, size: tuple[int, int], caller: str) -> Tensor:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from imagen_nb.plots import save_picture
 from imagen_nb.recipes import DataConfig, Recipe
 
-__all__ = ["train", "work", "export", "read_with", "start_from", "open_data", "draw_captions", "save_picture", "save_grid"]
+__all__ = ["train", "work", "export", "read_with", "start_from", "open_data", "draw_captions", "save_grid"]
 
 HELD_OUT = 200  # test captions drawn and scored at the end of a run on ShapesWorld
 EXAMPLES = 8    # captions drawn at the end of a run on the user's pictures
@@ -285,15 +286,16 @@ def read_pictures(out: Path, indices: list, size: int):
 def draw_captions(
     imagen,               # a trained cascade
     captions: list[str],  # what to draw
-    seeds: list[int],     # one for each
+    seeds: list[int],     # one for each picture, those of a caption one after the other
     folder: str | Path,   # a PNG for each goes here
     overview: str | Path, # one picture of all captions and stages
     **options,            # of `Imagen.sample`
 ) -> list[Path]:          # the files
     "Draw captions with every trained stage; save the last pictures one by one, and all in one overview."
-    trained = next((k for k, o in enumerate(imagen.stages) if not o.is_trained), len(imagen.stages))
-    stages = imagen.sample(captions, seeds=seeds, stages=max(trained, 1), return_all=True, progress=True, **options)
+    n = len(seeds)//len(captions)
+    stages = imagen.sample(captions, n=n, seeds=seeds, stages=max(count_trained(imagen), 1), return_all=True, progress=True, **options)
     folder, paths = Path(folder), []
+    captions = [caption for caption in captions for _ in range(n)]
     folder.mkdir(parents=True, exist_ok=True)
     for caption, seed, image in zip(captions, seeds, stages[-1]):
         name = "".join(c if c.isalnum() else "-" for c in caption)[:60].strip("-") or "empty"
@@ -304,14 +306,9 @@ def draw_captions(
     return paths
 
 
-def save_picture(
-    image,             # (3 h w) in [-1, 1]
-    path: str | Path,  # PNG file
-):
-    "One picture as a file."
-    from PIL import Image
-    pixels = ((image.clamp(-1, 1) + 1)*127.5).round().byte().permute(1, 2, 0)  # (h w 3)
-    Image.fromarray(pixels.cpu().numpy()).save(path)
+def count_trained(imagen) -> int:
+    "How many stages can draw, from the base on."
+    return next((k for k, o in enumerate(imagen.stages) if not o.is_trained), len(imagen.stages))
 
 
 def save_grid(
@@ -325,10 +322,11 @@ def save_grid(
     from imagen_nb.plots import show_images
     side, pairs = 256, max(1, 6//len(stages))
     def tile(image):
-        mode = "nearest" if image.shape[-1] < side else "area"
-        return F.interpolate(image[None], (side, side), mode=mode)[0]
+        scale = side/max(image.shape[1:])
+        sides = [round(scale*s) for s in image.shape[1:]]
+        return F.interpolate(image[None], sides, mode="nearest" if scale > 1 else "area")[0]
     tiles = [tile(image) for row in zip(*stages) for image in row]
-    sizes = [f"{images.shape[-1]} px" for images in stages]
+    sizes = [f"{h} px" if h == w else f"{h} x {w} px" for h, w in (images.shape[-2:] for images in stages)]
     labels = [f"{caption}\n{size}" if k == 0 else size for caption in captions for k, size in enumerate(sizes)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     show_images(torch.stack(tiles), labels, columns=pairs*len(stages)).savefig(path, dpi=100)

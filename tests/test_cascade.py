@@ -1,14 +1,19 @@
 """Stages and the cascade: one path for training and sampling, seeds, saving, refusal."""
 import json
+import shutil
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from imagen_nb.cascade import (CONFIGS, Draws, Imagen, Stage, StageConfig, config_from_dict, config_to_dict, denoiser,
-                               lowres_pair, noisy_lowres, sampling_lowres)
-from imagen_nb.checkpoint import CheckpointError
+from imagen_nb.cascade import (CONFIGS, PIXELS, Draws, Imagen, Stage, StageConfig, config_from_dict, config_to_dict, denoiser,
+                               lowres_pair, noisy_lowres, sampling_lowres, size_step)
+from imagen_nb.checkpoint import CheckpointError, load_directory, save_directory, verify
 from imagen_nb.data import Batch, Crop, ShapesWorld, resize
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
 from imagen_nb.recipes import paper, toy
@@ -44,18 +49,36 @@ def sr_inputs(top, left):
     return WORLD.images([5], crop=crop)
 
 
-@pytest.mark.parametrize("top, left", [(16, 12), (0, 0), (32, 32)])
-def test_training_path_equals_sampling_path(top, left):
-    "The conditioning picture of a training crop is the crop of the conditioning picture that sampling makes."
+def both_paths(whole, top, left, aug_t, seed=3):
+    "The conditioning picture and its level, as the network sees them in training on a crop and in sampling of the whole."
     recorder = Recorder()
-    stage, whole = Stage(SR_STAGE, recorder), WORLD.images([5])
-    low = resize(whole, 16)
-    stage.sample(text(1), low, seeds=[0], aug_t=0., w=1., steps=1)
-    sampled = recorder.calls[0][3]
-    draws = Draws(torch.tensor([.5]), torch.zeros(1, 3, 32, 32), torch.tensor([True]), torch.tensor([0.]), torch.zeros(1, 3, 10, 10))
-    stage.loss(Batch(sr_inputs(top, left), text(1), torch.tensor([0])), draws)
-    trained = recorder.calls[-1][3]
-    torch.testing.assert_close(trained, sampled[..., top:top + 32, left:left + 32], atol=1e-3, rtol=0)
+    stage, m = Stage(replace(SR_STAGE, size=64), recorder), 8
+    stage.sample(text(1), resize(whole, 16), seeds=[seed], aug_t=aug_t, w=1., steps=1)
+    _, _, _, sampled, told = recorder.calls[0]
+    eps = keyed_noise([seed], (3, 18, 18), "aug 64")[..., top//4:top//4 + 10, left//4:left//4 + 10]
+    draws = Draws(torch.tensor([.5]), torch.zeros(1, 3, 32, 32), torch.tensor([True]), torch.tensor([aug_t]), eps)
+    padded = F.pad(whole, (m, m, m, m), mode="replicate")
+    stage.loss(Batch(padded[..., top:top + 32 + 2*m, left:left + 32 + 2*m], text(1), torch.tensor([0])), draws)
+    _, _, _, trained, taught = recorder.calls[-1]
+    return trained, taught, sampled[..., top:top + 32, left:left + 32], told
+
+
+@pytest.mark.parametrize("top, left", [(4, 4), (16, 12), (28, 8), (20, 28)])
+@pytest.mark.parametrize("aug_t", [0., .1, .7])
+def test_training_path_equals_sampling_path_bit_for_bit(top, left, aug_t):
+    "Inside the frame; pictures are noise, which hides nothing."
+    whole = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))*2 - 1
+    trained, taught, sampled, told = both_paths(whole, top, left, aug_t)
+    assert torch.equal(trained, sampled) and torch.equal(taught, told)
+
+
+def test_at_the_frame_both_paths_differ_in_two_pixels_alone():
+    "Training repeats the edge of the large picture, sampling that of the small one: it has no other."
+    whole = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))*2 - 1
+    trained, _, sampled, _ = both_paths(whole, 0, 0, .1)
+    assert torch.equal(trained[..., 2:, 2:], sampled[..., 2:, 2:]) and (trained - sampled).abs().max() > .01
+    trained, _, sampled, _ = both_paths(resize(WORLD.images([5]), 64), 0, 0, .1)
+    torch.testing.assert_close(trained, sampled, atol=1e-3, rtol=0)  # a plain background hides it
 
 
 def test_crop_then_resize_is_resize_then_crop():
@@ -82,6 +105,19 @@ def test_sampling_corrupts_its_input_with_the_function_of_training():
     assert torch.equal(shown, by_hand)
     other, _ = sampling_lowres(low[1:], config, seeds=[5])
     torch.testing.assert_close(other, shown[1:])
+
+
+def test_levels_are_per_example_in_training_and_one_in_sampling():
+    recorder, levels = Recorder(), torch.tensor([.05, .3, .9])
+    stage = Stage(SR_STAGE, recorder)
+    images = torch.zeros(3, 3, 48, 48)
+    draws = Draws(torch.rand(3), torch.zeros(3, 3, 32, 32), torch.ones(3, dtype=torch.bool), levels, torch.randn(3, 3, 10, 10))
+    stage.loss(Batch(images, text(3), torch.arange(3)), draws)
+    torch.testing.assert_close(recorder.calls[-1][4], cosine_log_snr(levels))
+    spread, sigma = recorder.calls[-1][3].std((1, 2, 3)), alpha_sigma(cosine_log_snr(levels))[1]
+    assert ((spread/sigma - spread[0]/sigma[0]).abs() < .2).all()  # each picture has the noise of its own level
+    stage.sample(text(3), torch.zeros(3, 3, 16, 16), seeds=[0, 1, 2], aug_t=.3, w=1., steps=3)
+    for call in recorder.calls[-3:]: torch.testing.assert_close(call[4], cosine_log_snr(torch.full((3,), .3)))
 
 
 def test_network_is_told_the_augmentation_level_it_gets():
@@ -161,6 +197,186 @@ def test_cascade_runs_saves_and_loads(tmp_path):
     assert [s.config for s in again.stages] == [BASE_STAGE, SR_STAGE]
 
 
+def cascade(): return Imagen(None, [awake(BASE_STAGE), awake(SR_STAGE)])
+
+
+def test_pictures_per_caption_and_a_seed_for_each():
+    imagen, words = cascade(), text(2)
+    images = imagen.sample(words, n=3, stages=1)
+    assert images.shape == (6, 3, 16, 16)
+    by_hand = torch.cat([imagen.sample(words.rows([k//3]), seeds=[k], stages=1) for k in range(6)])
+    torch.testing.assert_close(images, by_hand, atol=1e-3, rtol=0)  # captions in order, each with its pictures; seeds 0, 1, 2, ...
+    assert min((images[i] - images[j]).abs().max() for i in range(6) for j in range(i)) > .05
+    same = imagen.sample(words, n=2, seeds=[7, 7, 8, 7], stages=1)
+    torch.testing.assert_close(same[0], same[1])
+    assert (same[2] - same[3]).abs().max() > .05
+
+
+def test_start_and_stop_at_any_stage():
+    imagen, words = cascade(), text(2)
+    first, second = imagen.sample(words, return_all=True)
+    torch.testing.assert_close(imagen.sample(words, stages=1), first, atol=1e-3, rtol=0)
+    torch.testing.assert_close(imagen.sample(words, lowres=first), second, atol=1e-3, rtol=0)
+    torch.testing.assert_close(imagen.stages[1].sample(words, first, seeds=[0, 1]), second, atol=1e-3, rtol=0)
+
+
+def test_options_per_stage_reach_their_stage():
+    stages = [Stage(BASE_STAGE, Recorder()), Stage(SR_STAGE, Recorder())]
+    Imagen(None, stages).sample(text(3), steps=[2, 5], w=[1., 3.], aug_t=[0., .7], batch_size=[3, 2], sampler=["ddpm", "ddim"], threshold=[None, "static"])
+    base, sr = (o.network.calls for o in stages)
+    assert [len(c[0]) for c in base] == [3]*2 and [len(c[0]) for c in sr] == [4]*5 + [2]*5  # w != 1: two branches
+    torch.testing.assert_close(sr[0][4], cosine_log_snr(torch.full((4,), .7)))
+
+
+@pytest.mark.parametrize("size", [(12, 20), (16, 40), (8, 8)])
+def test_other_sizes_end_to_end(size):
+    h, w = size
+    first, second = cascade().sample(text(1), size=size, return_all=True)
+    assert first.shape == (1, 3, h, w) and second.shape == (1, 3, 4*h, 4*w)
+    low = torch.rand(1, 3, h, w)
+    assert awake(SR_STAGE).sample(text(1), low, seeds=[0]).shape == (1, 3, 4*h, 4*w)
+
+
+def test_a_picture_that_is_not_square_is_enlarged_by_the_stage_made_for_one_of_its_sides():
+    imagen = cascade()
+    assert imagen.sample(text(1), lowres=torch.zeros(1, 3, 16, 24)).shape == (1, 3, 64, 96)
+    with pytest.raises(ValueError, match=r"got 20 x 24 pixels, expected a side among \[16\]"): imagen.sample(text(1), lowres=torch.zeros(1, 3, 20, 24))
+
+
+def test_a_classic_network_can_enlarge():
+    config = StageConfig(size=32, lowres_size=16, network=replace(BASE, has_lowres=True), target="x0", loss_weight="x0", steps=2, w=2., sampler="ddim")
+    low = torch.rand(2, 3, 16, 16)*2 - 1
+    one, other = (awake(config).sample(text(2), o, seeds=[0, 1]) for o in (low, -low))
+    assert one.shape == (2, 3, 32, 32) and (one - other).abs().max() > .05
+    for network, lowres_size in ((BASE, 16), (replace(BASE, has_lowres=True), None), (SR, None), (replace(SR, has_lowres=False), 16)):
+        with pytest.raises(ValueError, match="has_lowres"): StageConfig(size=32, network=network, lowres_size=lowres_size)
+    assert StageConfig(size=32, network=replace(SR, has_lowres=False)).margin == 0
+
+
+def test_pixels_at_a_time_are_bounded():
+    class Counter(Recorder):
+        "Remembers shapes alone."
+        def forward(self, *args): self.calls.append(tuple(args[0].shape)); return torch.zeros_like(args[0])
+    stages = [Stage(replace(BASE_STAGE, size=256, steps=1), Counter()), Stage(replace(SR_STAGE, size=1024, lowres_size=256, steps=1, crop=None), Counter())]
+    Imagen(None, stages).sample(text(1), n=20, w=1.)
+    assert [c[0] for c in stages[0].network.calls] == [16, 4]
+    assert [c[0] for c in stages[1].network.calls] == [1]*20 and 1024**2 == PIXELS
+
+
+def test_progress_counts_every_step(capsys):
+    cascade().sample(text(3), batch_size=2, progress=True)
+    err = capsys.readouterr().err
+    assert "16 px: 100%" in err and "8/8" in err and "6/6" in err
+
+
+@pytest.mark.parametrize("request_, words", [
+    (dict(seeds=[0]), "got 1, expected one for each of 2"), (dict(n=2, seeds=[0, 1]), "got 2, expected one for each of 4"), (dict(n=0), "n, got 0"),
+    (dict(size=(17, 30)), "got 17 x 30 pixels, expected multiples of 2; the nearest is 16 x 30"), (dict(size=15), "nearest is 16 x 16"),
+    (dict(size=(16, 16, 16)), "size"), (dict(size=0), "nearest is 2 x 2"), (dict(sampler="euler"), "sampler, got 'euler'"), (dict(sampler=["ddim", "euler"]), "euler"),
+    (dict(threshold="much"), "threshold"), (dict(aug_t=1.5), "aug_t, got 1.5, expected 0 to 1"), (dict(aug_t=[.1, -.1]), "aug_t, got -0.1"),
+    (dict(steps=0), "steps, got 0"), (dict(steps=[4]), "steps, got 1 values"), (dict(steps=[4, 4, 4]), "steps, got 3 values"), (dict(w=float("nan")), "w, got nan"),
+    (dict(stepz=4), "unknown options"), (dict(stages=0), "expected 1 to 2"), (dict(stages=3), "expected 1 to 2"),
+    (dict(lowres=torch.zeros(2, 3, 10, 10)), "a side among"), (dict(lowres=torch.zeros(1, 3, 16, 16)), "lowres, got \\(1, 3"),
+    (dict(lowres=torch.full((2, 3, 16, 16), 2.)), "outside"), (dict(lowres=torch.full((2, 3, 16, 16), float("nan"))), "outside"),
+    (dict(lowres=torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), "expected floats"),
+    (dict(lowres=torch.zeros(2, 3, 16, 16), size=16), "expected one of them"), (dict(lowres=torch.zeros(2, 3, 16, 16), stages=1), "lowres")])
+def test_bad_requests_are_refused_before_anything_is_computed(request_, words):
+    stages = [Stage(BASE_STAGE, Recorder()), Stage(SR_STAGE, Recorder())]
+    with pytest.raises(ValueError, match=words): Imagen(None, stages).sample(text(2), **request_)
+    assert not any(o.network.calls for o in stages)
+
+
+def test_an_untrained_stage_anywhere_is_refused_before_anything_is_computed():
+    class Encoder:
+        def __call__(self, captions): raise AssertionError("captions were encoded")
+    base = Stage(BASE_STAGE, Recorder())
+    imagen = Imagen(Encoder(), [base, Stage(SR_STAGE)])
+    with pytest.raises(ValueError, match="the 64 px stage was never trained"): imagen.sample(["a", "b"])
+    assert not base.network.calls and imagen.sample(text(1), stages=1).shape == (1, 3, 16, 16)
+
+
+def test_a_level_above_those_of_training_is_said():
+    stage = Stage(replace(SR_STAGE, aug_max=.2), Recorder())
+    with pytest.warns(UserWarning, match="never saw that level"): stage.sample(text(1), torch.zeros(1, 3, 16, 16), seeds=[0], aug_t=.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage.sample(text(1), torch.zeros(1, 3, 16, 16), seeds=[0], aug_t=.2)
+
+
+def test_sides_suit_every_network():
+    assert size_step(toy().stages) == 4 and size_step(toy().stages[2:]) == 4 and size_step(paper().stages) == 8
+    for stages in (toy().stages, paper().stages):  # by trying
+        fits = [s for s in range(1, 65) if all(s*c.size//stages[0].size % c.network.stride == 0 for c in stages)]
+        assert fits[0] == size_step(stages)
+
+
+# ---------------------------------------------------------------- files
+
+DATA = Path(__file__).parent/"data"
+
+
+def test_the_oldest_cascade_still_draws_its_picture():
+    verify(DATA/"oldest_cascade")
+    imagen = Imagen.from_pretrained(DATA/"oldest_cascade")
+    words = TextEmbedding(torch.linspace(-1, 1, 12).reshape(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))
+    then = torch.from_numpy(np.array(Image.open(DATA/"oldest_cascade.png"))).permute(2, 0, 1)/127.5 - 1
+    def gap(words, seed): return (imagen.sample(words, seeds=[seed])[0] - then).abs().max()
+    assert gap(words, 5) < .02  # a step of a PNG file is 0.008
+    assert gap(words, 6) > .2 and gap(words.null(), 5) > .05
+
+
+def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
+    from imagen_nb import checkpoint
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint, "FORMAT", 7)
+        cascade().save_pretrained(tmp_path/"new")
+    with pytest.raises(CheckpointError, match=f"got format 7 of imagen_nb .*, expected format {checkpoint.FORMAT}"): Imagen.from_pretrained(tmp_path/"new")
+    tensors, meta = load_directory(DATA/"oldest_cascade")
+    meta["stages"][0]["invented_later"] = 1
+    save_directory(tmp_path/"key", tensors, meta)
+    with pytest.raises(ValueError, match="invented_later"): Imagen.from_pretrained(tmp_path/"key")
+
+
+def test_the_model_card_is_valid_and_tells_what_is_known(tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    from imagen_nb.checkpoint import assets
+    card = json.loads((assets()/"runs"/"toy-full.json").read_text())
+    imagen = cascade()
+    imagen.stages[1].is_trained = False
+    imagen.save_pretrained(tmp_path/"m", card=card)
+    told = hub.ModelCard.load(tmp_path/"m"/"README.md")
+    assert told.data.license == "apache-2.0" and told.data.library_name == "imagen_nb" and told.data.pipeline_tag == "text-to-image"
+    for o in imagen.stages: assert f"{sum(p.numel() for p in o.network.parameters()):,}" in told.text
+    share = card["seeds"][0]["scores"]["512"]["all"]["all"]["share"]
+    for words in ("16 → 64 px", 'from_pretrained("m")', f"{100*share:.1f}", card["note"], "## Limits", "The 64 px model was never trained", "## Licence"): assert words in told.text
+    (tmp_path/"m"/"README.md").write_text("edited on the hub")  # no digest covers what people write
+    assert Imagen.from_pretrained(tmp_path/"m").stages[0].config == BASE_STAGE
+    cascade().save_pretrained(tmp_path/"m")
+    assert "never trained" not in (tmp_path/"m"/"README.md").read_text()
+
+
+def test_to_the_hub_and_back(tmp_path, monkeypatch):
+    hub, calls = pytest.importorskip("huggingface_hub"), []
+    class Hub:
+        "Keeps repositories in a folder."
+        def create_repo(self, name, exist_ok): calls.append((name, exist_ok))
+        def upload_folder(self, repo_id, folder_path): shutil.copytree(folder_path, tmp_path/repo_id)
+    def download(name, allow_patterns):
+        if not (tmp_path/name).exists(): raise OSError("404\nand more")
+        shutil.copytree(tmp_path/name, tmp_path/"cache", ignore=lambda _, names: [o for o in names if not any(Path(o).match(p) for p in allow_patterns)])
+        return str(tmp_path/"cache")
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path/"..")
+    imagen = cascade()
+    imagen.push_to_hub("someone/shapes", dtype=torch.float32)
+    assert calls == [("someone/shapes", True)] and 'from_pretrained("someone/shapes")' in (tmp_path/"someone"/"shapes"/"README.md").read_text()
+    again = Imagen.from_pretrained("someone/shapes")
+    assert not (tmp_path/"cache"/"README.md").exists() and [o.config for o in again.stages] == [BASE_STAGE, SR_STAGE]
+    torch.testing.assert_close(again.sample(text(1)), imagen.sample(text(1)), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="not to be had from the hub .OSError: 404"): Imagen.from_pretrained("someone/else")
+
+
 def test_damage_is_noticed(tmp_path):
     Imagen(None, [awake(BASE_STAGE)]).save_pretrained(tmp_path/"m")
     file = tmp_path/"m"/"stage0.safetensors"
@@ -175,12 +391,16 @@ def test_refusals():
     with pytest.raises(ValueError, match="lowres"): stage.sample(text(1), torch.zeros(1, 3, 4, 4), seeds=[0])
     with pytest.raises(ValueError, match="sampler"): stage.sample(text(1), seeds=[0], sampler="euler")
     with pytest.raises(ValueError, match="string"): Imagen(None, [stage]).sample("a red circle")
+    with pytest.raises(ValueError, match="no text encoder"): Imagen(None, [stage]).sample(["a red circle"])
     with pytest.raises(ValueError, match="enlarge"): Imagen(None, [awake(SR_STAGE)])
+    with pytest.raises(ValueError, match="enlarge"): Imagen(None, [])
     with pytest.raises(ValueError, match="lowres, got None"): awake(SR_STAGE).sample(text(1), seeds=[0])
-    with pytest.raises(ValueError, match="got 1 pictures"): awake(SR_STAGE).sample(text(2), torch.zeros(1, 3, 4, 4), seeds=[0, 1])
-    with pytest.raises(ValueError, match="w, got 1 values"): Imagen(None, [stage, awake(SR_STAGE)]).sample(text(1), w=[2.])
+    with pytest.raises(ValueError, match="got .1, 3"): awake(SR_STAGE).sample(text(2), torch.zeros(1, 3, 4, 4), seeds=[0, 1])
+    with pytest.raises(ValueError, match="expected one of them"): awake(SR_STAGE).sample(text(1), torch.zeros(1, 3, 16, 16), seeds=[0], size=64)
     with pytest.raises(ValueError, match="target"): replace(BASE_STAGE, target="noise")
-    with pytest.raises(ValueError, match="expected a multiple"): replace(SR_STAGE, size=65)
+    for name, value in dict(size=65, crop=20, aug_max=1.1, aug_t=-.1, steps=0, w=float("inf"), caption_drop=2., t_start=1.5).items():
+        with pytest.raises(ValueError, match=f"StageConfig: {name}, got"): replace(SR_STAGE, **{name: value})
+    with pytest.raises(ValueError, match="crop, got 128"): replace(SR_STAGE, crop=128)
 
 
 @pytest.mark.parametrize("recipe", [toy, paper])
