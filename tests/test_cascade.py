@@ -398,7 +398,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="got .1, 3"): awake(SR_STAGE).sample(text(2), torch.zeros(1, 3, 4, 4), seeds=[0, 1])
     with pytest.raises(ValueError, match="expected one of them"): awake(SR_STAGE).sample(text(1), torch.zeros(1, 3, 16, 16), seeds=[0], size=64)
     with pytest.raises(ValueError, match="target"): replace(BASE_STAGE, target="noise")
-    for name, value in dict(size=65, crop=20, aug_max=1.1, aug_t=-.1, steps=0, w=float("inf"), caption_drop=2., t_start=1.5).items():
+    for name, value in dict(size=65, crop=18, aug_max=1.1, aug_t=-.1, steps=0, w=float("inf"), caption_drop=2., t_start=1.5).items():
         with pytest.raises(ValueError, match=f"StageConfig: {name}, got"): replace(SR_STAGE, **{name: value})
     with pytest.raises(ValueError, match="crop, got 128"): replace(SR_STAGE, crop=128)
 
