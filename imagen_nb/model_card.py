@@ -89,9 +89,9 @@ def scores(card: dict) -> str:
     "Right answers at each size, from the run card; nothing if it was not scored."
     found = card["seeds"][0].get("scores")
     if not found: return ""
-    names = list(dict.fromkeys(name for o in found.values() for name in o["all"]))
+    names = sorted(dict.fromkeys(name for o in found.values() for name in o["all"]), key="all".__eq__)  # the sum last
     def cell(o, name): return f"{100*o[name]['share']:.1f} ({100*o[name]['low']:.1f}–{100*o[name]['high']:.1f})" if name in o else "–"
-    rows = [(name, *(cell(o["all"], name) for o in found.values())) for name in names]
+    rows = [("everything" if name == "all" else name, *(cell(o["all"], name) for o in found.values())) for name in names]
     sizes = [f"{size} px" for size in found]
     return (f"\n## Scores\n\nRight in per cent (95 % interval), read back from the pictures by the oracle of ShapesWorld; {card.get('captions', '')}.\n\n"
             + table(("attribute", *sizes), rows))

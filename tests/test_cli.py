@@ -226,6 +226,20 @@ def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
     assert not (tmp_path/"none").exists()
 
 
+def test_other_sizes_and_levels(tmp_path, capsys):
+    command = ["sample", "a red circle", "two blue stars", "--out", str(tmp_path), "--steps", "1"]
+    assert main([*command, "--n", "2", "--size", "8x12", "--aug-t", "0,.05,.02"]) == 0
+    assert sorted(p.name for p in tmp_path.glob("*-*.png")) == [f"{name}-seed{k}.png" for name in ("a-red-circle", "two-blue-stars") for k in (0, 1)]
+    assert {Image.open(p).size for p in tmp_path.glob("*-*.png")} == {(192, 128)}
+    pixels = {Image.open(p).tobytes() for p in tmp_path.glob("*-*.png")}
+    assert len(pixels) == 4 and main([*command[:2], *command[3:], "--size", "8x12", "--aug-t", ".1"]) == 0
+    assert Image.open(tmp_path/"a-red-circle-seed0.png").tobytes() not in pixels
+    capsys.readouterr()
+    for options, words in ((["--size", "8"], "as in 32x48"), (["--size", "10x12"], "got 10 x 12 pixels, expected multiples of 4; the nearest is 8 x 12"),
+                           (["--aug-t", "2"], "aug_t, got 2.0"), (["--aug-t", "much"], "--aug-t: got 'much'"), (["--aug-t", "0,1"], "--aug-t: got 2 values")):
+        assert main([*command, *options]) == 2 and words in capsys.readouterr().err, options
+
+
 def test_upscale(trained, folder, tmp_path, capsys):
     for size, first in ((40, 32), (128, 128), (300, 128)):
         Image.open(folder/"1.png").resize((size, size + 20)).convert("LA").save(tmp_path/f"{size}.png")
