@@ -369,11 +369,11 @@ CONFIGS = (StageConfig, UNetConfig, EfficientUNetConfig)  # all that a stage can
 
 # %% ../nbs/10_cascade.ipynb #7f2a3b16
 def options_per_stage(
-    options:dict, # name -> a value for all stages, or a list with one for each
-    n:int,        # stages that draw
-) -> list[dict]:  # the options of each stage
-    "Hand out options; a list must have a value for every stage."
-    is_list = lambda v: isinstance(v, (list, tuple))
+    options:dict,        # name -> a value for all stages, or a list with one for each
+    stages:list[Stage],  # those that draw
+) -> list[dict]:         # the options of each stage
+    "Hand out options, and refuse what a stage would refuse later."
+    is_list,n = lambda v: isinstance(v, (list, tuple)), len(stages)
     if unknown := sorted(set(options) - {"batch_size", *SAMPLING}):
         raise ValueError(f"Imagen.sample: got unknown options {unknown},"
                          f" expected among {('batch_size', *SAMPLING)}")
@@ -381,7 +381,10 @@ def options_per_stage(
         if is_list(v) and len(v)!=n:
             raise ValueError(f"Imagen.sample: {name}, got {len(v)} values,"
                              f" expected one for each of the {n} stages that draw")
-    return [{name: v[i] if is_list(v) else v for name,v in options.items()} for i in range(n)]
+    each = [{name: v[i] if is_list(v) else v for name,v in options.items()} for i in range(n)]
+    for stage,given in zip(stages, each):
+        sampling_config(stage.config, **{k: v for k,v in given.items() if k!="batch_size"})
+    return each
 
 # %% ../nbs/10_cascade.ipynb #01062b6f
 def choose_stages(
@@ -502,10 +505,8 @@ class Imagen:
         b = n*len(captions.mask if isinstance(captions, TextEmbedding) else captions)
         seeds = list(range(b)) if seeds is None else list(seeds)
         chosen,results = choose_stages(self.stages, lowres, stages), []
-        wanted = options_per_stage(options, len(chosen))
+        wanted = options_per_stage(options, chosen)
         check_request(chosen, b, seeds, lowres, size)
-        for stage,kw in zip(chosen, wanted):
-            sampling_config(stage.config, **{k: v for k,v in kw.items() if k!="batch_size"})
         text = self.encode(captions).rows(torch.arange(b)//n)
         for stage,kw in zip(chosen, wanted):
             lowres = sample_in_parts(stage, text, lowres, seeds, size=size, progress=progress, **kw)
