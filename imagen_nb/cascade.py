@@ -412,9 +412,9 @@ def sample_in_parts(
     text:TextEmbedding,  # captions, (b l d)
     lowres:Tensor|None,  # pictures to enlarge, (b 3 h w); None: the base
     seeds:list[int],     # one per picture
+    batch_size:int|None=None, # pictures at a time; None: 16, or as many as `PIXELS` allows
     *,
     size:int|tuple[int,int]|None=None, # of the base's pictures
-    batch_size:int|None=None, # pictures at a time; None: 16, or as many as `PIXELS` allows
     progress:bool=False, # show a bar
     **options,           # of `SAMPLING`
 ) -> Tensor:             # pictures, (b 3 h w) in [-1, 1], on the CPU
