@@ -1,5 +1,4 @@
 """`imagen-nb doctor`: reads the directory of a run, asks every guard, says what to do. Nothing is written."""
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from imagen_nb.runs import load_recipe, open_data, read_pictures, trained_stages
 from imagen_nb.text import EmbeddingCache
 from imagen_nb.training import TrainConfig, describe_samples, validation_loss
 
-__all__ = ["doctor", "report", "picture_stats", "read_lines", "complete", "reference_key", "find_reference"]
+__all__ = ["doctor", "report", "picture_stats", "read_lines", "complete", "trained_as", "find_reference"]
 
 LARGE = 2**31             # bytes; of larger checkpoints only the sizes of files are looked at
 SMALL = 20_000_000        # parameters of all stages; so many draw in seconds on any machine
@@ -298,14 +297,13 @@ TRAINED = ("size", "network", "lowres_size", "crop", "schedule", "target", "loss
 ASIDE = ("seed", "save_every", "keep")                # of training: what it does not depend on, or only by chance
 
 
-def reference_key(
-    config: dict,  # a stage's config.json
-) -> str:
-    "What a training curve depends on, seed aside, in a few characters."
+def trained_as(
+    config: dict,  # a stage's config.json, of any version
+) -> list:
+    "What a training curve depends on, seed aside."
     config = complete(config)
     text = config["text"].get("revision") if isinstance(config["text"], dict) else config["text"]
-    parts = [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
 
 
 def find_reference(
@@ -314,7 +312,7 @@ def find_reference(
     "The stage of run card `toy-reference` that was trained like this one."
     path = assets()/"runs"/"toy-reference.json"
     stages = json.loads(path.read_text())["stages"].values() if path.exists() else ()
-    return next((o for o in stages if o["key"] == reference_key(config)), None)
+    return next((o for o in stages if trained_as(o["config"]) == trained_as(config)), None)
 
 
 # ---------------------------------------------------------------- the table
