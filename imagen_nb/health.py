@@ -229,7 +229,7 @@ def loss_is_normal(rows: list[dict], band: dict) -> Finding:
                ("note", now < normal/spread, "better than the reference runs"))
 
 
-BAND = 3.  # standard deviations of the smoothed log loss between seeds
+BAND = 5.  # 95 % of further runs, from the spread s of three: 4.30 (t, 2 degrees of freedom) * sqrt(1 + 1/3) * s; +-11 to 14 %
 
 
 # ---------------------------------------------------------------- guards: validation
