@@ -61,7 +61,7 @@ def examine(run: Path, draw: int | None) -> Iterator[Finding]:
     if (home/"model").is_dir(): yield from attempt("model", look_at_model(home/"model", 0))
     yield from attempt("untrained stages", look_at_origin(home))
     for folder in folders:
-        found = attempt("stage", look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures")))
+        found = attempt("stage", look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures"), recipe is None or recipe.init is None))
         yield from (o._replace(where=folder.name) for o in found)
 
 
@@ -73,8 +73,8 @@ def attempt(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- one stage
 
-def look_at_stage(folder: Path, shown: dict, pictures: int | None) -> Iterator[Finding]:
-    "What one stage's directory says, with what was drawn or read of its pictures, and how many there are to learn from."
+def look_at_stage(folder: Path, shown: dict, pictures: int | None, is_fresh: bool) -> Iterator[Finding]:
+    "What one stage's directory says, with what was drawn, how many pictures there are, and whether it began with random weights."
     found, newest = sound_checkpoints(folder)
     yield found
     if not (config := stage_config(folder)):
@@ -86,7 +86,7 @@ def look_at_stage(folder: Path, shown: dict, pictures: int | None) -> Iterator[F
     if newest: yield health.has_learned(load_file(newest/"average.safetensors"))
     yield health.guidance_is_trained(stage["w"], stage["caption_drop"])
     if not is_base: yield health.aug_level(stage["aug_t"], stage["aug_max"])
-    if is_base: yield health.enough_samples(train["steps"]*train["batch"], pictures)
+    if is_base: yield health.enough_samples(train["steps"]*train["batch"], pictures, is_fresh)
     if step: yield health.average_is_warm(step, train["ema"], train["ema_power"])
     if bad: yield Finding("warning", "log", f"{bad} lines are no JSON, left out here", "look at the disk")
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
