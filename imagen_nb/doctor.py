@@ -1,5 +1,4 @@
 """`imagen-nb doctor`: reads the directory of a run, asks every guard, says what to do. Nothing is written."""
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from imagen_nb.runs import load_recipe, open_data, read_pictures, trained_stages
 from imagen_nb.text import EmbeddingCache
 from imagen_nb.training import TrainConfig, describe_samples, validation_loss
 
-__all__ = ["doctor", "report", "picture_stats", "read_lines", "complete", "reference_key", "find_reference"]
+__all__ = ["doctor", "report", "picture_stats", "read_lines", "complete", "trained_as", "find_reference"]
 
 LARGE = 2**31             # bytes; of larger checkpoints only the sizes of files are looked at
 SMALL = 20_000_000        # parameters of all stages; so many draw in seconds on any machine
@@ -62,7 +61,7 @@ def examine(run: Path, draw: int | None) -> Iterator[Finding]:
     if (home/"model").is_dir(): yield from attempt("model", look_at_model(home/"model", 0))
     yield from attempt("untrained stages", look_at_origin(home))
     for folder in folders:
-        found = attempt("stage", look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures")))
+        found = attempt("stage", look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures"), recipe is None or recipe.init is None))
         yield from (o._replace(where=folder.name) for o in found)
 
 
@@ -74,8 +73,8 @@ def attempt(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- one stage
 
-def look_at_stage(folder: Path, shown: dict, pictures: int | None) -> Iterator[Finding]:
-    "What one stage's directory says, with what was drawn or read of its pictures, and how many there are to learn from."
+def look_at_stage(folder: Path, shown: dict, pictures: int | None, is_fresh: bool) -> Iterator[Finding]:
+    "What one stage's directory says, with what was drawn, how many pictures there are, and whether it began with random weights."
     found, newest = sound_checkpoints(folder)
     yield found
     if not (config := stage_config(folder)):
@@ -87,7 +86,7 @@ def look_at_stage(folder: Path, shown: dict, pictures: int | None) -> Iterator[F
     if newest: yield health.has_learned(load_file(newest/"average.safetensors"))
     yield health.guidance_is_trained(stage["w"], stage["caption_drop"])
     if not is_base: yield health.aug_level(stage["aug_t"], stage["aug_max"])
-    if is_base: yield health.enough_samples(train["steps"]*train["batch"], pictures)
+    if is_base: yield health.enough_samples(train["steps"]*train["batch"], pictures, is_fresh)
     if step: yield health.average_is_warm(step, train["ema"], train["ema_power"])
     if bad: yield Finding("warning", "log", f"{bad} lines are no JSON, left out here", "look at the disk")
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
@@ -298,14 +297,13 @@ TRAINED = ("size", "network", "lowres_size", "crop", "schedule", "target", "loss
 ASIDE = ("seed", "save_every", "keep")                # of training: what it does not depend on, or only by chance
 
 
-def reference_key(
-    config: dict,  # a stage's config.json
-) -> str:
-    "What a training curve depends on, seed aside, in a few characters."
+def trained_as(
+    config: dict,  # a stage's config.json, of any version
+) -> list:
+    "What a training curve depends on, seed aside."
     config = complete(config)
     text = config["text"].get("revision") if isinstance(config["text"], dict) else config["text"]
-    parts = [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
 
 
 def find_reference(
@@ -314,7 +312,7 @@ def find_reference(
     "The stage of run card `toy-reference` that was trained like this one."
     path = assets()/"runs"/"toy-reference.json"
     stages = json.loads(path.read_text())["stages"].values() if path.exists() else ()
-    return next((o for o in stages if o["key"] == reference_key(config)), None)
+    return next((o for o in stages if trained_as(o["config"]) == trained_as(config)), None)
 
 
 # ---------------------------------------------------------------- the table

@@ -18,7 +18,7 @@ from draw_moments import main as draw_moments
 from imagen_nb.cascade import Stage
 from imagen_nb.checkpoint import checkpoints, load_directory
 from imagen_nb.data import ShapesWorld
-from imagen_nb.doctor import picture_stats, read_lines, reference_key
+from imagen_nb.doctor import picture_stats, read_lines
 from imagen_nb.evaluation import score_pictures, tally
 from imagen_nb.health import loss_is_normal, smooth
 from imagen_nb.runs import load_recipe, make_encoder
@@ -78,13 +78,10 @@ def loss_band(logs: list) -> dict:
                                                          for rows in zip(*(log[:n:5] for log in logs))])
 
 
-def left_out(logs: list, seeds: list) -> list:
-    "Each run beside the band of the others: an answer to how often a healthy run is called ill."
-    out = []
-    for k, rows in enumerate(logs):
-        found = loss_is_normal(rows, loss_band(logs[:k] + logs[k + 1:]))
-        out.append(dict(seed=seeds[k], level=found.level, seen=found.why))
-    return out
+def left_out(logs: list) -> list:
+    "Each run beside the band of the others: is a healthy run called ill?"
+    found = [loss_is_normal(rows, loss_band(logs[:k] + logs[k + 1:])) for k, rows in enumerate(logs)]
+    return [dict(level=o.level, seen=o.why) for o in found]
 
 
 def moment(rows: list) -> dict:
@@ -99,13 +96,26 @@ def moment(rows: list) -> dict:
     return row
 
 
-def stage_card(name: str, runs: list, found: list, seeds: list) -> dict:
-    "One stage in all runs."
-    config, n = json.loads((runs[0]/name/"config.json").read_text()), min(len(o[name]) for o in found)
-    logs = [read_lines(run/name/"log.jsonl")[0] for run in runs]
-    return dict(key=reference_key(config), steps=config["train"]["steps"], batch=config["train"]["batch"], loss=loss_band(logs),
-                left_out=left_out(logs, seeds) if len(logs) > 2 else [],
-                moments=[moment([o[name][k] for o in found]) for k in range(n)])
+def stage_card(name: str, runs: list, found: list) -> dict:
+    "One stage: losses of all runs, moments of those that were measured to the end."
+    config, logs = json.loads((runs[0]/name/"config.json").read_text()), [read_lines(run/name/"log.jsonl")[0] for run in runs]
+    rows = [o[name] for o in found if name in o]
+    rows = [o for o in rows if len(o) == max(map(len, rows))]
+    return dict(config=config, steps=config["train"]["steps"], batch=config["train"]["batch"], loss=loss_band(logs),
+                left_out=left_out(logs) if len(logs) > 2 else [], moments=[moment(list(same)) for same in zip(*rows)])
+
+
+def make_card(runs: list, found: list) -> dict:
+    "Everything about these runs; `found` is what `measured` gave for each."
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    scores = [json.loads((run/"scores.json").read_text()) for run in runs if (run/"scores.json").exists()]
+    return dict(what="toy: what is normal", command="python tools/reference_runs.py OUT && python tools/reference_card.py OUT/seed*",
+                commit=commit, device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}; one for each run, beside other work",
+                torch=torch.__version__, python=platform.python_version(), seeds=[load_recipe(run).training[0].seed for run in runs],
+                validated=f"valid[0:{VALIDATED}], 8 noise levels in turn", captions="test[0:200]",
+                drawn=f"test[0:{DRAWN}]; super-resolution test[0:{DRAWN//3}], from true low-res pictures; seed of a picture: its number",
+                stages={name: stage_card(name, runs, found) for name in found[0]},
+                scores=[{size: s[size]["all"]["all"] for size in s if size != "seconds"} | dict(seconds=round(s["seconds"])) for s in scores])
 
 
 def main():
@@ -115,21 +125,14 @@ def main():
     p.add_argument("--out", type=Path, default=ROOT/"data"/"runs"/"toy-reference.json")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    found = [measured(run, args.work) for run in args.runs]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    seeds = [load_recipe(run).training[0].seed for run in args.runs]
-    names = [name for name in found[0] if all(name in o for o in found)]
-    scores = [json.loads((run/"scores.json").read_text()) for run in args.runs if (run/"scores.json").exists()]
-    card = dict(what="toy: what is normal", command="python tools/reference_runs.py OUT && python tools/reference_card.py OUT/seed*",
-                commit=commit, device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}, one for each run",
-                torch=torch.__version__, python=platform.python_version(),
-                seeds=seeds, validated=f"valid[0:{VALIDATED}], 8 noise levels in turn",
-                drawn="test[0:n]; super-resolution from true low-res pictures; seed of a picture: its number",
-                stages={name: stage_card(name, args.runs, found, seeds) for name in names}, captions="test[0:200]",
-                scores=[{size: s[size]["all"]["all"] for size in s if size != "seconds"} | dict(seconds=round(s["seconds"])) for s in scores])
-    args.out.write_text(json.dumps(card, separators=(",", ":")).replace('"stages"', '\n"stages"').replace('{"key"', '\n{"key"') + "\n")
-    print(f"{args.out}: {args.out.stat().st_size/1e3:.1f} kB")
+    write(make_card(args.runs, [measured(run, args.work) for run in args.runs]), args.out)
     draw_moments(args.runs[0], args.out.with_name(f"{args.out.stem}-moments.jpg"), args.runs[0]/"moments")
+
+
+def write(card: dict, path: Path):
+    "A line for each stage, and nothing wider than it must be."
+    path.write_text(json.dumps(card, separators=(",", ":")).replace('"stages"', '\n"stages"').replace('{"config"', '\n{"config"') + "\n")
+    print(f"{path}: {path.stat().st_size/1e3:.1f} kB")
 
 
 if __name__ == "__main__": main()
