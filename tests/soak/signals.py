@@ -89,7 +89,7 @@ def measure(folder: Path, quick: bool) -> dict:
     cases += [(s, 2, to, "stepping") for s, to in product(SIGNALS, ("first", "last", "all"))]
     cases += [("SIGTERM", 2, "all", "twice"), ("SIGTERM", 2, "last", "saving")]
     if quick: cases = [("SIGTERM", 1, "all", "saving"), ("SIGUSR1", 1, "all", "stepping"), ("SIGTERM", 2, "last", "stepping")]
-    rows = [many(folder, *case, 1 if quick else 5) for case in cases]
+    rows = [many(folder, *case, 1 if quick else 3) for case in cases]
     stops, hangs = sum(o["n"] for o in rows), sum(o["hangs"] for o in rows)
     done(lambda: pictures(folder/"pictures"))
     commands = [] if quick else [command(folder, name, n) for name, n in product(SIGNALS, (1, 2))]
