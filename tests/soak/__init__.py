@@ -77,7 +77,7 @@ def ended(pid: int, seconds: float = 120.) -> int:
 
 def done(work):
     "`work()` in a process of its own, to its end."
-    if code := ended(fork(work), 600): raise RuntimeError(f"soak: a run ended with {code}")
+    if code := ended(fork(work), 3600): raise RuntimeError(f"soak: a run ended with {code}")
 
 
 def team(n: int, work) -> list[int]:
