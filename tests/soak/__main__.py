@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("kills", "saves", "damage", "signals", "ranks")
+NAMES = ("kills", "saves", "damage", "signals", "commands", "ranks")
 
 
 def main():
