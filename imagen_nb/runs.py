@@ -196,6 +196,7 @@ def launch(out: Path, stage: int | None, held_out: int, processes: int, executio
         child.send_signal(signal.SIGTERM)
         raise KeyboardInterrupt
     handlers = {signal.SIGTERM: forward, signal.SIGINT: signal.default_int_handler}  # a job in the background ignores Ctrl-C
+    if hasattr(signal, "SIGUSR1"): handlers[signal.SIGUSR1] = forward
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try: code = child.wait()
     except KeyboardInterrupt:  # the child knows: a terminal tells both

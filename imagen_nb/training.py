@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from .cascade import (CONFIGS, SCHEDULES, Draws, Stage, StageConfig, config_to_dict, lowres_pair,
                                noisy_lowres, sample_in_parts)
-from .checkpoint import CheckpointError, checkpoints, load_directory, prune, save_directory
+from .checkpoint import (CheckpointError, checkpoints, load_directory, load_into, locked,
+                                  prune, save_directory)
 from .data import Batch, Crop, permute, resize
 from .diffusion import alpha_sigma, broadcast_to, to_eps, to_v
 from .health import StopSignal, TrainingError, check_pictures, replace_text
@@ -575,6 +576,7 @@ class Run:
         self.samples = Samples(stage.config, dataset, text, config, self.rank, self.ranks, self.device)
         self.execution = Execution(**execution).settle(stage.config, config, self.samples)
         self.out,self.step,self.misses,self.clock = Path(out_dir), 0, 0, Stopwatch(self.device)
+        self.row = None  # of the log, begun before a stop
         if self.execution.compile: self.samples.text_multiple = 32
         if (share := config.batch//self.ranks) < self.execution.accumulate:
             raise ValueError(f"Trainer: accumulate, got {self.execution.accumulate},"
@@ -600,16 +602,26 @@ class Run:
         "Go on from the newest checkpoint, if there is one."
         if (found := newest_checkpoint(self.out)) is None: return
         tensors,meta = found
-        self.network.load_state_dict(tensors["network"])
-        self.average.load_state_dict(tensors["average"])
-        load_optimizer_tensors(self.optimizers, tensors.get("optimizer", {}))
-        self.step = meta["step"]
+        where = f"Trainer: {self.out}, step {meta['step']}"
+        if missing := {"network", "average", "optimizer"} - tensors.keys():
+            raise CheckpointError(f"{where}: got no {', '.join(sorted(missing))}, expected all three")
+        load_into(self.average, tensors["average"], f"{where}, average")
+        load_into(self.network, tensors["network"], f"{where}, network")
+        load_optimizer_tensors(self.optimizers, tensors["optimizer"])
+        self.step,self.row = meta["step"], meta.get("log")
 
-    def write(self):
+    def begin(self) -> Log:
+        "Get ready; the log goes on where the checkpoint was."
+        self.prepare()
+        return Log(self, start=self.step, begun=self.row)
+
+    def write(self,
+        row:dict, # of the log, begun
+    ):
         "A complete checkpoint, or none."
         state = dict(network=dict(self.network.state_dict()), average=dict(self.average.state_dict()),
                      optimizer=optimizer_tensors(self.optimizers))
-        meta = dict(kind="training", step=self.step, ranks=self.ranks)
+        meta = dict(kind="training", step=self.step, ranks=self.ranks, log=row)
         save_directory(self.out/f"step_{self.step:08d}", state, meta)
         prune(self.out, self.config.keep)
 
@@ -620,8 +632,9 @@ class Run:
                                 " what was saved before stays. Lower the learning rate.")
         problem = None
         with self.clock("saving"):
+            row = self.log.begun()  # over all processes
             try:
-                if self.rank==0: self.write()
+                if self.rank==0: self.write(row)
             except (OSError, CheckpointError) as e: problem = e
             has_failed = any_rank(self.accelerator, problem is not None)
         self.misses = self.misses + 1 if has_failed else 0
@@ -665,8 +678,8 @@ class Trainer(Run):
 
     def fit(self) -> Stage:
         "Train from the newest checkpoint to the end; returns the stage with averaged weights."
-        self.prepare()
-        with StopSignal() as stop, closing(Log(self, start=self.step)) as self.log:
+        alone = locked(self.out) if self.rank==0 else nullcontext()
+        with alone, StopSignal() as stop, closing(self.begin()) as self.log:
             self.watch()  # what a stop left out
             for batch,draws in self.clock.each("waiting", self.samples.batches(self.step)):
                 self.log.add(self.train_step(batch, draws), draws)

@@ -215,6 +215,21 @@ def stopped_after(trainer, step: int):
     with pytest.raises(RuntimeError, match="crash"): trainer.fit()
 
 
+def test_the_log_goes_on_in_the_middle_of_a_row(tmp_path):
+    "Stopped by a signal, by a crash, and not at all: the same rows but for times."
+    from soak import TIMES
+    make_trainer(tmp_path/"whole", 25).fit()
+    stopped_after(make_trainer(tmp_path/"run", 25), 7)
+    trainer = make_trainer(tmp_path/"run", 25)
+    step = trainer.train_step
+    trainer.train_step = lambda *args: (trainer.step == 12 and os.kill(os.getpid(), signal.SIGTERM), step(*args))[1]
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 13, saved"): trainer.fit()
+    make_trainer(tmp_path/"run", 25).fit()
+    whole, parts = ([{k: v for k, v in json.loads(o).items() if k not in TIMES} for o in (tmp_path/name/"log.jsonl").read_text().splitlines()]
+                    for name in ("whole", "run"))
+    assert whole == parts and [row["step"] for row in whole] == [20, 25]
+
+
 def test_the_trainer_holds_its_directory_while_it_runs_and_lets_go(tmp_path):
     trainer, seen = make_trainer(tmp_path/"run", steps=6), []
     inner = trainer.train_step

@@ -218,6 +218,26 @@ def test_the_average_follows_the_network_at_every_step(tmp_path):
     for k in first: torch.testing.assert_close(later[k], decay*first[k] + (1 - decay)*second[k])
 
 
+def test_steps_are_loss_gradient_clip_update_and_average_written_out(tmp_path):
+    "Against the same written out with torch alone, and nothing left over from step to step."
+    changes = dict(optimizer="adam", clip=.05, lr=1e-2)
+    make_trainer(tmp_path/"run", 3, **changes).fit()
+    trainer = make_trainer("unused", 3, **changes)
+    stage, network = trainer.stage, trainer.stage.network.train()
+    adam, average, norms = torch.optim.Adam(network.parameters(), betas=trainer.config.betas), {}, []
+    for k, (batch, draws) in enumerate(trainer.samples.batches(0)):
+        gradients = torch.autograd.grad(stage.loss(batch, draws).mean(), list(network.parameters()))
+        norms.append(torch.cat([g.flatten() for g in gradients]).norm())
+        for p, g in zip(network.parameters(), gradients): p.grad = g*min(1, .05/norms[-1])
+        adam.param_groups[0]["lr"] = 1e-2*(k + 1)/4  # four steps of warm-up
+        adam.step()
+        decay = (1 - 1/(k + 1))**trainer.config.ema_power
+        average = {n: decay*average.get(n, 0) + (1 - decay)*p.detach() for n, p in network.named_parameters()}
+    assert min(norms) > .05  # all were clipped
+    for found, expected in zip(final(tmp_path/"run", 3), (dict(network.named_parameters()), average)):
+        for name, v in expected.items(): torch.testing.assert_close(found[name], v.detach(), atol=2e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("moment", ["step 3", "step 13", "saving 15"])
 def test_killed_and_resumed_is_bit_equal(reference, tmp_path, moment):
     "SIGKILL before the first checkpoint, between two, and while one is being written."

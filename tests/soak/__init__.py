@@ -36,14 +36,15 @@ PICTURES = 50
 STAGE = StageConfig(size=8, target="x0", loss_weight="capped", network=UNetConfig(
     dim=8, mults=(1,), blocks=1, attention=(True,), head_dim=8, text_dim=6, text_width=8, emb_dim=16))
 CONFIG = dict(batch=8, optimizer="adam", lr=1e-3, warmup=4, save_every=4, ema=1.)
-PHASES = ("starting", "resuming", "stepping", "saving", "pruning", "logging", "between")
+PHASES = ("starting", "resuming", "stepping", "saving", "pruning", "logging", "validating", "between")
 
 
 def make_trainer(out, steps, **changes) -> Trainer:
     "A small run."
     torch.manual_seed(0)
     world = ShapesWorld("train", level="quick", size=8, length=PICTURES)
-    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, progress=False)
+    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out,
+                   progress=False, validate_every=100, sample_every=0)
 
 
 # ---------------------------------------------------------------- processes
@@ -76,7 +77,7 @@ def ended(pid: int, seconds: float = 120.) -> int:
 
 def done(work):
     "`work()` in a process of its own, to its end."
-    if code := ended(fork(work), 600): raise RuntimeError(f"soak: a run ended with {code}")
+    if code := ended(fork(work), 3600): raise RuntimeError(f"soak: a run ended with {code}")
 
 
 def team(n: int, work) -> list[int]:
@@ -124,6 +125,7 @@ class Watch:
         training.save_directory, training.prune = noted(training.save_directory, "saving"), noted(training.prune, "pruning")
         training.newest_checkpoint = noted(training.newest_checkpoint, "resuming")
         training.Log.write = noted(training.Log.write, "logging")
+        training.validation_loss = noted(training.validation_loss, "validating")
         inner = noted(trainer.train_step, "stepping")
         handle = os.open(ids, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if ids else None
         def step(batch, draws):
@@ -143,15 +145,15 @@ def saved_step(out: Path) -> int:
     return int(STEP.fullmatch(found[0].name)[1]) if found else 0
 
 
-TIMES = ("images_per_s", "waiting", "updating", "saving", "memory_gib")
+TIMES = ("images_per_s", "waiting", "updating", "saving", "watching", "memory_gib")
 
 
 def state(out: Path, step: int) -> dict:
-    "Weights, averages, optimizer and log of a finished run, byte for byte but for times."
+    "Weights, averages, optimizer and logs of a finished run, byte for byte but for times."
     folder = out/f"step_{step:08d}"
     files = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "meta.json"}
-    rows = [json.loads(o) for o in (out/"log.jsonl").read_text().splitlines()]
-    return files | dict(log=[{k: v for k, v in row.items() if k not in TIMES} for row in rows])
+    rows = {name: [json.loads(o) for o in (out/f"{name}.jsonl").read_text().splitlines()] for name in ("log", "validation")}
+    return files | {name: [{k: v for k, v in row.items() if k not in TIMES} for row in o] for name, o in rows.items()}
 
 
 def differences(a: dict, b: dict) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("kills", "saves", "damage", "signals", "ranks")
+NAMES = ("kills", "saves", "damage", "signals", "commands", "ranks")
 
 
 def main():
@@ -32,7 +32,7 @@ def write(out: Path, name: str, told: dict, quick: bool, seconds: float):
     import torch
     module = importlib.import_module(f"soak.{name}")
     card = dict(what=module.__doc__, command=f"python -m soak {name}{' --quick'*quick}", seconds=round(seconds),
-                device=f"{os.cpu_count()} CPU cores", python=platform.python_version(), torch=torch.__version__,
+                device=f"{os.cpu_count()} CPU cores", load=round(os.getloadavg()[1], 1), python=platform.python_version(), torch=torch.__version__,
                 accelerate=accelerate.__version__, safetensors=safetensors.__version__, **told)
     out.mkdir(parents=True, exist_ok=True)
     file = out/f"soak-{name}.json"

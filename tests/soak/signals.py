@@ -2,8 +2,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import product
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from imagen_nb.checkpoint import checkpoints, verify
 
-from . import Watch, bound, done, ended, fork, make_trainer, quantiles, saved_step, team
+from . import Watch, bound, ended, fork, make_trainer, quantiles, saved_step, team
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 STEPS, PATIENCE = 100_000, 60  # no run ends by itself; one that takes longer to stop has hung
@@ -58,39 +56,12 @@ def many(folder: Path, name: str, processes: int, to: str, when: str, n: int) ->
                 seconds=quantiles([o["seconds"] for o in found]), codes=dict(Counter(str(c) for o in found for c in o["codes"])))
 
 
-def pictures(folder: Path):
-    "A few captioned pictures."
-    from imagen_nb.data import ShapesWorld
-    from imagen_nb.runs import save_picture
-    folder.mkdir()
-    for i, image in enumerate(ShapesWorld("train", level="quick", size=64).images(range(6))): save_picture(image, folder/f"{i}.png")
-
-
-def command(folder: Path, name: str, processes: int) -> dict:
-    "The same of `imagen-nb train`, launcher and all."
-    out = folder/f"{name}-{processes}"
-    words = f"train toy --data {folder/'pictures'} --out {out} --stage 0 --processes {processes} --set training.0.steps={STEPS}"
-    words += " --set training.0.batch=4 --set training.0.save_every=50 --set stages.0.network.dim=16 --set stages.0.network.head_dim=16"
-    child = subprocess.Popen([sys.executable, "-m", "imagen_nb.cli", *words.split()], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until = time.monotonic() + 3*PATIENCE
-    while not saved_step(out/"32px") and time.monotonic() < until: time.sleep(.05)
-    since = time.monotonic()
-    if name == "SIGINT": os.killpg(child.pid, signal.SIGINT)  # as a terminal does
-    else: child.send_signal(getattr(signal, name))
-    told = child.communicate(timeout=PATIENCE)[1].strip().splitlines()[-1].replace(str(folder), "")
-    seconds = round(time.monotonic() - since, 2)
-    verify(checkpoints(out/"32px")[0])
-    return dict(signal=name, processes=processes, code=child.returncode, seconds=seconds, saved=saved_step(out/"32px"), told=told)
-
-
 def measure(folder: Path, quick: bool) -> dict:
     "Card of every combination."
     cases = [(s, 1, "all", when) for s, when in product(SIGNALS, ("stepping", "twice", "saving"))]
     cases += [(s, 2, to, "stepping") for s, to in product(SIGNALS, ("first", "last", "all"))]
     cases += [("SIGTERM", 2, "all", "twice"), ("SIGTERM", 2, "last", "saving")]
     if quick: cases = [("SIGTERM", 1, "all", "saving"), ("SIGUSR1", 1, "all", "stepping"), ("SIGTERM", 2, "last", "stepping")]
-    rows = [many(folder, *case, 1 if quick else 5) for case in cases]
+    rows = [many(folder, *case, 1 if quick else 3) for case in cases]
     stops, hangs = sum(o["n"] for o in rows), sum(o["hangs"] for o in rows)
-    done(lambda: pictures(folder/"pictures"))
-    commands = [] if quick else [command(folder, name, n) for name, n in product(SIGNALS, (1, 2))]
-    return dict(stops=stops, hangs=hangs, hangs_at_most=bound(hangs, stops), cases=rows, commands=commands)
+    return dict(stops=stops, hangs=hangs, hangs_at_most=bound(hangs, stops), cases=rows)
