@@ -104,6 +104,20 @@ def append(
     return True
 
 
+def save_png(
+    picture,     # PIL image
+    path: Path,  # file; its folder is made
+) -> bool:       # False: the disk did not take it, and there is no file
+    "Save a picture, whole or not at all."
+    try:
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+    except OSError:
+        with suppress(OSError): path.unlink(missing_ok=True)
+        return False
+    return True
+
+
 def flat(
     row: dict,        # numbers, lists and dictionaries of numbers
     prefix: str = "", # before every name
@@ -206,16 +220,18 @@ class Log:
         self.reset()
 
     def note(self,
-        kind: str,                   # "log", "validation" or "samples"
-        row: dict,                   # with its step
-        picture: Path | None = None, # file that goes with it
+        kind: str,      # "log", "validation" or "samples"
+        row: dict,      # with its step
+        picture=None,   # PIL image that goes with it
     ):
-        "Write a row to its file, show it, hand it to the trackers."
+        "Write a row to its file, show it, hand it to the trackers; a full disk is one warning more."
         if not self.is_main: return
         self.steps[kind][row["step"]] = row
         is_kept = append(self.out/f"{kind}.jsonl", json.dumps(row) + "\n")
         if kind == "log": is_kept &= append(self.out/"log.csv", csv_lines([row], header=False))
-        if not is_kept: warnings.warn(f"Log: {self.out}, a row of step {row['step']} could not be written")
+        if picture is not None:
+            is_kept &= save_png(picture, self.out/kind/f"step_{row['step']:08d}.png")
+        if not is_kept: warnings.warn(f"Log: what step {row['step']} has to say could not be written whole to {self.out}")
         if self.show: self.show.update(kind, row)
         for tracker in self.trackers: tracker.note(kind, row, picture)
 
@@ -273,6 +289,11 @@ def in_notebook() -> bool:
 
 # ---------------------------------------------------------------- trackers
 
+def values_of(kind: str, row: dict) -> list[tuple[str, float]]:
+    "Numbers of a row, named for a tracker."
+    return [(f"{kind}/{name}", value) for name, value in flat(row).items() if name != "step"]
+
+
 class TensorBoard:
     "Event files in RUN/tensorboard."
     package = "tensorboard"
@@ -281,9 +302,10 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(out/"tensorboard", purge_step=start + 1)
 
-    def note(self, kind: str, row: dict, picture: Path | None):
-        for name, value in flat(row).items(): self.writer.add_scalar(f"{kind}/{name}", value, row["step"])
-        if picture: self.writer.add_image(kind, pixels(picture), row["step"], dataformats="HWC")
+    def note(self, kind: str, row: dict, picture):
+        import numpy as np
+        for name, value in values_of(kind, row): self.writer.add_scalar(name, value, row["step"])
+        if picture is not None: self.writer.add_image(kind, np.asarray(picture), row["step"], dataformats="HWC")
         self.writer.flush()
 
     def close(self): self.writer.close()
@@ -303,9 +325,9 @@ class WandB:
         self.run = wandb.init(project="imagen_nb", name=f"{out.resolve().parent.name} {out.name}", dir=str(out), mode=mode)
         self.run.define_metric("*", step_metric="step")
 
-    def note(self, kind: str, row: dict, picture: Path | None):
-        values = {f"{kind}/{name}": value for name, value in flat(row).items() if name != "step"}
-        if picture: values[f"{kind}/picture"] = self.image(pixels(picture))
+    def note(self, kind: str, row: dict, picture):
+        values = dict(values_of(kind, row))
+        if picture is not None: values[f"{kind}/picture"] = self.image(picture)
         self.run.log(values | dict(step=row["step"]))
 
     def close(self): self.run.finish()
@@ -340,13 +362,6 @@ class Quiet:
 
     def close(self):
         if self.tracker is not None: self.attempt(self.tracker.close)
-
-
-def pixels(picture: Path):
-    "A picture file as bytes (h w 3)."
-    import numpy as np
-    from PIL import Image
-    return np.asarray(Image.open(picture).convert("RGB"))
 
 
 def is_reachable(host: str) -> bool:

@@ -358,7 +358,8 @@ def plot_log(
     fig, axes = plt.subplots(1, 3 if checks else 2, figsize=(WIDTH, 2.3), layout="constrained")
     steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
     axes[0].plot(steps, losses, lw=.6, alpha=.35, color=BLUE)
-    axes[0].plot(steps, _running_mean(losses, .9), lw=1.6, color=BLUE, label="training")
+    smooth = _running_mean(losses, .9 if len(rows) > 30 else 0.)
+    axes[0].plot(steps, smooth, lw=1.6, color=BLUE, label="training")
     if checks:
         means = [sum(r["loss"]) / len(r["loss"]) for r in checks]
         axes[0].plot([r["step"] for r in checks], means, "o-", ms=3, lw=1, color=ORANGE, label="validation")

@@ -712,10 +712,8 @@ class Trainer(Run):
                 self.log.note("validation", now | dict(on=on) | validation_loss(stage, pictures, self.text))
             if self.is_new("samples", e.sample_every):
                 images,lowres = draw_samples(stage, pictures, self.text)
-                file = self.out/"samples"/f"step_{self.step:08d}.png"
-                file.parent.mkdir(exist_ok=True)
-                image_grid(images if lowres is None else [lowres, images]).save(file)
-                self.log.note("samples", now | describe_samples(images, lowres), file)
+                grid = image_grid(images if lowres is None else [lowres, images])
+                self.log.note("samples", now | describe_samples(images, lowres), grid)
 
     def stop(self):
         "End early, and say what is on disk."

@@ -130,6 +130,11 @@ def test_a_full_disk_leaves_the_log_whole(tmp_path, monkeypatch):
     assert not logs.append(path, "two\n")
     monkeypatch.undo()
     assert path.read_text() == "one\n"
+    class Heavy:
+        def save(self, path):
+            path.write_bytes(b"half a")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not logs.save_png(Heavy(), tmp_path/"samples"/"a.png") and not (tmp_path/"samples"/"a.png").exists()
 
 
 def test_a_stopwatch_adds_up():
@@ -227,8 +232,9 @@ def test_trackers_that_are_missing_or_unknown_are_one_line(monkeypatch):
 
 
 def test_pictures_reach_the_trackers(packages, tmp_path, run):
+    from PIL import Image
     quiet = logs.Quiet("tensorboard", tmp_path, 0)
-    quiet.note("samples", dict(step=40, std=.5), run/"samples"/"step_00000040.png")
+    quiet.note("samples", dict(step=40, std=.5), Image.open(run/"samples"/"step_00000040.png"))
     name, args, options = next(c for c in packages.calls if c[0] == "add_image")
     assert args[0] == "samples" and args[1].shape == (38, 38, 3) and args[2] == 40 and options == dict(dataformats="HWC")
 
