@@ -511,7 +511,8 @@ def draw_samples(
     rows = [permute(VALIDATION*total + k, total, 0) for k in range(n)]
     lowres = resize(dataset.images(rows, c.size), (c.lowres_size,)*2) if c.lowres_size else None
     captions = [dataset.caption(i, VALIDATION) for i in rows]
-    return sample_in_parts(stage, text[captions], lowres, list(range(n)), 1 if lowres is not None else n), lowres
+    at_once = n if lowres is None else 1
+    return sample_in_parts(stage, text[captions], lowres, list(range(n)), at_once), lowres
 
 # %% ../nbs/11_training.ipynb #dcc29856
 def describe_samples(
@@ -572,18 +573,17 @@ class Run:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.ranks,self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.stage,self.dataset,self.text,self.config = stage, dataset, text, config
-        self.valid,self.device = valid, self.accelerator.device
+        self.valid,self.device,self.row = valid, self.accelerator.device, None  # row: of the log, begun
         self.samples = Samples(stage.config, dataset, text, config, self.rank, self.ranks, self.device)
         self.execution = Execution(**execution).settle(stage.config, config, self.samples)
         self.out,self.step,self.misses,self.clock = Path(out_dir), 0, 0, Stopwatch(self.device)
-        self.row = None  # of the log, begun before a stop
         if self.execution.compile: self.samples.text_multiple = 32
         if (share := config.batch//self.ranks) < self.execution.accumulate:
             raise ValueError(f"Trainer: accumulate, got {self.execution.accumulate},"
                              f" expected at most {share}, a process's samples in a step")
 
-    def prepare(self):
-        "Claim the directory, look at the data, place the network, load the newest checkpoint."
+    def prepare(self) -> Log:
+        "Claim the directory, look at the data, place the network, go on from the newest checkpoint."
         if self.ranks > 1 and self.device.type=="cpu": torch.set_num_threads(1)
         torch.set_flush_denormal(True)
         config,size = self.stage.config, self.stage.config.size
@@ -597,6 +597,7 @@ class Run:
         self.network.recompute = self.execution.recompute
         if self.execution.compile: compile_blocks(self.network)
         self.stage = Stage(config, self.accelerator.prepare(self.network))
+        return Log(self, start=self.step, begun=self.row)
 
     def resume(self):
         "Go on from the newest checkpoint, if there is one."
@@ -609,11 +610,6 @@ class Run:
         load_into(self.network, tensors["network"], f"{where}, network")
         load_optimizer_tensors(self.optimizers, tensors["optimizer"])
         self.step,self.row = meta["step"], meta.get("log")
-
-    def begin(self) -> Log:
-        "Get ready; the log goes on where the checkpoint was."
-        self.prepare()
-        return Log(self, start=self.step, begun=self.row)
 
     def write(self,
         row:dict, # of the log, begun
@@ -638,9 +634,9 @@ class Run:
             except (OSError, CheckpointError) as e: problem = e
             has_failed = any_rank(self.accelerator, problem is not None)
         self.misses = self.misses + 1 if has_failed else 0
-        what = f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'}); what was saved before stays"
-        is_over = self.misses==MISSES or has_failed and self.step==self.config.steps
-        if is_over: raise TrainingError(what)
+        what = (f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'});"
+                " what was saved before stays")
+        if self.misses==MISSES or has_failed and self.step==self.config.steps: raise TrainingError(what)
         if problem: warnings.warn(f"{what}, the next save tries again")
 
 # %% ../nbs/11_training.ipynb #8c5d73c5
@@ -679,7 +675,7 @@ class Trainer(Run):
     def fit(self) -> Stage:
         "Train from the newest checkpoint to the end; returns the stage with averaged weights."
         alone = locked(self.out) if self.rank==0 else nullcontext()
-        with alone, StopSignal() as stop, closing(self.begin()) as self.log:
+        with alone, StopSignal() as stop, closing(self.prepare()) as self.log:
             self.watch()  # what a stop left out
             for batch,draws in self.clock.each("waiting", self.samples.batches(self.step)):
                 self.log.add(self.train_step(batch, draws), draws)
