@@ -290,7 +290,7 @@ def not_constant(std: float) -> Finding:
 
 def not_saturated(saturated: float, truth: float | None = None) -> Finding:
     "Not many more black and white pixels than in real pictures."
-    limit = .95 if truth is None else min(.95, truth + .15)  # reference: .06 to .23 below the truth of the same captions
+    limit = .95 if truth is None else min(.95, truth + .15)  # reference: .10 to .22 below the truth of the same captions
     beside = "" if truth is None else f", {100*truth:.0f} % in real pictures"
     return say("saturation", f"{100*saturated:.0f} % of values at the ends{beside}",
                ("warning", saturated > limit, "lower w, or threshold='dynamic'"))

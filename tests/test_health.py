@@ -227,7 +227,7 @@ def test_the_reference_runs_lie_in_their_band_and_a_bad_run_does_not():
         assert [o["level"] for o in stage["left_out"]] == ["ok"]*3, name  # each run in the band of the others
         last = stage["moments"][-1]
         assert sum(v[2] for v in last["loss"]) < .8*sum(v[1] for v in last["trivial"]) and len(last["text_gain"]) == 3
-        assert all(g["high"] < 0 for g in last["text_gain"])  # captions help every stage, the base a thousand times more
+        assert all(g["high"] < 0 for g in last["text_gain"])  # captions help every stage, the base hundreds of times more
     assert all(g["high"] < -.05 for moment in card()["stages"]["32px"]["moments"] for g in moment["text_gain"])
 
 
