@@ -510,7 +510,8 @@ def draw_samples(
     rows = [permute(VALIDATION*total + k, total, 0) for k in range(n)]
     lowres = resize(dataset.images(rows, c.size), (c.lowres_size,)*2) if c.lowres_size else None
     captions = [dataset.caption(i, VALIDATION) for i in rows]
-    return sample_in_parts(stage, text[captions], lowres, list(range(n)), 1 if lowres is not None else n), lowres
+    at_once = n if lowres is None else 1  # enlarged pictures may be large
+    return sample_in_parts(stage, text[captions], lowres, list(range(n)), at_once), lowres
 
 # %% ../nbs/11_training.ipynb #dcc29856
 def describe_samples(
@@ -625,7 +626,8 @@ class Run:
             except (OSError, CheckpointError) as e: problem = e
             has_failed = any_rank(self.accelerator, problem is not None)
         self.misses = self.misses + 1 if has_failed else 0
-        what = f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'}); what was saved before stays"
+        why = problem or "see the first process"
+        what = f"Trainer: step {self.step} could not be saved ({why}); what was saved before stays"
         is_over = self.misses==MISSES or has_failed and self.step==self.config.steps
         if is_over: raise TrainingError(what)
         if problem: warnings.warn(f"{what}, the next save tries again")
