@@ -37,7 +37,7 @@ def cost() -> dict:
     stages, speed = card("toy-full")["seeds"][0]["stages"], card("sampling")
     toy = card("toy")["seeds"]
     shares = [100*run["scores"][size]["all"]["all"]["share"] for run in toy for size in ("512",)]
-    minutes = sorted(run["seconds"]/60 for run in toy)
+    minutes = sorted(seconds/60 for seconds in card("toy")["two_processes"]["seconds"])
     own = [stage for run in card("symbols")["seeds"] for stage in run["stages"].values()]
     hours = sum(o["training_seconds"] for o in stages.values())/3600
     return dict(
