@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .checkpoint import assets, load_directory, save_directory
+from .checkpoint import assets, load_directory, load_into, save_directory
 from .data import Batch, resize
 from .diffusion import cosine_log_snr, diffusion_loss, linear_log_snr, q_sample, to_x0
 from .efficient_unet import EfficientUNet, EfficientUNetConfig
@@ -440,7 +440,8 @@ def load_stage(
     "A stage from what a file holds."
     stage = Stage(config_from_dict(values, *CONFIGS))
     full = lambda v: v.float() if v.is_floating_point() else v
-    stage.network.load_state_dict({name: full(v) for name,v in tensors.items()})
+    weights = {name: full(v) for name,v in tensors.items()}
+    load_into(stage.network, weights, f"load_stage: {stage.config.size} px")
     stage.network.eval()
     stage.is_trained = is_trained
     return stage

@@ -186,6 +186,21 @@ def test_a_picture_depends_on_its_own_seed_and_caption_only(sampler):
     assert (images[0] - images[2]).abs().max() > 1e-4, "the caption must matter"
 
 
+def test_guidance_enlarges_each_picture_beside_its_neighbors():
+    "Both branches of a batch see the low-res picture of their own row."
+    stage, low = awake(SR_STAGE), WORLD.images([1, 2, 3], 16)
+    images = stage.sample(text(3), low, seeds=[5, 6, 7], w=3.)
+    for k in range(3):
+        alone = stage.sample(text(3).rows([k]), low[[k]], seeds=[5 + k], w=3.)
+        torch.testing.assert_close(alone, images[[k]], atol=1e-3, rtol=0)
+
+
+def test_what_was_never_trained_is_still_untrained_when_loaded(tmp_path):
+    imagen = Imagen(None, [awake(BASE_STAGE), Stage(SR_STAGE)])
+    imagen.save_pretrained(tmp_path/"m")
+    assert [o.is_trained for o in Imagen.from_pretrained(tmp_path/"m").stages] == [True, False]
+
+
 def test_cascade_runs_saves_and_loads(tmp_path):
     imagen = Imagen(None, [awake(BASE_STAGE), awake(SR_STAGE)])
     first, second = imagen.sample(text(2), return_all=True, batch_size=1, w=[2., 1.])

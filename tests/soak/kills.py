@@ -30,7 +30,9 @@ def one_life(out: Path, steps: int, limit: int, aim: str | None, seconds: float,
     "Start, kill within so many seconds of work, or within the first phase aimed at; phase and step of death."
     watch, moment = Watch(), r.uniform(0, seconds)
     pid = fork(lambda: train(out, steps, watch, limit))
-    if aim: watch.wait(aim, 300) and time.sleep(r.uniform(0, .02 if aim == "saving" else .002))
+    if aim:
+        while not watch.wait(aim, 1) and watch.step() < limit: pass
+        time.sleep(r.uniform(0, .02 if aim == "saving" else .002))
     else:
         while worked(pid) < moment and watch.step() < limit: time.sleep(.002)
     os.kill(pid, signal.SIGKILL)
