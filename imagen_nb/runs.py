@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -108,8 +109,11 @@ def open_data(recipe: Recipe, split: str = "train"):
 
 
 def held_back(recipe: Recipe):
-    "Captioned pictures for validation; None: the user keeps none back."
-    return open_data(recipe, "valid") if recipe.data is None or recipe.data.held_out else None
+    "Captioned pictures for validation; None: the user keeps none back, or so small a share that it is empty."
+    if recipe.data is not None and not recipe.data.held_out: return None
+    try: return open_data(recipe, "valid")
+    except ValueError as e:
+        warnings.warn(f"train: validation on training pictures: {e}")
 
 
 def make_encoder(recipe: Recipe):

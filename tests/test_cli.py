@@ -25,7 +25,7 @@ from imagen_nb.text import EmbeddingCache, TextEncoder
 TINY = [f"--set={path}={value}" for k in range(3) for path, value in (
     (f"training.{k}.steps", 2), (f"training.{k}.batch", 4), (f"training.{k}.warmup", 1), (f"stages.{k}.steps", 2))]
 TINY += ["--set=stages.0.network.dim=16", "--set=stages.0.network.head_dim=16", "--set=stages.1.network.channels=(16,16)",
-         "--set=stages.2.network.channels=(16,16)", "--processes=1"]
+         "--set=stages.2.network.channels=(16,16)", "--validate-every=0", "--sample-every=0", "--processes=1"]
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,15 @@ def trained(folder, tmp_path_factory):
 
 def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runs, "open_data", lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40))
-    command = ["train", "toy", "--out", str(tmp_path/"run"), "--held-out", "2", *TINY]
+    command = ["train", "toy", "--out", str(tmp_path/"run"), "--held-out", "2", *TINY, "--validate-every=2", "--sample-every=2"]
     assert main(command) == 0
     scores = json.loads((tmp_path/"run"/"scores.json").read_text())
     assert {"32", "128", "512", "seconds"} == set(scores) and scores["512"]["all"]["all"]["n"] == 2
-    for name in ("samples.png", "model/manifest.json", "samples/00001_512.png", "32px/log.jsonl"):
+    for name in ("samples.png", "model/manifest.json", "samples/00001_512.png", "32px/log.jsonl", "128px/log.csv", "512px/samples/step_00000002.png"):
         assert (tmp_path/"run"/name).exists(), name
+    for size in (32, 128, 512):
+        check, look = (json.loads((tmp_path/"run"/f"{size}px"/f"{name}.jsonl").read_text()) for name in ("validation", "samples"))
+        assert check["on"] == "valid" and check["n"] == 64 and (look["lowres_gap"] is None) == (size == 32)
     assert main(command) == 0 and "is finished" in capsys.readouterr().out
     assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
 

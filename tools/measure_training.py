@@ -61,6 +61,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--recipe", default="toy")
     p.add_argument("--steps", type=int, nargs="+", default=[60, 40, 40], help="measured steps of each stage")
+    p.add_argument("--note", default="", help="about the machine, for the card")
     p.add_argument("--out", type=Path)
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -69,7 +70,7 @@ def main():
         stages = [measure(recipe, k, stage, n, Path(folder)) for k, (stage, n) in enumerate(zip(first_stages(recipe), args.steps))]
     spent = [s["steps"]*s["seconds_per_step"] for s in stages]
     whole = {name: round(sum(a*s[name] for a, s in zip(spent, stages))/sum(spent), 4) for name in ("waiting", "updating", "saving", "watching")}
-    card = dict(what="shares of the time of a training run, one process, one thread", command=f"python tools/measure_training.py --recipe {args.recipe}",
+    card = dict(what="shares of the time of a training run, one process, one thread" + f"; {args.note}"*bool(args.note), command=f"python tools/measure_training.py --recipe {args.recipe}",
                 device=f"{torch.backends.cpu.get_cpu_capability()}, 1 thread", torch=torch.__version__, python=platform.python_version(),
                 whole=whole, stages=stages)
     print(json.dumps(card, indent=1))
