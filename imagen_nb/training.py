@@ -511,7 +511,7 @@ def draw_samples(
     rows = [permute(VALIDATION*total + k, total, 0) for k in range(n)]
     lowres = resize(dataset.images(rows, c.size), (c.lowres_size,)*2) if c.lowres_size else None
     captions = [dataset.caption(i, VALIDATION) for i in rows]
-    at_once = n if lowres is None else 1  # enlarged pictures may be large
+    at_once = n if lowres is None else 1
     return sample_in_parts(stage, text[captions], lowres, list(range(n)), at_once), lowres
 
 # %% ../nbs/11_training.ipynb #dcc29856
