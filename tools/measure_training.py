@@ -43,7 +43,7 @@ def measure(recipe, k, stage, steps, folder):
     rows = read_rows(trainer.out/"log.jsonl")[1:]  # the first also warms up
     step = config.batch/statistics.mean(r["images_per_s"] for r in rows)
     average = Stage(stage.config, trainer.average)
-    each = dict(save=seconds(trainer.write), validation=seconds(lambda: validation_loss(average, valid, text)),
+    each = dict(save=seconds(lambda: trainer.write(None)), validation=seconds(lambda: validation_loss(average, valid, text)),
                 samples=seconds(lambda: draw_samples(average, valid, text)))
     def often(every): return len({n for n in range(every, config.steps + 1, every)} | {config.steps})
     e, total = planned.execution, config.steps*step
