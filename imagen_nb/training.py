@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'LATE', 'VALIDATION', 'DRAWN', 'MISSES', 'keyed_times', 'draw', 'draw_crop', 'TrainConfig', 'learning_rate',
-           'ema_decay', 'update_ema', 'orthogonalize', 'Muon', 'make_optimizers', 'one_ahead', 'to_device', 'Samples',
-           'LinearPixels', 'other_captions', 'validation_samples', 'validation_loss', 'optimizer_tensors',
-           'load_optimizer_tensors', 'config_diff', 'with_defaults', 'claim_directory', 'describe_run',
-           'newest_checkpoint', 'any_rank', 'in_parts', 'is_finite', 'draw_samples', 'describe_samples', 'Execution',
-           'Run', 'Trainer']
+           'ema_decay', 'update_ema', 'orthogonalize', 'Muon', 'make_optimizers', 'one_ahead', 'loading_workers',
+           'to_device', 'Samples', 'LinearPixels', 'other_captions', 'validation_samples', 'validation_loss',
+           'optimizer_tensors', 'load_optimizer_tensors', 'config_diff', 'with_defaults', 'claim_directory',
+           'describe_run', 'newest_checkpoint', 'any_rank', 'in_parts', 'is_finite', 'draw_samples', 'describe_samples',
+           'Execution', 'Run', 'Trainer']
 
 # %% ../nbs/11_training.ipynb #30a75c17
 import copy
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from .cascade import (CONFIGS, SCHEDULES, Draws, Stage, StageConfig, config_to_d
                                noisy_lowres, sample_in_parts)
 from .checkpoint import (CheckpointError, checkpoints, load_directory, load_into, locked,
                                   prune, save_directory)
-from .data import Batch, Crop, permute, resize
+from .data import Batch, Crop, in_order, permute, resize
 from .diffusion import alpha_sigma, broadcast_to, to_eps, to_v
 from .health import StopSignal, TrainingError, check_pictures, replace_text
 from .logs import Log, Stopwatch, check_trackers
@@ -229,6 +230,13 @@ def one_ahead(
             if now is not None: yield now.result()
         if ahead is not None: yield ahead.result()
 
+def loading_workers(
+    device:torch.device, # where the network computes
+) -> int:                # processes
+    "Who prepares batches ahead: cores that nobody else needs; on a CPU there are none."
+    if device.type=="cpu": return 0
+    return min(8, max(1, (os.cpu_count() or 1)//max(1, torch.cuda.device_count()) - 1))
+
 # %% ../nbs/11_training.ipynb #f036e255
 def to_device(
     rows:NamedTuple,         # a Batch or Draws
@@ -254,6 +262,7 @@ class Samples:
                              f" expected a multiple of the {ranks} processes")
         self.stage_config,self.dataset,self.text,self.config = stage_config, dataset, text, config
         self.rank,self.ranks,self.device = rank, ranks, torch.device(device)
+        self.workers = loading_workers(self.device)
         self.text_multiple = 1  # captions are padded to a multiple; compiled code wants few lengths
 
     def __call__(self,
@@ -286,9 +295,9 @@ class Samples:
     ) -> Iterator[tuple[Batch,Draws]]:    # on the device
         "What every step from `start` to the last trains on."
         indices = map(self.index, range(start, self.config.steps))
-        if self.device.type=="cpu": yield from map(self, indices)
-        else: yield from ((to_device(batch, self.device), to_device(draws, self.device))
-                          for batch,draws in one_ahead(self, indices))
+        ready = in_order(self, indices, self.workers)
+        move = lambda pair: tuple(to_device(rows, self.device) for rows in pair)
+        yield from ready if self.device.type=="cpu" else one_ahead(move, ready)
 
 # %% ../nbs/11_training.ipynb #69ed5475
 class LinearPixels(nn.Module):

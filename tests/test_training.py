@@ -18,7 +18,7 @@ from imagen_nb.health import TrainingError, check_pictures, replace_text
 from imagen_nb.runs import save_picture
 from imagen_nb import training
 from imagen_nb.training import (Execution, Samples, TrainConfig, claim_directory, describe_samples, draw, draw_crop, draw_samples,
-                                ema_decay, in_parts, keyed_times, learning_rate, make_optimizers, one_ahead, orthogonalize, update_ema)
+                                ema_decay, in_parts, keyed_times, learning_rate, loading_workers, make_optimizers, one_ahead, orthogonalize, update_ema)
 from train_worker import STAGE, Letters, make_trainer
 
 HERE = Path(__file__).parent
@@ -133,12 +133,40 @@ def test_the_next_batch_is_made_ahead_and_none_beyond_the_last():
     with pytest.raises(ZeroDivisionError): next(results)
 
 
-def test_elsewhere_than_on_a_cpu_batches_come_from_a_thread(monkeypatch):
-    samples, asked, real = make_trainer("unused").samples, [], Samples.__call__
-    monkeypatch.setattr(Samples, "__call__", lambda self, index: asked.append(index[0].item()//8) or real(self, index))
-    samples.device = torch.device("meta")
+class Signed:
+    "A cache that notes in every text which process read it."
+    def __init__(self, text): self.text = text
+    def __getitem__(self, captions):
+        text = self.text[captions]
+        return text._replace(tokens=torch.full_like(text.tokens, os.getpid()))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_work_ahead_give_the_same_batches(workers):
+    samples, plain = (make_trainer("unused").samples for _ in range(2))
+    samples.workers, samples.text = workers, Signed(samples.text)
+    readers = set()
+    for (batch, draws), (expected, same) in zip(samples.batches(15), plain.batches(15), strict=True):
+        assert torch.equal(batch.index, expected.index) and torch.equal(batch.images, expected.images) and batch.captions == expected.captions
+        assert all(torch.equal(a, b) for a, b in zip(draws, same) if a is not None)
+        readers.add(int(batch.text.tokens[0, 0, 0]))
+    assert len(readers) == workers and os.getpid() not in readers
+
+
+def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
+    samples = make_trainer("unused").samples
+    assert samples.workers == 0
+    samples.device, samples.workers = torch.device("meta"), 1
     moved = [(b.images.device.type, b.text.tokens.device.type, d.eps.device.type) for b, d in samples.batches(17)]
-    assert asked == [17, 18, 19] and moved == [("meta",)*3]*3
+    assert moved == [("meta",)*3]*3
+
+
+def test_cores_that_nobody_needs_prepare_batches(monkeypatch):
+    gpu = torch.device("cuda")
+    for cores, gpus, workers in ((16, 1, 8), (16, 4, 3), (4, 1, 3), (2, 4, 1), (None, 0, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        assert loading_workers(gpu) == workers and loading_workers(torch.device("cpu")) == 0
 
 
 # ---------------------------------------------------------------- schedules and optimizers
