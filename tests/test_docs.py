@@ -200,6 +200,13 @@ def test_signatures_and_tables(checkout):
     assert "[source](https://github.com/a/b/blob/main/lib/small.py#L14-L19){.nb-source}" in text
 
 
+def test_a_class_is_made_as_its_base_says(tmp_path):
+    (tmp_path / "m.py").write_text('class A:\n    def __init__(self, x: int):  # a number\n        pass\n\nclass B(A):\n    "A child."\n\n'
+                                   'class C(B): pass\n\nclass D(dict): pass\n')
+    found = [s.signature for s in api_docs.read_symbols(tmp_path / "m.py", tmp_path, "m")]
+    assert found == ["A(x)", "B(x)", "C(x)", "D()"]
+
+
 def test_every_exported_symbol_has_an_entry():
     site = build_docs.Site(ROOT)
     for n in site.notebooks:

@@ -5,6 +5,7 @@ are plain text; only `backticks` mean something in them.
 """
 
 import ast
+import copy
 import io
 import re
 import tokenize
@@ -58,12 +59,13 @@ def read_symbols(path: Path, root: Path, page: str) -> list[Symbol]:
     source = path.read_text(encoding="utf-8")
     tree, comments, found = ast.parse(source), read_comments(source), []
     public = _all(tree)
+    classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
     for node in tree.body:
         if not isinstance(node, DEFINITIONS) or not _is_public(node.name):
             continue
         if public is not None and node.name not in public:
             continue
-        found.append(_symbol(node, node.name, page, path.relative_to(root), comments))
+        found.append(_symbol(_with_init(node, classes), node.name, page, path.relative_to(root), comments))
         for child in node.body if isinstance(node, ast.ClassDef) else []:
             if isinstance(child, DEFINITIONS[:2]) and _is_public(child.name):
                 name = f"{node.name}.{child.name}"
@@ -84,6 +86,19 @@ def _all(tree) -> list | None:
         if isinstance(node, ast.Assign) and _text(node.targets[0]) == "__all__":
             return ast.literal_eval(node.value)
     return None
+
+
+def _with_init(node, classes: dict):
+    "A class that takes over how it is made, as if it said so itself."
+    if not isinstance(node, ast.ClassDef) or any(getattr(n, "name", "") == "__init__" for n in node.body):
+        return node
+    for base in map(_text, node.bases):
+        for child in _with_init(classes[base], classes).body if base in classes else []:
+            if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+                copied = copy.copy(node)
+                copied.body = [*node.body, child]
+                return copied
+    return node
 
 
 def _is_public(name: str) -> bool:
