@@ -460,8 +460,8 @@ def test_the_benchmark_asks_both_branches_in_one_batch():
 
 
 def test_the_run_card_compares_equals():
-    "Parameters within 5 %, the same batch and dtype on both sides, five timings or more but for the slowest row."
+    "Parameters within 5 %, the same batch and dtype on both sides, five timings or more, three where a step of theirs takes over half a minute."
     card = json.loads((Path(__file__).parents[1]/"data"/"runs"/"bench-cpu.json").read_text())
     for row in card["rows"]:
         assert abs(row["ours"]["parameters"]/row["theirs"]["parameters"] - 1) < .05, row["row"]
-        assert row["repeats"] >= (3 if row["row"] == "efficient" else 4) and row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        assert row["repeats"] >= (3 if row["theirs"]["seconds"]["median"] > 30 else 5) and row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
