@@ -9,16 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from imagen_nb import health
-from imagen_nb.cascade import CONFIGS, Imagen, Stage, config_to_dict
+from imagen_nb.cascade import Imagen, Stage
 from imagen_nb.checkpoint import CheckpointError, assets, load_directory, load_meta, verify
 from imagen_nb.data import ShapesWorld
 from imagen_nb.health import LEVELS, Finding, say, soften, unknown
+from imagen_nb.logs import read_rows
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs import load_recipe, open_data, read_pictures, trained_stages
 from imagen_nb.text import EmbeddingCache
-from imagen_nb.training import TrainConfig, describe_samples, validation_loss
+from imagen_nb.training import describe_samples, validation_loss, with_defaults
 
-__all__ = ["doctor", "report", "picture_stats", "read_lines", "complete", "trained_as", "find_reference"]
+__all__ = ["doctor", "report", "picture_stats", "read_lines", "trained_as", "find_reference"]
 
 LARGE = 2**31             # bytes; of larger checkpoints only the sizes of files are looked at
 SMALL = 20_000_000        # parameters of all stages; so many draw in seconds on any machine
@@ -183,7 +184,7 @@ def look_at_origin(run: Path) -> Iterator[Finding]:
 def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
     "A saved cascade: every byte of it, its settings, and pictures that it draws if its encoder ships with the package."
     tensors, meta = load_directory(path)
-    configs, trained = list(map(complete, meta["stages"])), meta["trained"]
+    configs, trained = list(map(with_defaults, meta["stages"])), meta["trained"]
     missing = [f"{c['size']} px" for c, is_trained in zip(configs, trained) if not is_trained]
     yield say("model", f"{len(configs)} stages, digests agree", ("note", missing, f"never trained, so left out: {', '.join(missing)}"))
     n = FEW*(sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL) if draw is None else draw
@@ -267,27 +268,17 @@ def show(images: dict, truth: dict | None = None) -> dict:
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
     "Rows of JSON lines, and how many lines are none; no file has no rows."
-    lines, rows = path.read_text(errors="replace").splitlines() if path.exists() else [], []
-    for line in lines:
-        with suppress(ValueError): rows.append(json.loads(line))
-    rows = [row for row in rows if isinstance(row, dict) and "step" in row]
+    rows = read_rows(path)
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return rows, len(lines) - len(rows)
 
 
 def stage_config(folder: Path) -> dict:
     "A stage's config.json with the defaults of today; empty if there is none to read."
     with suppress(*DAMAGE):
-        config = complete(json.loads((folder/"config.json").read_text()))
+        config = with_defaults(json.loads((folder/"config.json").read_text()))
         return config if {"stage", "train"} <= set(config) else {}
     return {}
-
-
-def complete(config: dict) -> dict:
-    "A config from disk, with the defaults of keys that are younger than it."
-    kinds = {o.__name__: o for o in (*CONFIGS, TrainConfig)}
-    inner = {k: complete(v) if isinstance(v, dict) else v for k, v in config.items()}
-    kind = kinds.get(config.get("type"))
-    return (json.loads(json.dumps(config_to_dict(kind()))) if kind else {}) | inner
 
 
 # ---------------------------------------------------------------- is mine normal?
@@ -301,7 +292,7 @@ def trained_as(
     config: dict,  # a stage's config.json, of any version
 ) -> list:
     "What a training curve depends on, seed aside."
-    config = complete(config)
+    config = with_defaults(config)
     text = config["text"].get("revision") if isinstance(config["text"], dict) else config["text"]
     return [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
 

@@ -85,7 +85,7 @@ def read_rows(
     "Rows of a log; none if there is no file."
     rows = []
     with suppress(FileNotFoundError):
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
+        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError): rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and "step" in row]
 
@@ -164,7 +164,7 @@ class Log:
         path = self.out/f"{kind}.jsonl"
         rows = {row["step"]: row for row in read_rows(path) if row["step"] <= start}
         text = "".join(json.dumps(row) + "\n" for row in rows.values())
-        if self.is_main and path.exists() and path.read_text(encoding="utf-8") != text: replace_text(path, text)
+        if self.is_main and path.exists() and path.read_bytes() != text.encode(): replace_text(path, text)
         return rows
 
     def reset(self):
