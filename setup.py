@@ -1,4 +1,5 @@
 "All settings live in settings.ini; nothing to edit here."
+
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,8 +13,7 @@ c = parser["DEFAULT"]
 lib, assets = c["lib_path"], c["lib_path"] + ".assets"
 pythons = "3.11 3.12 3.13 3.14".split()
 statuses = (
-    "1 - Planning,2 - Pre-Alpha,3 - Alpha,4 - Beta,"
-    "5 - Production/Stable,6 - Mature,7 - Inactive"
+    "1 - Planning,2 - Pre-Alpha,3 - Alpha,4 - Beta,5 - Production/Stable,6 - Mature,7 - Inactive"
 ).split(",")
 licenses = {"apache2": "Apache-2.0", "mit": "MIT", "bsd3": "BSD-3-Clause"}
 extras = "dev eval track diffusers bench docs".split()
@@ -35,7 +35,7 @@ setup(
         "Programming Language :: Python :: 3",
         *[
             f"Programming Language :: Python :: {p}"
-            for p in pythons[pythons.index(c["min_python"]):]
+            for p in pythons[pythons.index(c["min_python"]) :]
         ],
     ],
     # data/ of the checkout is imagen_nb/assets of an installed package

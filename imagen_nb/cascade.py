@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from .checkpoint import assets, load_directory, load_into, save_directory
 from .data import Batch, resize
 from .diffusion import cosine_log_snr, diffusion_loss, linear_log_snr, q_sample, to_x0
@@ -33,24 +35,24 @@ from .unet import UNet, UNetConfig
 
 # %% ../nbs/10_cascade.ipynb #d33f1901
 def lowres_pair(
-    images:Tensor, # pictures with a margin of 2*factor pixels on each side, (b 3 h w)
-    factor:int,    # enlargement of the stage
-) -> tuple[Tensor,Tensor]: # without margin; low-res version, with a margin of one pixel
+    images: Tensor,  # pictures with a margin of 2*factor pixels on each side, (b 3 h w)
+    factor: int,  # enlargement of the stage
+) -> tuple[Tensor, Tensor]:  # without margin; low-res version, with a margin of one pixel
     "A training pair. The margin makes crop-then-resize equal resize-then-crop."
-    m = 2*factor
-    low = resize(images, (images.shape[-2]//factor, images.shape[-1]//factor))
+    m = 2 * factor
+    low = resize(images, (images.shape[-2] // factor, images.shape[-1] // factor))
     return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]
 
 # %% ../nbs/10_cascade.ipynb #c74b6c22
 def noisy_lowres(
-    low:Tensor,          # low-res pictures with a margin of one pixel, (b 3 h+2 w+2)
-    aug_log_snr:Tensor,  # their noise level, (b,)
-    aug_eps:Tensor,      # unit Gaussian noise, like low
-    factor:int,          # enlargement
-) -> Tensor:             # what the network sees, (b 3 factor*h factor*w)
+    low: Tensor,  # low-res pictures with a margin of one pixel, (b 3 h+2 w+2)
+    aug_log_snr: Tensor,  # their noise level, (b,)
+    aug_eps: Tensor,  # unit Gaussian noise, like low
+    factor: int,  # enlargement
+) -> Tensor:  # what the network sees, (b 3 factor*h factor*w)
     "Noise conditioning augmentation, then enlargement (paper 2.4), in training and sampling."
     low_t = q_sample(low, aug_eps, aug_log_snr)
-    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))
+    up = resize(low_t, (low.shape[-2] * factor, low.shape[-1] * factor))
     return up[..., factor:-factor, factor:-factor]
 
 # %% ../nbs/10_cascade.ipynb #9ee808c6
@@ -63,29 +65,37 @@ SAMPLING = ("steps", "w", "threshold", "sampler", "aug_t")  # what a caller may 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     "One model of the cascade; the defaults are Imagen's base (paper F.1)."
-    size:int = 64                    # side of its pictures, pixels
-    network:UNetConfig|EfficientUNetConfig = UNetConfig() # what predicts
-    lowres_size:int|None = None      # side of the picture it enlarges; None: the base
-    crop:int|None = None             # side of the training crop; None: whole pictures
-    schedule:str = "cosine"          # "cosine" or "linear"
-    target:str = "eps"               # what the network predicts: "eps", "x0" or "v"
-    loss_weight:str = "eps"          # see `diffusion_loss`
-    time_law:tuple[float,float]|None = None # t = sigmoid(m + s z)  # not in paper; None: t uniform
-    caption_drop:float = 0.1         # share of captions replaced by the null embedding
-    aug_schedule:str = "cosine"      # maps aug_t to the noise on the low-res picture
-    aug_max:float = 1.               # training draws aug_t from U(0, aug_max)
-    is_residual:bool = False         # predict x0 - lowres  # not in paper
-    t_start:float = 0.999            # sampling: first time; paper: 1, but see 04 on bfloat16
-    steps:int = 256                  # sampling: network evaluations
-    sampler:str = "ddpm"             # sampling: "ddpm", "ddim" or "dpmpp_2m"
-    w:float = 5.                     # sampling: guidance weight, 1 = off
-    threshold:str|None = "dynamic"   # sampling: None, "static" or "dynamic"
-    aug_t:float = 0.2                # sampling: noise on the low-res picture
+
+    size: int = 64  # side of its pictures, pixels
+    network: UNetConfig | EfficientUNetConfig = UNetConfig()  # what predicts
+    lowres_size: int | None = None  # side of the picture it enlarges; None: the base
+    crop: int | None = None  # side of the training crop; None: whole pictures
+    schedule: str = "cosine"  # "cosine" or "linear"
+    target: str = "eps"  # what the network predicts: "eps", "x0" or "v"
+    loss_weight: str = "eps"  # see `diffusion_loss`
+    time_law: tuple[float, float] | None = (
+        None  # t = sigmoid(m + s z)  # not in paper; None: t uniform
+    )
+    caption_drop: float = 0.1  # share of captions replaced by the null embedding
+    aug_schedule: str = "cosine"  # maps aug_t to the noise on the low-res picture
+    aug_max: float = 1.0  # training draws aug_t from U(0, aug_max)
+    is_residual: bool = False  # predict x0 - lowres  # not in paper
+    t_start: float = 0.999  # sampling: first time; paper: 1, but see 04 on bfloat16
+    steps: int = 256  # sampling: network evaluations
+    sampler: str = "ddpm"  # sampling: "ddpm", "ddim" or "dpmpp_2m"
+    w: float = 5.0  # sampling: guidance weight, 1 = off
+    threshold: str | None = "dynamic"  # sampling: None, "static" or "dynamic"
+    aug_t: float = 0.2  # sampling: noise on the low-res picture
 
     def __post_init__(self):
-        one_of = dict(schedule=SCHEDULES, aug_schedule=SCHEDULES, sampler=SAMPLERS,
-                      target=("eps", "x0", "v"), threshold=(None, "static", "dynamic"))
-        for name,ok in one_of.items():
+        one_of = dict(
+            schedule=SCHEDULES,
+            aug_schedule=SCHEDULES,
+            sampler=SAMPLERS,
+            target=("eps", "x0", "v"),
+            threshold=(None, "static", "dynamic"),
+        )
+        for name, ok in one_of.items():
             if (value := getattr(self, name)) not in ok:
                 raise ValueError(f"StageConfig: {name}, got {value!r}, expected one of {tuple(ok)}")
         for name in ("caption_drop", "aug_max", "aug_t", "t_start"):
@@ -95,32 +105,40 @@ class StageConfig:
             raise ValueError(f"StageConfig: steps, got {self.steps!r}, expected 1 or more")
         if not abs(self.w) < math.inf:
             raise ValueError(f"StageConfig: w, got {self.w}, expected a finite number")
-        if bool(self.lowres_size)!=self.network.has_lowres:
-            raise ValueError(f"StageConfig: network, got {type(self.network).__name__} with"
-                             f" has_lowres={self.network.has_lowres}, expected"
-                             f" {bool(self.lowres_size)}, as lowres_size is {self.lowres_size}")
-        if self.is_residual and not (self.lowres_size and self.target=="x0"):
-            raise ValueError("StageConfig: is_residual, got True, expected False, or a"
-                             " super-resolution stage with target='x0'")
+        if bool(self.lowres_size) != self.network.has_lowres:
+            raise ValueError(
+                f"StageConfig: network, got {type(self.network).__name__} with"
+                f" has_lowres={self.network.has_lowres}, expected"
+                f" {bool(self.lowres_size)}, as lowres_size is {self.lowres_size}"
+            )
+        if self.is_residual and not (self.lowres_size and self.target == "x0"):
+            raise ValueError(
+                "StageConfig: is_residual, got True, expected False, or a"
+                " super-resolution stage with target='x0'"
+            )
         if self.lowres_size and self.size % self.lowres_size:
-            raise ValueError(f"StageConfig: size, got {self.size},"
-                             f" expected a multiple of lowres_size={self.lowres_size}")
+            raise ValueError(
+                f"StageConfig: size, got {self.size},"
+                f" expected a multiple of lowres_size={self.lowres_size}"
+            )
         step = math.lcm(self.factor, self.network.stride)
         if self.size % step:
             raise ValueError(f"StageConfig: size, got {self.size}, expected a multiple of {step}")
         if self.side % step or self.side > self.size:
-            raise ValueError(f"StageConfig: crop, got {self.crop},"
-                             f" expected a multiple of {step}, at most {self.size}")
+            raise ValueError(
+                f"StageConfig: crop, got {self.crop},"
+                f" expected a multiple of {step}, at most {self.size}"
+            )
 
     @property
     def factor(self) -> int:
         "Enlargement; 1 for the base."
-        return self.size//self.lowres_size if self.lowres_size else 1
+        return self.size // self.lowres_size if self.lowres_size else 1
 
     @property
     def margin(self) -> int:
         "Extra pixels on each side of a training picture, see `lowres_pair`."
-        return 2*self.factor if self.lowres_size else 0
+        return 2 * self.factor if self.lowres_size else 0
 
     @property
     def side(self) -> int:
@@ -130,32 +148,34 @@ class StageConfig:
 # %% ../nbs/10_cascade.ipynb #efb18b19
 class Draws(NamedTuple):
     "Every random number of a training step, one row per sample."
-    t:Tensor                     # diffusion time, (b,)
-    eps:Tensor                   # noise on the picture, (b 3 h w)
-    keep_text:Tensor             # False: this caption is dropped, (b,) bool
-    aug_t:Tensor|None = None     # augmentation level of the low-res picture, (b,)
-    aug_eps:Tensor|None = None   # noise on the low-res picture with its margin, (b 3 h+2 w+2)
+
+    t: Tensor  # diffusion time, (b,)
+    eps: Tensor  # noise on the picture, (b 3 h w)
+    keep_text: Tensor  # False: this caption is dropped, (b,) bool
+    aug_t: Tensor | None = None  # augmentation level of the low-res picture, (b,)
+    aug_eps: Tensor | None = None  # noise on the low-res picture with its margin, (b 3 h+2 w+2)
 
 # %% ../nbs/10_cascade.ipynb #e45e3474
 def has_fast_bf16(
-    device:torch.device|str, # where a network runs
-) -> bool:                   # compute in bfloat16 there
+    device: torch.device | str,  # where a network runs
+) -> bool:  # compute in bfloat16 there
     "bf16 on a GPU and on a CPU with AVX512-bf16; elsewhere it is many times slower than fp32."
-    return fast_dtype(device)==torch.bfloat16
+    return fast_dtype(device) == torch.bfloat16
+
 
 def fast_layout(
-    device:torch.device|str, # where a network runs
-) -> torch.memory_format:    # layout of its weights
+    device: torch.device | str,  # where a network runs
+) -> torch.memory_format:  # layout of its weights
     "channels_last, except for bf16 on a CPU, which measured faster without."
-    is_cpu_bf16 = torch.device(device).type=="cpu" and has_fast_bf16(device)
+    is_cpu_bf16 = torch.device(device).type == "cpu" and has_fast_bf16(device)
     return torch.contiguous_format if is_cpu_bf16 else torch.channels_last
 
 # %% ../nbs/10_cascade.ipynb #c638cfd7
 def sampling_lowres(
-    lowres:Tensor,      # pictures to enlarge, (b 3 h w) in [-1, 1]
-    config:StageConfig, # of the stage that enlarges them, with `aug_t`
-    seeds:list[int],    # one per picture
-) -> tuple[Tensor,Tensor]: # what the network sees, (b 3 factor*h factor*w); its level, (b,)
+    lowres: Tensor,  # pictures to enlarge, (b 3 h w) in [-1, 1]
+    config: StageConfig,  # of the stage that enlarges them, with `aug_t`
+    seeds: list[int],  # one per picture
+) -> tuple[Tensor, Tensor]:  # what the network sees, (b 3 factor*h factor*w); its level, (b,)
     "The conditioning picture of sampling: frame repeated for the margin, noised, enlarged."
     low = F.pad(lowres.float(), (1, 1, 1, 1), mode="replicate")
     aug_t = torch.full((len(low),), float(config.aug_t), device=low.device)
@@ -166,11 +186,13 @@ def sampling_lowres(
 # %% ../nbs/10_cascade.ipynb #9234684c
 class Stage:
     "One model of the cascade: network, schedule, target, size. Trained alone, sampled alone."
-    def __init__(self,
-        config:StageConfig,                # what to build
-        network:torch.nn.Module|None=None, # an existing network; None: a fresh one
+
+    def __init__(
+        self,
+        config: StageConfig,  # what to build
+        network: torch.nn.Module | None = None,  # an existing network; None: a fresh one
     ):
-        self.config,self.is_trained = config, network is not None
+        self.config, self.is_trained = config, network is not None
         build = NETWORKS[type(config.network).__name__]
         self.network = build(config.network) if network is None else network
 
@@ -179,132 +201,156 @@ class Stage:
         "Where the network is."
         return next(self.network.parameters()).device
 
-    def to(self,
-        device:torch.device|str, # where the network goes
-    ) -> "Stage":                # itself
+    def to(
+        self,
+        device: torch.device | str,  # where the network goes
+    ) -> "Stage":  # itself
         "Move the network, in the memory layout that is fastest there."
         self.network.to(device, memory_format=fast_layout(device))
         return self
 
-    def predict(self,
-        *inputs, # what a network takes: z_t, log_snr, text, lowres, aug_log_snr
-    ) -> Tensor: # prediction, (b 3 h w)
+    def predict(
+        self,
+        *inputs,  # what a network takes: z_t, log_snr, text, lowres, aug_log_snr
+    ) -> Tensor:  # prediction, (b 3 h w)
         "The network's answer, computed in the precision that is fastest here."
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)):
             return self.network(*inputs)
 
-    def loss(self,
-        batch:Batch,   # pictures with the margin `config.margin`, text
-        draws:Draws,   # the random numbers
-    ) -> Tensor:       # loss of each sample, (b,)
+    def loss(
+        self,
+        batch: Batch,  # pictures with the margin `config.margin`, text
+        draws: Draws,  # the random numbers
+    ) -> Tensor:  # loss of each sample, (b,)
         "Corrupt, predict, compare (paper eq. 1 with classifier-free training, 2.2)."
-        c,x0,lowres,aug_log_snr = self.config, batch.images, None, None
+        c, x0, lowres, aug_log_snr = self.config, batch.images, None, None
         if c.lowres_size:
-            x0,low = lowres_pair(batch.images, c.factor)
+            x0, low = lowres_pair(batch.images, c.factor)
             aug_log_snr = SCHEDULES[c.aug_schedule](draws.aug_t)
             lowres = noisy_lowres(low, aug_log_snr, draws.aug_eps, c.factor)
         log_snr = SCHEDULES[c.schedule](draws.t)
         z_t = q_sample(x0, draws.eps, log_snr)
         text = drop_text(batch.text, draws.keep_text)
         prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)
-        if c.is_residual: prediction = prediction + lowres
+        if c.is_residual:
+            prediction = prediction + lowres
         return diffusion_loss(prediction, x0, draws.eps, log_snr, c.target, c.loss_weight)
 
     @torch.no_grad()
-    def sample(self,
-        text:TextEmbedding,                # captions, (b l d)
-        lowres:Tensor|None=None,           # pictures to enlarge, (b 3 h w) in [-1, 1]
+    def sample(
+        self,
+        text: TextEmbedding,  # captions, (b l d)
+        lowres: Tensor | None = None,  # pictures to enlarge, (b 3 h w) in [-1, 1]
         *,
-        seeds:list[int],                   # one per picture
-        size:int|tuple[int,int]|None=None, # of the base's pictures, (h, w); None: as trained
-        steps:int|None=None,               # network evaluations; None, here and below: the config's
-        w:float|None=None,                 # guidance weight, 1 = off
-        threshold:str|None="default",      # None, "static", "dynamic"; "default": the config's
-        sampler:str|None=None,             # "ddpm", "ddim" or "dpmpp_2m"
-        aug_t:float|None=None,             # noise on the low-res pictures, in [0, 1]
-        tick:Callable=lambda: None,        # called after each evaluation, for a progress bar
-    ) -> Tensor:                           # pictures, (b 3 h w) in [-1, 1]
+        seeds: list[int],  # one per picture
+        size: int
+        | tuple[int, int]
+        | None = None,  # of the base's pictures, (h, w); None: as trained
+        steps: int | None = None,  # network evaluations; None, here and below: the config's
+        w: float | None = None,  # guidance weight, 1 = off
+        threshold: str | None = "default",  # None, "static", "dynamic"; "default": the config's
+        sampler: str | None = None,  # "ddpm", "ddim" or "dpmpp_2m"
+        aug_t: float | None = None,  # noise on the low-res pictures, in [0, 1]
+        tick: Callable = lambda: None,  # called after each evaluation, for a progress bar
+    ) -> Tensor:  # pictures, (b 3 h w) in [-1, 1]
         "Walk from noise to a picture (paper 2.1-2.4)."
-        c = sampling_config(self.config, steps=steps, w=w, threshold=threshold, sampler=sampler,
-                            aug_t=aug_t)
-        sides,aug_log_snr = check_request([self], len(text.mask), seeds, lowres, size), None
+        c = sampling_config(
+            self.config, steps=steps, w=w, threshold=threshold, sampler=sampler, aug_t=aug_t
+        )
+        sides, aug_log_snr = check_request([self], len(text.mask), seeds, lowres, size), None
         if lowres is not None:
-            lowres,aug_log_snr = sampling_lowres(lowres.to(self.device), c, seeds)
+            lowres, aug_log_snr = sampling_lowres(lowres.to(self.device), c, seeds)
         z = keyed_noise(seeds, (3, *sides), stream=f"start {c.size}", device=self.device)
-        noise = lambda i,z: keyed_noise(seeds, z.shape[1:], f"step {c.size} {i}", z.device)
+
+        def noise(i, z):
+            return keyed_noise(seeds, z.shape[1:], f"step {c.size} {i}", z.device)
+
         log_snrs = time_grid(c.steps, SCHEDULES[c.schedule], c.t_start).to(self.device)
         denoise = denoiser(self, text.to(self.device), c.w, c.threshold, lowres, aug_log_snr)
         was_training = self.network.training
         self.network.eval()
-        for _,_,x0_hat in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise): tick()
+        for _, _, x0_hat in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise):
+            tick()
         self.network.train(was_training)
         return x0_hat.clamp(-1, 1)
 
 # %% ../nbs/10_cascade.ipynb #b53503ab
 def denoiser(
-    stage:Stage,                   # network and target
-    text:TextEmbedding,            # captions, (b l d)
-    w:float|Tensor,                # guidance weight, 1 is off; one for all or (b,)
-    threshold:str|None,            # rule for x0_hat: None, "static" or "dynamic"
-    lowres:Tensor|None=None,       # conditioning picture, already noised and enlarged
-    aug_log_snr:Tensor|None=None,  # its noise level, (b,)
-) -> Callable:                     # denoise(z, log_snr) -> x0_hat
+    stage: Stage,  # network and target
+    text: TextEmbedding,  # captions, (b l d)
+    w: float | Tensor,  # guidance weight, 1 is off; one for all or (b,)
+    threshold: str | None,  # rule for x0_hat: None, "static" or "dynamic"
+    lowres: Tensor | None = None,  # conditioning picture, already noised and enlarged
+    aug_log_snr: Tensor | None = None,  # its noise level, (b,)
+) -> Callable:  # denoise(z, log_snr) -> x0_hat
     "network -> guidance -> x0_hat -> threshold: all that a sampler may know."
+
     def predict(z, log_snr, text):
-        low,aug = lowres,aug_log_snr
+        low, aug = lowres, aug_log_snr
         if low is not None:  # guidance asks for both branches in one batch
-            branches = len(z)//len(low)
-            low,aug = low.repeat(branches, 1, 1, 1), aug.repeat(branches)
+            branches = len(z) // len(low)
+            low, aug = low.repeat(branches, 1, 1, 1), aug.repeat(branches)
         out = stage.predict(z, log_snr, text, low, aug)
         return out + low if stage.config.is_residual else out
+
     guide = guided(predict, text, w)
+
     def denoise(z, log_snr):
         log_snr = log_snr.expand(len(z))
         x0_hat = to_x0(guide(z, log_snr), z, log_snr, stage.config.target)
         return apply_threshold(x0_hat, threshold)
+
     return denoise
 
 # %% ../nbs/10_cascade.ipynb #419f5116
 def sampling_config(
-    config:StageConfig, # of a stage
-    **given,            # of `SAMPLING`; None, or "default" as threshold: as it is
-) -> StageConfig:       # checked
+    config: StageConfig,  # of a stage
+    **given,  # of `SAMPLING`; None, or "default" as threshold: as it is
+) -> StageConfig:  # checked
     "A stage's config with what the caller wants otherwise."
-    is_given = lambda name,v: v!="default" if name=="threshold" else v is not None
-    c = replace(config, **{name: v for name,v in given.items() if is_given(name, v)})
+
+    def is_given(name, v):
+        return v != "default" if name == "threshold" else v is not None
+
+    c = replace(config, **{name: v for name, v in given.items() if is_given(name, v)})
     if c.lowres_size and c.aug_t > c.aug_max:
-        warnings.warn(f"sample: aug_t={c.aug_t:g} is above aug_max={c.aug_max:g}:"
-                      f" the {c.size} px stage never saw that level in training")
+        warnings.warn(
+            f"sample: aug_t={c.aug_t:g} is above aug_max={c.aug_max:g}:"
+            f" the {c.size} px stage never saw that level in training"
+        )
     return c
 
 # %% ../nbs/10_cascade.ipynb #23683356
 def size_step(
-    configs:list[StageConfig], # of stages that draw in turn
-) -> int:                      # sides of the first picture, drawn or given, are multiples of this
+    configs: list[StageConfig],  # of stages that draw in turn
+) -> int:  # sides of the first picture, drawn or given, are multiples of this
     "What every network of the row can halve often enough."
-    scale,step = 1,1
+    scale, step = 1, 1
     for c in configs:
         scale *= c.factor
-        step = math.lcm(step, c.network.stride//math.gcd(c.network.stride, scale))
+        step = math.lcm(step, c.network.stride // math.gcd(c.network.stride, scale))
     return step
 
 # %% ../nbs/10_cascade.ipynb #9073cd6f
 def first_sides(
-    config:StageConfig,           # of the stage that begins
-    b:int,                        # pictures
-    lowres:Tensor|None,           # pictures to enlarge
-    size:int|tuple[int,int]|None, # of the base's pictures
-) -> tuple[int,int]:              # sides of what it is given, or of the base's pictures
+    config: StageConfig,  # of the stage that begins
+    b: int,  # pictures
+    lowres: Tensor | None,  # pictures to enlarge
+    size: int | tuple[int, int] | None,  # of the base's pictures
+) -> tuple[int, int]:  # sides of what it is given, or of the base's pictures
     "Where drawing begins: at given pictures, or at the base's size."
     if lowres is None:
-        if config.lowres_size: raise ValueError(f"sample: lowres, got None, expected {b} pictures")
+        if config.lowres_size:
+            raise ValueError(f"sample: lowres, got None, expected {b} pictures")
         return (size, size) if isinstance(size, int) else tuple(size or (config.size, config.size))
     if not config.lowres_size:
         raise ValueError("sample: lowres, got pictures, expected None: this is the base")
     if size is not None:
-        raise ValueError(f"sample: size, got {size} and lowres, expected one of them:"
-                         " the size of given pictures decides")
-    if lowres.ndim!=4 or lowres.shape[:2]!=(b, 3):
+        raise ValueError(
+            f"sample: size, got {size} and lowres, expected one of them:"
+            " the size of given pictures decides"
+        )
+    if lowres.ndim != 4 or lowres.shape[:2] != (b, 3):
         raise ValueError(f"sample: lowres, got {tuple(lowres.shape)}, expected ({b}, 3, h, w)")
     if not lowres.is_floating_point() or not (lowres.abs() < 1.001).all():
         raise ValueError("sample: lowres, got values outside [-1, 1], expected floats inside")
@@ -312,56 +358,70 @@ def first_sides(
 
 # %% ../nbs/10_cascade.ipynb #1af0824d
 def check_request(
-    stages:list[Stage],           # who is to draw, in turn
-    b:int,                        # pictures
-    seeds:list[int],              # one per picture
-    lowres:Tensor|None,           # pictures to enlarge; None: from noise
-    size:int|tuple[int,int]|None, # of the base's pictures
-) -> tuple[int,int]:              # sides of the first stage's pictures
+    stages: list[Stage],  # who is to draw, in turn
+    b: int,  # pictures
+    seeds: list[int],  # one per picture
+    lowres: Tensor | None,  # pictures to enlarge; None: from noise
+    size: int | tuple[int, int] | None,  # of the base's pictures
+) -> tuple[int, int]:  # sides of the first stage's pictures
     "Refuse what cannot be drawn, before anything is computed."
     configs = [o.config for o in stages]
     for stage in stages:
         if not stage.is_trained:
-            raise ValueError(f"sample: the {stage.config.size} px stage was never trained:"
-                             " train it or load weights first")
-    if len(seeds)!=b or not b:
+            raise ValueError(
+                f"sample: the {stage.config.size} px stage was never trained:"
+                " train it or load weights first"
+            )
+    if len(seeds) != b or not b:
         raise ValueError(f"sample: seeds, got {len(seeds)}, expected one for each of {b} pictures")
-    sides,step = first_sides(configs[0], b, lowres, size), size_step(configs)
-    if any(s < 1 or s % step for s in sides) or len(sides)!=2:
-        near = " x ".join(str(max(step, round(s/step)*step)) for s in sides)
-        raise ValueError(f"sample: size, got {' x '.join(map(str, sides))} pixels, expected"
-                         f" multiples of {step}; the nearest is {near}")
-    return tuple(s*configs[0].factor for s in sides)
+    sides, step = first_sides(configs[0], b, lowres, size), size_step(configs)
+    if any(s < 1 or s % step for s in sides) or len(sides) != 2:
+        near = " x ".join(str(max(step, round(s / step) * step)) for s in sides)
+        raise ValueError(
+            f"sample: size, got {' x '.join(map(str, sides))} pixels, expected"
+            f" multiples of {step}; the nearest is {near}"
+        )
+    return tuple(s * configs[0].factor for s in sides)
 
 # %% ../nbs/10_cascade.ipynb #23840f14
 def config_to_dict(
-    config, # a config dataclass
+    config,  # a config dataclass
 ) -> dict:  # plain values; nested configs likewise, each with its class under "type"
     "A config as JSON can hold it."
+
     def plain(v):
-        if is_dataclass(v): return config_to_dict(v)
+        if is_dataclass(v):
+            return config_to_dict(v)
         return [plain(o) for o in v] if isinstance(v, (tuple, list)) else v
+
     values = {f.name: plain(getattr(config, f.name)) for f in fields(config)}
     return dict(type=type(config).__name__, **values)
 
 # %% ../nbs/10_cascade.ipynb #3e71f26e
 def config_from_dict(
-    values:dict,  # what `config_to_dict` gave, also after a trip through JSON
-    *types:type,  # the config classes that may occur
-):                # the config
+    values: dict,  # what `config_to_dict` gave, also after a trip through JSON
+    *types: type,  # the config classes that may occur
+):  # the config
     "Rebuild a config; a key it does not know is an error."
     known = {o.__name__: o for o in types}
+
     def build(v):
-        if isinstance(v, list): return tuple(build(o) for o in v)
-        if not isinstance(v, dict): return v
+        if isinstance(v, list):
+            return tuple(build(o) for o in v)
+        if not isinstance(v, dict):
+            return v
         kind = v.get("type")
         if kind not in known:
-            raise ValueError(f"config_from_dict: type, got {kind!r}, expected one of {tuple(known)}")
+            raise ValueError(
+                f"config_from_dict: type, got {kind!r}, expected one of {tuple(known)}"
+            )
         names = {f.name for f in fields(known[kind])}
         if extra := sorted(set(v) - names - {"type"}):
-            raise ValueError(f"config_from_dict: {kind}, got unknown {extra},"
-                             f" expected among {sorted(names)}")
-        return known[kind](**{k: build(o) for k,o in v.items() if k!="type"})
+            raise ValueError(
+                f"config_from_dict: {kind}, got unknown {extra}, expected among {sorted(names)}"
+            )
+        return known[kind](**{k: build(o) for k, o in v.items() if k != "type"})
+
     return build(values)
 
 # %% ../nbs/10_cascade.ipynb #027e8f02
@@ -369,78 +429,97 @@ CONFIGS = (StageConfig, UNetConfig, EfficientUNetConfig)  # all that a stage can
 
 # %% ../nbs/10_cascade.ipynb #7f2a3b16
 def options_per_stage(
-    options:dict,        # name -> a value for all stages, or a list with one for each
-    stages:list[Stage],  # those that draw
-) -> list[dict]:         # the options of each stage
+    options: dict,  # name -> a value for all stages, or a list with one for each
+    stages: list[Stage],  # those that draw
+) -> list[dict]:  # the options of each stage
     "Hand out options, and refuse what a stage would refuse later."
-    is_list,n = lambda v: isinstance(v, (list, tuple)), len(stages)
+    is_list, n = lambda v: isinstance(v, (list, tuple)), len(stages)
     if unknown := sorted(set(options) - {"batch_size", *SAMPLING}):
-        raise ValueError(f"Imagen.sample: got unknown options {unknown},"
-                         f" expected among {('batch_size', *SAMPLING)}")
-    for name,v in options.items():
-        if is_list(v) and len(v)!=n:
-            raise ValueError(f"Imagen.sample: {name}, got {len(v)} values,"
-                             f" expected one for each of the {n} stages that draw")
-    each = [{name: v[i] if is_list(v) else v for name,v in options.items()} for i in range(n)]
-    for stage,given in zip(stages, each):
-        sampling_config(stage.config, **{k: v for k,v in given.items() if k!="batch_size"})
+        raise ValueError(
+            f"Imagen.sample: got unknown options {unknown},"
+            f" expected among {('batch_size', *SAMPLING)}"
+        )
+    for name, v in options.items():
+        if is_list(v) and len(v) != n:
+            raise ValueError(
+                f"Imagen.sample: {name}, got {len(v)} values,"
+                f" expected one for each of the {n} stages that draw"
+            )
+    each = [{name: v[i] if is_list(v) else v for name, v in options.items()} for i in range(n)]
+    for stage, given in zip(stages, each):
+        sampling_config(stage.config, **{k: v for k, v in given.items() if k != "batch_size"})
     return each
 
 # %% ../nbs/10_cascade.ipynb #01062b6f
 def choose_stages(
-    stages:list[Stage],  # a cascade
-    lowres:Tensor|None,  # pictures to enlarge; None: from the base on
-    stop:int|None,       # only the first so many; None: all
-) -> list[Stage]:        # those that draw
+    stages: list[Stage],  # a cascade
+    lowres: Tensor | None,  # pictures to enlarge; None: from the base on
+    stop: int | None,  # only the first so many; None: all
+) -> list[Stage]:  # those that draw
     "The first stage made for pictures of this size, and those after it."
     n = len(stages)
     if stop is not None and not 1 <= stop <= n:
         raise ValueError(f"Imagen.sample: stages, got {stop}, expected 1 to {n}")
     given = (None,) if lowres is None else tuple(lowres.shape[-2:])
-    start = next((k for k,o in enumerate(stages[:stop]) if o.config.lowres_size in given), None)
+    start = next((k for k, o in enumerate(stages[:stop]) if o.config.lowres_size in given), None)
     if start is None:
         sizes = [o.config.lowres_size for o in stages[:stop] if o.config.lowres_size]
-        raise ValueError(f"Imagen.sample: lowres, got {given[0]} x {given[1]} pixels, expected"
-                         f" a side among {sizes}; `stages[k].sample` takes other sizes")
+        raise ValueError(
+            f"Imagen.sample: lowres, got {given[0]} x {given[1]} pixels, expected"
+            f" a side among {sizes}; `stages[k].sample` takes other sizes"
+        )
     return stages[start:stop]
 
 # %% ../nbs/10_cascade.ipynb #948152a2
 PIXELS = 2**20  # drawn at a time: one picture of 1024 px, four of 512, 16 of 256
 
+
 def sample_in_parts(
-    stage:Stage,         # a trained stage
-    text:TextEmbedding,  # captions, (b l d)
-    lowres:Tensor|None,  # pictures to enlarge, (b 3 h w); None: the base
-    seeds:list[int],     # one per picture
-    batch_size:int|None=None, # pictures at a time; None: 16, or as many as `PIXELS` allows
+    stage: Stage,  # a trained stage
+    text: TextEmbedding,  # captions, (b l d)
+    lowres: Tensor | None,  # pictures to enlarge, (b 3 h w); None: the base
+    seeds: list[int],  # one per picture
+    batch_size: int | None = None,  # pictures at a time; None: 16, or as many as `PIXELS` allows
     *,
-    size:int|tuple[int,int]|None=None, # of the base's pictures
-    progress:bool=False, # show a bar
-    **options,           # of `SAMPLING`
-) -> Tensor:             # pictures, (b 3 h w) in [-1, 1], on the CPU
+    size: int | tuple[int, int] | None = None,  # of the base's pictures
+    progress: bool = False,  # show a bar
+    **options,  # of `SAMPLING`
+) -> Tensor:  # pictures, (b 3 h w) in [-1, 1], on the CPU
     "Draw a few pictures at a time; a picture does not depend on its neighbors."
     from tqdm.auto import tqdm
-    h,w = check_request([stage], len(seeds), seeds, lowres, size)
+
+    h, w = check_request([stage], len(seeds), seeds, lowres, size)
     out = torch.empty(len(seeds), 3, h, w)
-    parts = torch.arange(len(seeds)).split(batch_size or max(1, min(16, PIXELS//(h*w))))
-    total = len(parts)*sampling_config(stage.config, **options).steps
-    with tqdm(total=total, desc=f"{stage.config.size} px", unit="step", disable=not progress) as bar:
+    parts = torch.arange(len(seeds)).split(batch_size or max(1, min(16, PIXELS // (h * w))))
+    total = len(parts) * sampling_config(stage.config, **options).steps
+    with tqdm(
+        total=total, desc=f"{stage.config.size} px", unit="step", disable=not progress
+    ) as bar:
         for rows in parts:
             low = None if lowres is None else lowres[rows]
-            out[rows] = stage.sample(text.rows(rows), low, seeds=[seeds[r] for r in rows.tolist()],
-                                     size=size, tick=bar.update, **options).cpu()
+            out[rows] = stage.sample(
+                text.rows(rows),
+                low,
+                seeds=[seeds[r] for r in rows.tolist()],
+                size=size,
+                tick=bar.update,
+                **options,
+            ).cpu()
     return out
 
 # %% ../nbs/10_cascade.ipynb #5d0ca44c
 def load_stage(
-    values:dict,              # its config, what `config_to_dict` gave
-    tensors:dict[str,Tensor], # weights of its network by name
-    is_trained:bool,          # False: it must not draw
-) -> Stage:                   # on the CPU, in float32
+    values: dict,  # its config, what `config_to_dict` gave
+    tensors: dict[str, Tensor],  # weights of its network by name
+    is_trained: bool,  # False: it must not draw
+) -> Stage:  # on the CPU, in float32
     "A stage from what a file holds."
     stage = Stage(config_from_dict(values, *CONFIGS))
-    full = lambda v: v.float() if v.is_floating_point() else v
-    weights = {name: full(v) for name,v in tensors.items()}
+
+    def full(v):
+        return v.float() if v.is_floating_point() else v
+
+    weights = {name: full(v) for name, v in tensors.items()}
     load_into(stage.network, weights, f"load_stage: {stage.config.size} px")
     stage.network.eval()
     stage.is_trained = is_trained
@@ -448,152 +527,198 @@ def load_stage(
 
 # %% ../nbs/10_cascade.ipynb #8829d2f9
 def check_captions(
-    imagen,   # an `Imagen`
-    captions, # what its `sample` was given
-    n:int=1,  # pictures of each
+    imagen,  # an `Imagen`
+    captions,  # what its `sample` was given
+    n: int = 1,  # pictures of each
 ):
     "A list of captions for a model that reads, a `TextEmbedding` for any."
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"Imagen.sample: n, got {n!r}, expected 1 or more")
-    if isinstance(captions, TextEmbedding): return
+    if isinstance(captions, TextEmbedding):
+        return
     if isinstance(captions, str):
         raise ValueError("Imagen.sample: captions, got a string, expected a list of captions")
     if imagen.encoder is None:
-        raise ValueError("Imagen.sample: captions, got text, expected a TextEmbedding:"
-                         " this model has no text encoder")
+        raise ValueError(
+            "Imagen.sample: captions, got text, expected a TextEmbedding:"
+            " this model has no text encoder"
+        )
 
 # %% ../nbs/10_cascade.ipynb #b3f6903f
 class Imagen:
     "A text encoder and a list of stages, each enlarging the pictures before it (Fig. A.4)."
-    def __init__(self,
-        encoder,            # a TextEncoder; None: captions come as a TextEmbedding
-        stages:list[Stage], # the base first
+
+    def __init__(
+        self,
+        encoder,  # a TextEncoder; None: captions come as a TextEmbedding
+        stages: list[Stage],  # the base first
     ):
         sizes = [(o.config.lowres_size, o.config.size) for o in stages]
-        if [low for low,_ in sizes]!=[None, *(size for _,size in sizes)][:-1] or not sizes:
-            raise ValueError(f"Imagen: stages, got (lowres_size, size) {sizes},"
-                             " expected each to enlarge the one before")
-        self.encoder,self.stages = encoder, list(stages)
+        if [low for low, _ in sizes] != [None, *(size for _, size in sizes)][:-1] or not sizes:
+            raise ValueError(
+                f"Imagen: stages, got (lowres_size, size) {sizes},"
+                " expected each to enlarge the one before"
+            )
+        self.encoder, self.stages = encoder, list(stages)
 
-    def to(self,
-        device:torch.device|str, # where every stage goes
-    ) -> "Imagen":               # itself
+    def to(
+        self,
+        device: torch.device | str,  # where every stage goes
+    ) -> "Imagen":  # itself
         "Move all stages."
-        for stage in self.stages: stage.to(device)
+        for stage in self.stages:
+            stage.to(device)
         return self
 
-    def encode(self,
-        captions:list[str]|TextEmbedding, # a list, even for one caption
-    ) -> TextEmbedding:                   # (b l d)
+    def encode(
+        self,
+        captions: list[str] | TextEmbedding,  # a list, even for one caption
+    ) -> TextEmbedding:  # (b l d)
         "Captions as the networks read them."
         check_captions(self, captions)
         return captions if isinstance(captions, TextEmbedding) else self.encoder(captions)
 
-    def sample(self,
-        captions:list[str]|TextEmbedding, # what to draw, b of them
+    def sample(
+        self,
+        captions: list[str] | TextEmbedding,  # what to draw, b of them
         *,
-        n:int=1,                   # pictures of each caption, one after the other
-        seeds:list[int]|None=None, # one per picture, b*n; None: 0, 1, 2, ...
-        size:int|tuple[int,int]|None=None, # of the base's pictures, (h, w); None: as trained
-        lowres:Tensor|None=None,   # start from these, one per picture, instead of the base
-        stages:int|None=None,      # use only the first so many stages
-        return_all:bool=False,     # the pictures of every stage, not of the last alone
-        progress:bool=False,       # show a bar for each stage
-        **options,                 # of `SAMPLING`, `batch_size`: one for all stages, or a list
-    ) -> Tensor|list[Tensor]:      # pictures, (b*n 3 h w) in [-1, 1], on the CPU
+        n: int = 1,  # pictures of each caption, one after the other
+        seeds: list[int] | None = None,  # one per picture, b*n; None: 0, 1, 2, ...
+        size: int
+        | tuple[int, int]
+        | None = None,  # of the base's pictures, (h, w); None: as trained
+        lowres: Tensor | None = None,  # start from these, one per picture, instead of the base
+        stages: int | None = None,  # use only the first so many stages
+        return_all: bool = False,  # the pictures of every stage, not of the last alone
+        progress: bool = False,  # show a bar for each stage
+        **options,  # of `SAMPLING`, `batch_size`: one for all stages, or a list
+    ) -> Tensor | list[Tensor]:  # pictures, (b*n 3 h w) in [-1, 1], on the CPU
         "Caption in, picture out."
         check_captions(self, captions, n)
-        b = n*len(captions.mask if isinstance(captions, TextEmbedding) else captions)
+        b = n * len(captions.mask if isinstance(captions, TextEmbedding) else captions)
         seeds = list(range(b)) if seeds is None else list(seeds)
-        chosen,results = choose_stages(self.stages, lowres, stages), []
+        chosen, results = choose_stages(self.stages, lowres, stages), []
         wanted = options_per_stage(options, chosen)
         check_request(chosen, b, seeds, lowres, size)
-        text = self.encode(captions).rows(torch.arange(b)//n)
-        for stage,kw in zip(chosen, wanted):
+        text = self.encode(captions).rows(torch.arange(b) // n)
+        for stage, kw in zip(chosen, wanted):
             lowres = sample_in_parts(stage, text, lowres, seeds, size=size, progress=progress, **kw)
             size = None  # the base's; from here on pictures bring their own
-            if return_all: results.append(lowres)
+            if return_all:
+                results.append(lowres)
         return results if return_all else lowres
 
-    def save_pretrained(self,
-        path:str|Path,                   # a directory
-        dtype:torch.dtype=torch.float16, # of the weights on disk
-        card:dict|None=None,             # run card of the training, for the model card
+    def save_pretrained(
+        self,
+        path: str | Path,  # a directory
+        dtype: torch.dtype = torch.float16,  # of the weights on disk
+        card: dict | None = None,  # run card of the training, for the model card
     ):
         "Write configs, weights and a README.md; the directory is complete or absent."
-        save_directory(path, *model_files(self, dtype), readme=model_card(self, card, Path(path).name))
+        save_directory(
+            path, *model_files(self, dtype), readme=model_card(self, card, Path(path).name)
+        )
 
     @classmethod
-    def from_pretrained(cls,
-        name:str|Path,   # a directory, a hub repository, or "toy"
-        encoder=None,    # a TextEncoder; None: load the one that the directory names
+    def from_pretrained(
+        cls,
+        name: str | Path,  # a directory, a hub repository, or "toy"
+        encoder=None,  # a TextEncoder; None: load the one that the directory names
     ) -> "Imagen":
         "Read what `save_pretrained` wrote."
-        tensors,meta = load_directory(find_model(name))
-        if (kind := meta.get("kind"))!="imagen":
+        tensors, meta = load_directory(find_model(name))
+        if (kind := meta.get("kind")) != "imagen":
             raise ValueError(f"Imagen.from_pretrained: {name}, got {kind!r}, expected 'imagen'")
-        stages = [load_stage(values, tensors[f"stage{i}"], is_trained)
-                  for i,(values,is_trained) in enumerate(zip(meta["stages"], meta["trained"]))]
+        stages = [
+            load_stage(values, tensors[f"stage{i}"], is_trained)
+            for i, (values, is_trained) in enumerate(zip(meta["stages"], meta["trained"]))
+        ]
         return cls(load_encoder(meta["encoder"], encoder), stages)
 
-    def push_to_hub(self,
-        name:str,             # repository, "user/model"
-        dtype:torch.dtype=torch.float16, # of the weights on the hub
-        card:dict|None=None,  # run card of the training, for the model card
+    def push_to_hub(
+        self,
+        name: str,  # repository, "user/model"
+        dtype: torch.dtype = torch.float16,  # of the weights on the hub
+        card: dict | None = None,  # run card of the training, for the model card
     ):
         "Save to a temporary directory and upload it."
         from huggingface_hub import HfApi
+
         with tempfile.TemporaryDirectory() as folder:
-            save_directory(Path(folder)/"model", *model_files(self, dtype),
-                           readme=model_card(self, card, name))
+            save_directory(
+                Path(folder) / "model",
+                *model_files(self, dtype),
+                readme=model_card(self, card, name),
+            )
             HfApi().create_repo(name, exist_ok=True)
-            HfApi().upload_folder(repo_id=name, folder_path=Path(folder)/"model")
+            HfApi().upload_folder(repo_id=name, folder_path=Path(folder) / "model")
 
 # %% ../nbs/10_cascade.ipynb #186919ba
 def model_files(
-    imagen:Imagen,      # what to save
-    dtype:torch.dtype,  # of the weights on disk
-) -> tuple[dict,dict]:  # tensors by stage; configs and the encoder's identity
+    imagen: Imagen,  # what to save
+    dtype: torch.dtype,  # of the weights on disk
+) -> tuple[dict, dict]:  # tensors by stage; configs and the encoder's identity
     "What `save_directory` needs."
-    cast = lambda v: v.to(dtype) if v.is_floating_point() else v
-    tensors = {f"stage{i}": {name: cast(v) for name,v in stage.network.state_dict().items()}
-               for i,stage in enumerate(imagen.stages)}
-    meta = dict(kind="imagen", encoder=getattr(imagen.encoder, "identity", None),
-                trained=[stage.is_trained for stage in imagen.stages],
-                stages=[config_to_dict(stage.config) for stage in imagen.stages])
-    return tensors,meta
+
+    def cast(v):
+        return v.to(dtype) if v.is_floating_point() else v
+
+    tensors = {
+        f"stage{i}": {name: cast(v) for name, v in stage.network.state_dict().items()}
+        for i, stage in enumerate(imagen.stages)
+    }
+    meta = dict(
+        kind="imagen",
+        encoder=getattr(imagen.encoder, "identity", None),
+        trained=[stage.is_trained for stage in imagen.stages],
+        stages=[config_to_dict(stage.config) for stage in imagen.stages],
+    )
+    return tensors, meta
 
 # %% ../nbs/10_cascade.ipynb #7dda27e8
 def find_model(
-    name:str|Path, # a directory, a hub repository, or "toy"
-) -> Path:         # a local directory
+    name: str | Path,  # a directory, a hub repository, or "toy"
+) -> Path:  # a local directory
     "Where a model's files are; a hub name is downloaded."
-    if str(name)=="toy":
-        if (path := assets()/"toy").is_dir(): return path
-        raise ValueError("find_model: 'toy', got no toy weights in this installation, expected"
-                         " some; run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'")
-    if Path(name).is_dir(): return Path(name)
-    if str(name).count("/")==1 and not str(name).startswith((".", "/", "~")):
+    if str(name) == "toy":
+        if (path := assets() / "toy").is_dir():
+            return path
+        raise ValueError(
+            "find_model: 'toy', got no toy weights in this installation, expected"
+            " some; run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'"
+        )
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
-        try: return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json"]))
+
+        try:
+            return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json"]))
         except Exception as e:  # the hub's client raises many kinds
-            raise ValueError(f"find_model: {name}, no such directory, and not to be had from the hub"
-                             f" ({type(e).__name__}: {str(e).splitlines()[0]})") from e
-    raise ValueError(f"find_model: {name}, no such directory;"
-                     " expected a directory, 'toy' or a hub name 'user/model'")
+            raise ValueError(
+                f"find_model: {name}, no such directory, and not to be had from the hub"
+                f" ({type(e).__name__}: {str(e).splitlines()[0]})"
+            ) from e
+    raise ValueError(
+        f"find_model: {name}, no such directory;"
+        " expected a directory, 'toy' or a hub name 'user/model'"
+    )
 
 # %% ../nbs/10_cascade.ipynb #2978112e
 def load_encoder(
-    identity:dict|None,            # what `TextEncoder.identity` gave when the model was saved
-    encoder:TextEncoder|None=None, # one that is there already
-) -> TextEncoder|None:             # the same encoder; None if there was none
+    identity: dict | None,  # what `TextEncoder.identity` gave when the model was saved
+    encoder: TextEncoder | None = None,  # one that is there already
+) -> TextEncoder | None:  # the same encoder; None if there was none
     "Load the text encoder a model was trained with, and refuse any other."
-    if identity is None: return encoder
-    name,length = identity["encoder"], identity["max_length"]
-    if encoder is None and name=="t5-toy": encoder = TextEncoder.toy()
+    if identity is None:
+        return encoder
+    name, length = identity["encoder"], identity["max_length"]
+    if encoder is None and name == "t5-toy":
+        encoder = TextEncoder.toy()
     if encoder is None:
         encoder = TextEncoder.from_pretrained(name, length, getattr(torch, identity["dtype"]))
-    if {**encoder.identity, "encoder": name}!=identity:  # a folder may have moved
-        raise ValueError(f"load_encoder: got {encoder.identity},"
-                         f" expected the encoder of training, {identity}")
+    if {**encoder.identity, "encoder": name} != identity:  # a folder may have moved
+        raise ValueError(
+            f"load_encoder: got {encoder.identity}, expected the encoder of training, {identity}"
+        )
     return encoder

@@ -46,8 +46,16 @@ except ImportError:  # Windows, where `locked` keeps nobody out
     fcntl = None
 
 __all__ = [
-    "CheckpointError", "save_directory", "load_directory", "load_meta", "verify",
-    "checkpoints", "prune", "load_into", "locked", "assets",
+    "CheckpointError",
+    "save_directory",
+    "load_directory",
+    "load_meta",
+    "verify",
+    "checkpoints",
+    "prune",
+    "load_into",
+    "locked",
+    "assets",
 ]
 
 FORMAT = 1  # of the directory; raised when older readers could not read newer files
@@ -70,12 +78,13 @@ class FormatError(CheckpointError):
 
 # ---------------------------------------------------------------- saving
 
+
 def save_directory(
-    path,                                    # directory to make or to replace
-    tensors: dict[str, dict[str, Tensor]],   # {"network": {"head.weight": ...}, ...}
-    meta: dict,                              # anything JSON can hold
-    readme: str | None = None,               # text for people, in Markdown
-) -> Path:                                   # the complete directory
+    path,  # directory to make or to replace
+    tensors: dict[str, dict[str, Tensor]],  # {"network": {"head.weight": ...}, ...}
+    meta: dict,  # anything JSON can hold
+    readme: str | None = None,  # text for people, in Markdown
+) -> Path:  # the complete directory
     "Save dictionaries of tensors and `meta` at `path`: all of it, or nothing changes."
     path = Path(os.path.realpath(path))
     groups = {_file_name(k): _ready(k, group) for k, group in tensors.items()}
@@ -136,6 +145,7 @@ def _ready(name: str, group: dict) -> dict:
 
 def _meta_text(meta: dict) -> bytes:
     "`meta` as JSON, refusing what would come back as something else."
+
     def check(value, where):
         if isinstance(value, dict):
             for key, item in value.items():
@@ -245,6 +255,7 @@ def _flush(path: Path):
 
 # ---------------------------------------------------------------- the manifest
 
+
 def _entry(path: Path) -> dict:
     "Size and digest of one file."
     with open(path, "rb") as f:
@@ -289,8 +300,7 @@ def _read_small(path: Path, caller: str) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as e:
         raise CheckpointError(
-            f"{caller}: no complete checkpoint at {path.parent}, got no {path.name}, "
-            f"expected one"
+            f"{caller}: no complete checkpoint at {path.parent}, got no {path.name}, expected one"
         ) from e
 
 
@@ -326,18 +336,19 @@ def _checked_files(files, path: Path, caller: str) -> dict:
         sound = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
         if not sound or type(entry["bytes"]) is not int:
             raise CheckpointError(
-                f"{caller}: {path}, entry {name!r}, got {entry}, "
-                "expected bytes and sha256"
+                f"{caller}: {path}, entry {name!r}, got {entry}, expected bytes and sha256"
             )
     return files
 
 
 # ---------------------------------------------------------------- loading
 
+
 def load_directory(
     path,  # a directory written by `save_directory`
 ) -> tuple[dict[str, dict[str, Tensor]], dict]:  # tensors on the CPU; meta
     "Load a checkpoint, having checked the size and digest of every file."
+
     def read(folder, files):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -359,6 +370,7 @@ def load_meta(
     path,  # a directory written by `save_directory`
 ) -> dict:
     "The `meta` of a checkpoint, without reading its tensors."
+
     def read(folder, files):
         return _checked_meta(folder, files, "load_meta")
 
@@ -366,11 +378,12 @@ def load_meta(
 
 
 def verify(
-    path,                  # a directory written by `save_directory`
+    path,  # a directory written by `save_directory`
     digests: bool = True,  # read every byte; False: look at sizes only
 ):
     "Raise `CheckpointError` unless every file has its stated size and digest."
     check = _check if digests else _check_size
+
     def read(folder, files):
         for name, entry in files.items():
             check(folder / name, entry, "verify")
@@ -406,8 +419,7 @@ def _check_size(path: Path, entry: dict, caller: str):
         ) from e
     if size != entry["bytes"]:
         raise CheckpointError(
-            f"{caller}: {path} is cut or overgrown, got {size} bytes, "
-            f"expected {entry['bytes']}"
+            f"{caller}: {path} is cut or overgrown, got {size} bytes, expected {entry['bytes']}"
         )
 
 
@@ -417,8 +429,7 @@ def _check(path: Path, entry: dict, caller: str):
     actual = _entry(path)["sha256"]
     if actual != entry["sha256"]:
         raise CheckpointError(
-            f"{caller}: {path} is damaged, got sha256 {actual}, "
-            f"expected {entry['sha256']}"
+            f"{caller}: {path} is damaged, got sha256 {actual}, expected {entry['sha256']}"
         )
 
 
@@ -440,11 +451,12 @@ def _is_complete(folder: Path) -> bool:
 
 
 def load_into(
-    module: nn.Module,           # takes the weights
+    module: nn.Module,  # takes the weights
     tensors: dict[str, Tensor],  # by name, as its `state_dict` has them
-    what: str,                   # is loaded; the error begins with it
+    what: str,  # is loaded; the error begins with it
 ):
     "Load weights whose names and shapes all fit, or none of them."
+
     def shape(group, name):
         return tuple(group[name].shape) if name in group else "nothing"
 
@@ -463,6 +475,7 @@ def load_into(
 
 
 # ---------------------------------------------------------------- many checkpoints
+
 
 def checkpoints(
     path,  # folder of step directories: "100", "step-100", "step_000100"
@@ -493,9 +506,9 @@ def checkpoints(
 
 
 def prune(
-    path,           # folder of step directories
+    path,  # folder of step directories
     keep: int = 2,  # how many of the newest stay, at least 1
-) -> list[Path]:    # what was deleted
+) -> list[Path]:  # what was deleted
     "Delete old step directories, once the newest one has proved sound."
     if keep < 1:
         raise ValueError(f"prune: keep, got {keep}, expected at least 1")
@@ -538,6 +551,7 @@ def locked(
 
 
 # ---------------------------------------------------------------- dead writers
+
 
 def _resolve(path) -> Path:
     "`path`, or its complete sibling if its writer died between two renames."
@@ -601,6 +615,7 @@ def _is_dead(match: re.Match, folder: Path) -> bool:
 
 # ---------------------------------------------------------------- what ships
 
+
 def assets() -> Path:
     "The folder of files that ship with the package."
     here = Path(__file__).resolve().parent
@@ -608,6 +623,4 @@ def assets() -> Path:
         return here / "assets"
     if (here.parent / "settings.ini").is_file() and (here.parent / "data").is_dir():
         return here.parent / "data"  # a checkout, or installed from one with -e
-    raise FileNotFoundError(
-        f"assets: no {here / 'assets'} and no data folder beside the package"
-    )
+    raise FileNotFoundError(f"assets: no {here / 'assets'} and no data folder beside the package")

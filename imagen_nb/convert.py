@@ -18,7 +18,13 @@ from imagen_nb.text import FAMILIES, digest_tensors
 
 __all__ = ["convert_encoder", "encoder_bytes"]
 
-TOKENIZER = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER = (
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 T5S = [family for family in FAMILIES if family.endswith("t5")]
 SHARD = 1 << 30  # bytes in one file
 
@@ -26,139 +32,182 @@ SHARD = 1 << 30  # bytes in one file
 def convert_encoder(
     source: str | Path,  # folder of a T5: config, weights (.bin or .safetensors), tokenizer
     target: str | Path,  # folder to make
-) -> Path:               # the new folder
+) -> Path:  # the new folder
     "Write the encoder of a T5 alone, in bfloat16: `imagen-nb embed --convert SRC DST`."
     source, target = Path(source).expanduser(), Path(target).expanduser()
     config = read_config(source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"convert_encoder: {target} is there already, expected a folder to make")
     files, names = weight_files(source), encoder_names(config)
-    new = target.parent/f".{target.name}.new"
+    new = target.parent / f".{target.name}.new"
     shutil.rmtree(new, ignore_errors=True)  # of one that was killed
     new.mkdir(parents=True)
     try:
         places = write_shards(new, encoder_tensors(files, names), names)
         copy_rest(source, new, config)
         write_digest(new, places, source.resolve().name)
-        for file in new.iterdir(): _flush(file)
+        for file in new.iterdir():
+            _flush(file)
         new.rename(target)  # also over an empty folder
-    finally: shutil.rmtree(new, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     _flush(target.parent)
     return target
 
 
 def encoder_bytes(
-    config,            # of a T5, from `transformers`
-) -> dict[str, int]:   # bytes of the whole model in float32, and of its encoder in bfloat16
+    config,  # of a T5, from `transformers`
+) -> dict[str, int]:  # bytes of the whole model in float32, and of its encoder in bfloat16
     "Sizes before and after conversion, from the configuration alone: no weights are made."
     import transformers
+
     with torch.device("meta"):
         whole = transformers.T5ForConditionalGeneration(config)
         encoder = transformers.T5EncoderModel(config)
-    return {"whole, float32": 4*sum(p.numel() for p in whole.parameters()),
-            "encoder, bfloat16": 2*sum(p.numel() for p in encoder.parameters())}
+    return {
+        "whole, float32": 4 * sum(p.numel() for p in whole.parameters()),
+        "encoder, bfloat16": 2 * sum(p.numel() for p in encoder.parameters()),
+    }
 
 
 def read_config(source: Path) -> dict:
     "The configuration of a T5 folder."
-    if not (source/"config.json").is_file():
-        raise ValueError(f"convert_encoder: {source}, got no config.json there, expected a folder with config,"
-                         " weights and tokenizer")
-    config = json.loads((source/"config.json").read_text())
+    if not (source / "config.json").is_file():
+        raise ValueError(
+            f"convert_encoder: {source}, got no config.json there, expected a folder with config,"
+            " weights and tokenizer"
+        )
+    config = json.loads((source / "config.json").read_text())
     if config.get("model_type") not in T5S:
-        raise ValueError(f"convert_encoder: {source} is of the kind {config.get('model_type')!r}, expected one of"
-                         f" {T5S}; BERT and CLIP are small, and load as they are")
+        raise ValueError(
+            f"convert_encoder: {source} is of the kind {config.get('model_type')!r}, expected one of"
+            f" {T5S}; BERT and CLIP are small, and load as they are"
+        )
     return config
 
 
 def encoder_names(config: dict) -> dict:
     "Name -> shape of every parameter of the encoder."
     import transformers
+
     config = transformers.AutoConfig.for_model(**config)
-    with torch.device("meta"): model = getattr(transformers, FAMILIES[config.model_type])(config)
+    with torch.device("meta"):
+        model = getattr(transformers, FAMILIES[config.model_type])(config)
     return {name: value.shape for name, value in model.named_parameters()}
 
 
 def weight_files(source: Path) -> list:
     "The files of a folder that hold weights; safetensors if there are any."
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
-        if files := sorted(source.glob(pattern)): return files
-    raise ValueError(f"convert_encoder: {source}, got no model*.safetensors and no pytorch_model*.bin there,"
-                     " expected weights")
+        if files := sorted(source.glob(pattern)):
+            return files
+    raise ValueError(
+        f"convert_encoder: {source}, got no model*.safetensors and no pytorch_model*.bin there,"
+        " expected weights"
+    )
 
 
 def encoder_tensors(files: list, names: dict):
     "Pairs of name and tensor, one at a time; what is no part of the encoder is passed over."
     from safetensors import safe_open
+
     alias = {"encoder.embed_tokens.weight": "shared.weight"}  # one table under two names
     seen = set()
     for file in files:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as f:
-                pairs = ((key, f.get_tensor(key)) for key in f.keys() if alias.get(key, key) in names)
+                pairs = (
+                    (key, f.get_tensor(key)) for key in f.keys() if alias.get(key, key) in names
+                )
                 yield from unseen(pairs, alias, names, seen)
-        else: yield from unseen(load_bin(file).items(), alias, names, seen)
+        else:
+            yield from unseen(load_bin(file).items(), alias, names, seen)
     if missing := sorted(names.keys() - seen):
-        raise ValueError(f"convert_encoder: weights are incomplete, {len(missing)} missing, first {missing[0]}")
+        raise ValueError(
+            f"convert_encoder: weights are incomplete, {len(missing)} missing, first {missing[0]}"
+        )
 
 
 def unseen(pairs, alias: dict, names: dict, seen: set):
     "Each parameter of the encoder once, with the shape that the configuration says."
     for key, value in pairs:
         key = alias.get(key, key)
-        if key not in names or key in seen: continue
+        if key not in names or key in seen:
+            continue
         if value.shape != names[key]:
-            raise ValueError(f"convert_encoder: {key}, got shape {tuple(value.shape)}, expected {tuple(names[key])}")
+            raise ValueError(
+                f"convert_encoder: {key}, got shape {tuple(value.shape)}, expected {tuple(names[key])}"
+            )
         seen.add(key)
         yield key, value
 
 
 def load_bin(file: Path) -> dict:
     "A state dict of tensors, memory-mapped where its format allows; nothing in the file is run."
-    try: return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:
-        warnings.warn(f"{file.name} is in an old format, and is read whole: {file.stat().st_size/1e9:.1f} GB of memory")
+        warnings.warn(
+            f"{file.name} is in an old format, and is read whole: {file.stat().st_size / 1e9:.1f} GB of memory"
+        )
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def write_shards(folder: Path, pairs, names: dict) -> dict:
     "Write bfloat16 tensors as they come, at most SHARD bytes a file; name -> file."
     from safetensors.torch import save_file
-    total = 2*sum(shape.numel() for shape in names.values())
+
+    total = 2 * sum(shape.numel() for shape in names.values())
     if (free := shutil.disk_usage(folder).free) < total:
         raise OSError(28, f"convert_encoder: {total} bytes needed, {free} free", str(folder))
     places, shard, size, count = {}, {}, 0, 0
+
     def flush():
         nonlocal shard, size, count
         file, count = f"part-{count:05d}.safetensors", count + 1
-        save_file(shard, folder/file, metadata={"format": "pt"})
+        save_file(shard, folder / file, metadata={"format": "pt"})
         places.update(dict.fromkeys(shard, file))
         shard, size = {}, 0
+
     for key, value in pairs:
-        if shard and size + 2*value.numel() > SHARD: flush()
-        shard[key], size = value.to(torch.bfloat16, copy=True).contiguous(), size + 2*value.numel()
+        if shard and size + 2 * value.numel() > SHARD:
+            flush()
+        shard[key], size = (
+            value.to(torch.bfloat16, copy=True).contiguous(),
+            size + 2 * value.numel(),
+        )
     flush()
-    if count == 1: (folder/places[key]).rename(folder/"model.safetensors")
+    if count == 1:
+        (folder / places[key]).rename(folder / "model.safetensors")
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    if count > 1: (folder/"model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    if count > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     return places if count > 1 else dict.fromkeys(places, "model.safetensors")
 
 
 def copy_rest(source: Path, folder: Path, config: dict):
     "Tokenizer and configuration."
-    found = [name for name in TOKENIZER if (source/name).is_file()]
+    found = [name for name in TOKENIZER if (source / name).is_file()]
     if not {"spiece.model", "tokenizer.json"} & set(found):
-        raise ValueError(f"convert_encoder: {source}, got no spiece.model and no tokenizer.json there, expected one")
-    for name in found: shutil.copy(source/name, folder/name)
+        raise ValueError(
+            f"convert_encoder: {source}, got no spiece.model and no tokenizer.json there, expected one"
+        )
+    for name in found:
+        shutil.copy(source / name, folder / name)
     config = {k: v for k, v in config.items() if k != "torch_dtype"}
     config |= {"architectures": [FAMILIES[config["model_type"]]], "dtype": "bfloat16"}
-    (folder/"config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def write_digest(folder: Path, places: dict, name: str):
     "The digest that `TextEncoder` will find, computed tensor by tensor."
     from safetensors import safe_open
+
     def read(key):
-        with safe_open(folder/places[key], "pt") as f: return f.get_tensor(key)
+        with safe_open(folder / places[key], "pt") as f:
+            return f.get_tensor(key)
+
     revision = digest_tensors((key, read(key)) for key in sorted(places))
-    (folder/"encoder.json").write_text(json.dumps({"source": name, "dtype": "bfloat16", "revision": revision}) + "\n")
+    (folder / "encoder.json").write_text(
+        json.dumps({"source": name, "dtype": "bfloat16", "revision": revision}) + "\n"
+    )

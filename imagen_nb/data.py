@@ -23,9 +23,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .catalog import Catalog, open_catalog
-from .sources import (
-    FORMATS, MAX_PIXELS, MIN_SIDE, SUFFIXES, TEXT_COLUMNS, UnreadablePicture, clean_caption,
-    decode_picture, decode_text, find_source, reason)
+from imagen_nb.sources import (
+    UnreadablePicture,
+    decode_picture,
+    find_source,
+    reason,
+)
 
 if TYPE_CHECKING:
     from imagen_nb.text import TextEmbedding
@@ -42,135 +45,178 @@ __all__ = ['SHAPES', 'COLOURS', 'BACKGROUNDS', 'INVERSE', 'VOCABULARY', 'HELD_OU
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 
 COLOURS = {  # RGB in [0, 1]; hues at least 27 degrees apart
-    "red": (.90, .08, .12), "orange": (1., .50, .02), "yellow": (.96, .90, .08),
-    "green": (.10, .70, .20), "cyan": (.10, .85, .88), "blue": (.12, .25, .95),
-    "purple": (.50, .12, .85), "pink": (1., .38, .75)}
+    "red": (0.90, 0.08, 0.12),
+    "orange": (1.0, 0.50, 0.02),
+    "yellow": (0.96, 0.90, 0.08),
+    "green": (0.10, 0.70, 0.20),
+    "cyan": (0.10, 0.85, 0.88),
+    "blue": (0.12, 0.25, 0.95),
+    "purple": (0.50, 0.12, 0.85),
+    "pink": (1.0, 0.38, 0.75),
+}
 
-BACKGROUNDS = {"white": 1., "gray": .5, "black": 0.}  # achromatic: hue belongs to things
+BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}  # achromatic: hue belongs to things
 
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 # %% ../nbs/01_data.ipynb #4103dcf3
 VOCABULARY = {  # level -> colours, shapes
     "quick": (("red", "yellow", "green", "cyan", "blue", "pink"), SHAPES[:4]),
-    "full": (tuple(COLOURS), SHAPES)}
+    "full": (tuple(COLOURS), SHAPES),
+}
 
 HELD_OUT_PAIRS = {  # level -> (colour, shape) pairs that only the test split draws
-    "quick": frozenset({("red", "cross"), ("yellow", "circle"), ("green", "square"),
-                        ("blue", "triangle"), ("cyan", "cross"), ("pink", "square")}),
-    "full": frozenset({("red", "star"), ("green", "ring"), ("blue", "triangle"),
-                       ("yellow", "cross"), ("purple", "square"), ("orange", "circle")})}
+    "quick": frozenset(
+        {
+            ("red", "cross"),
+            ("yellow", "circle"),
+            ("green", "square"),
+            ("blue", "triangle"),
+            ("cyan", "cross"),
+            ("pink", "square"),
+        }
+    ),
+    "full": frozenset(
+        {
+            ("red", "star"),
+            ("green", "ring"),
+            ("blue", "triangle"),
+            ("yellow", "cross"),
+            ("purple", "square"),
+            ("orange", "circle"),
+        }
+    ),
+}
 
 HELD_OUT_RELATIONS = {  # level -> (shape, relation, shape) that only the test split draws
-    "quick": frozenset({("circle", "left", "triangle"), ("cross", "left", "square"),
-                        ("square", "above", "cross"), ("triangle", "above", "circle")}),
-    "full": frozenset({("circle", "left", "triangle"), ("cross", "left", "square"),
-                       ("square", "above", "cross"), ("triangle", "above", "circle"),
-                       ("star", "left", "ring"), ("ring", "above", "star")})}
+    "quick": frozenset(
+        {
+            ("circle", "left", "triangle"),
+            ("cross", "left", "square"),
+            ("square", "above", "cross"),
+            ("triangle", "above", "circle"),
+        }
+    ),
+    "full": frozenset(
+        {
+            ("circle", "left", "triangle"),
+            ("cross", "left", "square"),
+            ("square", "above", "cross"),
+            ("triangle", "above", "circle"),
+            ("star", "left", "ring"),
+            ("ring", "above", "star"),
+        }
+    ),
+}
 
 # %% ../nbs/01_data.ipynb #194a83a7
 @dataclass(frozen=True)
 class Thing:
     "One drawn object; lengths in units of the frame's side."
-    shape: str             # one of `SHAPES`
-    colour: str            # a key of `COLOURS`
-    size: str | None       # "small", "big", or None where captions name no size
-    fill: str              # "plain", "gradient" or "striped"
-    x: float               # centre from the left, in [0, 1]
-    y: float               # centre from the top, in [0, 1]
-    r: float               # radius
+
+    shape: str  # one of `SHAPES`
+    colour: str  # a key of `COLOURS`
+    size: str | None  # "small", "big", or None where captions name no size
+    fill: str  # "plain", "gradient" or "striped"
+    x: float  # centre from the left, in [0, 1]
+    y: float  # centre from the top, in [0, 1]
+    r: float  # radius
 
 # %% ../nbs/01_data.ipynb #9afc98d0
 @dataclass(frozen=True)
 class Scene:
     "What is in a picture."
-    things: tuple[Thing, ...]    # 1 to 4
-    background: str              # a key of `BACKGROUNDS`
+
+    things: tuple[Thing, ...]  # 1 to 4
+    background: str  # a key of `BACKGROUNDS`
     relation: str | None = None  # of things[0] to things[1]: left right above below
 
 # %% ../nbs/01_data.ipynb #0acd7a28
 class Crop(NamedTuple):
     "A window per image, in pixels of the full image; beyond the frame its edge repeats."
-    top: Tensor    # first row, may be negative, int64 (b,)
-    left: Tensor   # first column, may be negative, int64 (b,)
-    height: int    # rows
-    width: int     # columns
+
+    top: Tensor  # first row, may be negative, int64 (b,)
+    left: Tensor  # first column, may be negative, int64 (b,)
+    height: int  # rows
+    width: int  # columns
 
 # %% ../nbs/01_data.ipynb #e9c7f09a
 class Batch(NamedTuple):
     "What a training step receives."
-    images: Tensor                     # (b 3 h w) in [-1, 1]
-    text: TextEmbedding                # encoded captions, b rows
-    index: Tensor                      # key of every draw, int64 (b,)
+
+    images: Tensor  # (b 3 h w) in [-1, 1]
+    text: TextEmbedding  # encoded captions, b rows
+    index: Tensor  # key of every draw, int64 (b,)
     captions: list[str] | None = None  # for the eye only
 
 # %% ../nbs/01_data.ipynb #18dce096
 def shape_distance(
     shape: str,  # one of `SHAPES`
-    x: Tensor,   # offset from the centre in radii, broadcasts against y
-    y: Tensor,   # same, downward
-) -> Tensor:     # distance to the outline in radii, negative inside
+    x: Tensor,  # offset from the centre in radii, broadcasts against y
+    y: Tensor,  # same, downward
+) -> Tensor:  # distance to the outline in radii, negative inside
     "Signed distance to a shape's outline (exact near edges, which is where it is used)."
     if shape == "circle":
-        return (x*x + y*y).sqrt() - .95
+        return (x * x + y * y).sqrt() - 0.95
     if shape == "ring":
-        return ((x*x + y*y).sqrt() - .76).abs() - .24
+        return ((x * x + y * y).sqrt() - 0.76).abs() - 0.24
     if shape == "square":
-        return torch.maximum(x.abs(), y.abs()) - .84
+        return torch.maximum(x.abs(), y.abs()) - 0.84
     if shape == "triangle":  # centroid at the centre, tip up
-        return torch.maximum(math.sqrt(.75)*x.abs() - .5*y, y) - .6
+        return torch.maximum(math.sqrt(0.75) * x.abs() - 0.5 * y, y) - 0.6
     if shape == "cross":
         a, b = x.abs(), y.abs()
-        return torch.minimum(torch.maximum(a - 1., b - .36), torch.maximum(b - 1., a - .36))
+        return torch.minimum(torch.maximum(a - 1.0, b - 0.36), torch.maximum(b - 1.0, a - 0.36))
     if shape == "star":
         return _star_distance(x, y)
     raise ValueError(f"shape_distance: shape, got {shape!r}, expected one of {SHAPES}")
 
 # %% ../nbs/01_data.ipynb #fa7bb80b
-def _star_distance(x: Tensor, y: Tensor, outer: float = 1.15, inner: float = .52) -> Tensor:
+def _star_distance(x: Tensor, y: Tensor, outer: float = 1.15, inner: float = 0.52) -> Tensor:
     "Five tips: fold the plane into half a tip, then one edge is left."
-    sector = 2*math.pi/5
+    sector = 2 * math.pi / 5
     angle = torch.atan2(x.expand_as(x + y), -y.expand_as(x + y))
-    angle = (angle - sector*(angle/sector).round()).abs()
-    rho = (x*x + y*y).sqrt()
-    ex, ey = inner*math.sin(sector/2), inner*math.cos(sector/2) - outer
-    across = -rho*angle.sin()*ey + (rho*angle.cos() - outer)*ex
-    return across/math.hypot(ex, ey)
+    angle = (angle - sector * (angle / sector).round()).abs()
+    rho = (x * x + y * y).sqrt()
+    ex, ey = inner * math.sin(sector / 2), inner * math.cos(sector / 2) - outer
+    across = -rho * angle.sin() * ey + (rho * angle.cos() - outer) * ex
+    return across / math.hypot(ex, ey)
 
 # %% ../nbs/01_data.ipynb #c609a217
 def coverage(
     distance: Tensor,  # signed distance to an edge in pixels, negative inside
-) -> Tensor:           # share of the pixel covered, in [0, 1]
+) -> Tensor:  # share of the pixel covered, in [0, 1]
     "Area under a tent two pixels wide: what the anti-aliased `resize` would leave of an edge."
     u = distance.clamp(-1, 1)
-    return .5 - u + .5*u*u.abs()
+    return 0.5 - u + 0.5 * u * u.abs()
 
 # %% ../nbs/01_data.ipynb #1b137ee2
-STRIPE_PERIOD = 1/56  # of the frame's side: 9 pixels at 512, 2.3 at 128, half a pixel at 32
-TINT = .65            # how far a fill moves the colour towards white
+STRIPE_PERIOD = 1 / 56  # of the frame's side: 9 pixels at 512, 2.3 at 128, half a pixel at 32
+TINT = 0.65  # how far a fill moves the colour towards white
+
 
 def fill_tint(
-    fill: str,   # "gradient" or "striped"
-    x: Tensor,   # offset from the centre, units of the frame, broadcasts against y
-    y: Tensor,   # same, downward
-    r: Tensor,   # radius, same units
-    size: int,   # pixels of the frame's side: fixes what detail survives
-) -> Tensor:     # share of white mixed into the colour, in [0, TINT]
+    fill: str,  # "gradient" or "striped"
+    x: Tensor,  # offset from the centre, units of the frame, broadcasts against y
+    y: Tensor,  # same, downward
+    r: Tensor,  # radius, same units
+    size: int,  # pixels of the frame's side: fixes what detail survives
+) -> Tensor:  # share of white mixed into the colour, in [0, TINT]
     "White mixed in by a fill; hue stays, so a filtered fill keeps its colour."
     if fill == "gradient":
-        return TINT*(.5 - .5*y/r).clamp(0, 1).expand_as(x + y)
+        return TINT * (0.5 - 0.5 * y / r).clamp(0, 1).expand_as(x + y)
     if fill == "striped":
-        f = 1/(STRIPE_PERIOD*math.sqrt(2))  # cycles per frame along each axis
-        s = torch.sin(2*math.pi*f*(x + y))
-        waves = {1: s, 3: 3*s - 4*s**3, 5: 5*s - 20*s**3 + 16*s**5}
-        soft = sum(_sinc(k*f/size)**4/k*wave for k, wave in waves.items())
-        return TINT*(.5 + 2/math.pi*soft).clamp(0, 1)
+        f = 1 / (STRIPE_PERIOD * math.sqrt(2))  # cycles per frame along each axis
+        s = torch.sin(2 * math.pi * f * (x + y))
+        waves = {1: s, 3: 3 * s - 4 * s**3, 5: 5 * s - 20 * s**3 + 16 * s**5}
+        soft = sum(_sinc(k * f / size) ** 4 / k * wave for k, wave in waves.items())
+        return TINT * (0.5 + 2 / math.pi * soft).clamp(0, 1)
     raise ValueError(f"fill_tint: fill, got {fill!r}, expected 'gradient' or 'striped'")
 
 # %% ../nbs/01_data.ipynb #0c1a1b0c
 def _sinc(x: float) -> float:
     "sin(pi x)/(pi x): what averaging over one pixel leaves of x cycles per pixel."
-    return math.sin(math.pi*x)/(math.pi*x) if x else 1.
+    return math.sin(math.pi * x) / (math.pi * x) if x else 1.0
 
 # %% ../nbs/01_data.ipynb #ba80ac21
 def _axis(first: Tensor | None, length: int, size: int, device) -> Tensor:
@@ -178,7 +224,7 @@ def _axis(first: Tensor | None, length: int, size: int, device) -> Tensor:
     i = torch.arange(length, device=device)[None]
     if first is not None:
         i = (i + first.to(device)[:, None]).clamp(0, size - 1)
-    return (i + .5)/size
+    return (i + 0.5) / size
 
 # %% ../nbs/01_data.ipynb #d0e8ec01
 def _paint(things: list[Thing], x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +236,7 @@ def _paint(things: list[Thing], x: Tensor, y: Tensor, size: int) -> tuple[Tensor
     tint = torch.zeros_like(alpha)
     for shape in {o.shape: None for o in things}:
         i = [k for k, o in enumerate(things) if o.shape == shape]
-        alpha[i] = coverage(shape_distance(shape, x[i]/r[i], y[i]/r[i])*(r[i]*size))
+        alpha[i] = coverage(shape_distance(shape, x[i] / r[i], y[i] / r[i]) * (r[i] * size))
     for fill in {o.fill: None for o in things if o.fill != "plain"}:
         i = [k for k, o in enumerate(things) if o.fill == fill]
         tint[i] = fill_tint(fill, x[i], y[i], r[i], size)
@@ -198,11 +244,11 @@ def _paint(things: list[Thing], x: Tensor, y: Tensor, size: int) -> tuple[Tensor
 
 # %% ../nbs/01_data.ipynb #9db0de22
 def render(
-    scenes: list[Scene],        # what to draw
-    size: int,                  # side of the whole frame in pixels
-    crop: Crop | None = None,   # draw these windows only
-    device=None,                # where to draw
-) -> Tensor:                    # (b 3 h w) in [-1, 1], float32
+    scenes: list[Scene],  # what to draw
+    size: int,  # side of the whole frame in pixels
+    crop: Crop | None = None,  # draw these windows only
+    device=None,  # where to draw
+) -> Tensor:  # (b 3 h w) in [-1, 1], float32
     "Draw scenes at any size; a crop equals the same window of the whole picture."
     b, (h, w) = len(scenes), (size, size) if crop is None else (crop.height, crop.width)
     x = _axis(crop and crop.left, w, size, device).expand(b, w)[:, None, :]
@@ -214,93 +260,106 @@ def render(
         things = [scenes[k].things[slot] for k in i]
         alpha, tint = _paint(things, x[i], y[i], size)
         colour = torch.tensor([COLOURS[o.colour] for o in things], device=device)[..., None, None]
-        colour = colour + tint*(1 - colour)
+        colour = colour + tint * (1 - colour)
         if len(i) == b:
-            images = images + alpha*(colour - images)
+            images = images + alpha * (colour - images)
         else:
-            images[i] = images[i] + alpha*(colour - images[i])
-    return images*2 - 1
+            images[i] = images[i] + alpha * (colour - images[i])
+    return images * 2 - 1
 
 # %% ../nbs/01_data.ipynb #76ca893f
 def _pick(rng: random.Random, options):
     "One of several (only `random()` is used: it alone is stable across Python versions)."
-    return options[int(rng.random()*len(options))]
+    return options[int(rng.random() * len(options))]
 
 # %% ../nbs/01_data.ipynb #a6c55bb4
 def _distinct(rng: random.Random, options, n: int) -> list:
     "n different options, in random order."
     left, out = list(options), []
     for _ in range(n):
-        out.append(left.pop(int(rng.random()*len(left))))
+        out.append(left.pop(int(rng.random() * len(left))))
     return out
 
 # %% ../nbs/01_data.ipynb #12a4ded5
 def _places(rng: random.Random, relation: str) -> list[tuple[float, float]]:
     "Centres of two things, the first one standing in `relation` to the second."
-    def u(a): return (2*rng.random() - 1)*a
-    near, far = .265 + u(.02), .735 + u(.02)
+
+    def u(a):
+        return (2 * rng.random() - 1) * a
+
+    near, far = 0.265 + u(0.02), 0.735 + u(0.02)
     if relation in ("right", "below"):
         near, far = far, near
-    a, b = .5 + u(.08), .5 + u(.08)
+    a, b = 0.5 + u(0.08), 0.5 + u(0.08)
     return [(near, a), (far, b)] if relation in ("left", "right") else [(a, near), (b, far)]
 
 # %% ../nbs/01_data.ipynb #ce575fac
 def draw_quick(
     rng: random.Random,  # source of randomness
-    kind: str,           # "one" or "two"
+    kind: str,  # "one" or "two"
 ) -> Scene:
     "A scene of level quick: one or two plain things, four shapes, six colours."
     colours, shapes = VOCABULARY["quick"]
     background = _pick(rng, tuple(BACKGROUNDS))
     if kind == "one":
-        x, y = (.5 + (2*rng.random() - 1)*.12 for _ in range(2))
-        r = .23 + .06*rng.random()
-        return Scene((Thing(_pick(rng, shapes), _pick(rng, colours), None, "plain", x, y, r),),
-                     background)
+        x, y = (0.5 + (2 * rng.random() - 1) * 0.12 for _ in range(2))
+        r = 0.23 + 0.06 * rng.random()
+        return Scene(
+            (Thing(_pick(rng, shapes), _pick(rng, colours), None, "plain", x, y, r),), background
+        )
     relation = _pick(rng, tuple(INVERSE))
-    things = tuple(Thing(_pick(rng, shapes), c, None, "plain", x, y, .165 + .03*rng.random())
-                   for c, (x, y) in zip(_distinct(rng, colours, 2), _places(rng, relation)))
+    things = tuple(
+        Thing(_pick(rng, shapes), c, None, "plain", x, y, 0.165 + 0.03 * rng.random())
+        for c, (x, y) in zip(_distinct(rng, colours, 2), _places(rng, relation))
+    )
     return Scene(things, background, relation)
 
 # %% ../nbs/01_data.ipynb #267b1f1c
 def _radius(rng: random.Random, size: str) -> float:
     "Radius of a small or big thing of level full."
-    return .105 + .02*rng.random() if size == "small" else .16 + .025*rng.random()
+    return 0.105 + 0.02 * rng.random() if size == "small" else 0.16 + 0.025 * rng.random()
 
 # %% ../nbs/01_data.ipynb #9def1e36
 def _cells(rng: random.Random, n: int) -> list[tuple[float, float]]:
     "Centres of n things in the four quarters of the frame."
-    quarters = [(x, y) for y in (.26, .74) for x in (.26, .74)]
-    return [tuple(c + (2*rng.random() - 1)*.01 for c in q) for q in _distinct(rng, quarters, n)]
+    quarters = [(x, y) for y in (0.26, 0.74) for x in (0.26, 0.74)]
+    return [
+        tuple(c + (2 * rng.random() - 1) * 0.01 for c in q) for q in _distinct(rng, quarters, n)
+    ]
 
 # %% ../nbs/01_data.ipynb #5cb46c2b
 def draw_full(
     rng: random.Random,  # source of randomness
-    kind: str,           # "one", "two", "same" (2 to 4 alike) or "list" (3 or 4 different)
+    kind: str,  # "one", "two", "same" (2 to 4 alike) or "list" (3 or 4 different)
 ) -> Scene:
     "A scene of level full: up to four things with size and fill, six shapes, eight colours."
     colours, shapes = VOCABULARY["full"]
     background = _pick(rng, tuple(BACKGROUNDS))
+
     def looks(colour):
         fill = _pick(rng, ("plain", "plain", "gradient", "striped"))
         return (_pick(rng, shapes), colour, _pick(rng, ("small", "big")), fill)
+
     if kind == "two":
         relation, pair = _pick(rng, tuple(INVERSE)), _distinct(rng, colours, 2)
         places, wanted = _places(rng, relation), [looks(c) for c in pair]
     elif kind == "one":
         relation, wanted = None, [looks(_pick(rng, colours))]
-        places = [tuple(.5 + (2*rng.random() - 1)*.15 for _ in range(2))]
+        places = [tuple(0.5 + (2 * rng.random() - 1) * 0.15 for _ in range(2))]
     else:
         n = _pick(rng, (2, 3, 4) if kind == "same" else (3, 3, 4))
         relation, places = None, _cells(rng, n)
         one = looks(_pick(rng, colours))
-        wanted = [one]*n if kind == "same" else [looks(c) for c in _distinct(rng, colours, n)]
+        wanted = [one] * n if kind == "same" else [looks(c) for c in _distinct(rng, colours, n)]
     things = (Thing(*o, x, y, _radius(rng, o[2])) for o, (x, y) in zip(wanted, places))
     return Scene(tuple(things), background, relation)
 
 # %% ../nbs/01_data.ipynb #5d19029b
-KINDS = {"quick": (("one", .5), ("two", .5)),  # level -> kind of scene and its share
-         "full": (("one", .3), ("two", .35), ("same", .2), ("list", .15))}
+KINDS = {
+    "quick": (("one", 0.5), ("two", 0.5)),  # level -> kind of scene and its share
+    "full": (("one", 0.3), ("two", 0.35), ("same", 0.2), ("list", 0.15)),
+}
+
 
 def _kind(rng: random.Random, level: str) -> str:
     "Draw a kind of scene by its share."
@@ -313,10 +372,15 @@ def _kind(rng: random.Random, level: str) -> str:
 
 # %% ../nbs/01_data.ipynb #5cc36519
 NUMBERS = ("", "one", "two", "three", "four")
-SAYINGS = {"left": ("left of", "to the left of"), "right": ("right of", "to the right of"),
-           "above": ("above", "over"), "below": ("below", "under")}
+SAYINGS = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
 SIZES = {None: ("",), "small": ("small", "little"), "big": ("big", "large")}
 FILLS = {"plain": ("",), "striped": ("striped",), "gradient": ("shaded",)}
+
 
 def _article(words: str) -> str:
     "a or an, and the words."
@@ -326,19 +390,33 @@ def _article(words: str) -> str:
 def _names(thing: Thing, n: int = 1) -> list[str]:
     "Ways to name a thing, or n things alike, the shortest first."
     plural = thing.shape + ("" if n == 1 else "es" if thing.shape == "cross" else "s")
-    def count(words): return _article(words) if n == 1 else f"{NUMBERS[n]} {words}"
-    def join(*words): return " ".join(w for w in words if w)
-    names = [count(join(s, f, thing.colour, plural))
-             for s in SIZES[thing.size] for f in FILLS[thing.fill]]
+
+    def count(words):
+        return _article(words) if n == 1 else f"{NUMBERS[n]} {words}"
+
+    def join(*words):
+        return " ".join(w for w in words if w)
+
+    names = [
+        count(join(s, f, thing.colour, plural))
+        for s in SIZES[thing.size]
+        for f in FILLS[thing.fill]
+    ]
     verb = "that is" if n == 1 else "that are"
-    return names + [f"{count(join(s, f, plural))} {verb} {thing.colour}"
-                    for s in SIZES[thing.size] for f in FILLS[thing.fill]]
+    return names + [
+        f"{count(join(s, f, plural))} {verb} {thing.colour}"
+        for s in SIZES[thing.size]
+        for f in FILLS[thing.fill]
+    ]
 
 # %% ../nbs/01_data.ipynb #c481fcf7
 def _settings(background: str) -> tuple[str, ...]:
     "Ways to name the background, behind the things."
-    return (f"on a {background} background", f"against {background}",
-            f"with a {background} background")
+    return (
+        f"on a {background} background",
+        f"against {background}",
+        f"with a {background} background",
+    )
 
 # %% ../nbs/01_data.ipynb #d405bfb6
 def _subjects(scene: Scene) -> list[str]:
@@ -347,13 +425,17 @@ def _subjects(scene: Scene) -> list[str]:
     if scene.relation:
         a, b = names
         pairs = ((a, scene.relation, b), (b, INVERSE[scene.relation], a))
-        return [f"{n[k]} {saying} {m[k]}" for n, r, m in pairs for saying in SAYINGS[r]
-                for k in (0, -1)]
+        return [
+            f"{n[k]} {saying} {m[k]}" for n, r, m in pairs for saying in SAYINGS[r] for k in (0, -1)
+        ]
     if len(scene.things) == 1:
         return names[0]
     if len({(o.shape, o.colour, o.size, o.fill) for o in scene.things}) == 1:
         return _names(scene.things[0], len(scene.things))
-    def listing(parts): return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+    def listing(parts):
+        return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
     return [listing([n[0] for n in order]) for order in (names, names[::-1], names[1:] + names[:1])]
 
 # %% ../nbs/01_data.ipynb #40507f63
@@ -369,42 +451,45 @@ def wordings(
 # %% ../nbs/01_data.ipynb #151a362e
 MARGIN = 8  # pixels a crop carries on each side, so that reducing it by 4 equals cropping after
 
+
 def resize(
-    images: Tensor,                # (b c h w)
-    size: int | tuple[int, int],   # new side, or (height, width)
-) -> Tensor:                       # (b c *size); the same tensor if nothing changes
+    images: Tensor,  # (b c h w)
+    size: int | tuple[int, int],  # new side, or (height, width)
+) -> Tensor:  # (b c *size); the same tensor if nothing changes
     "Bilinear resize with anti-aliasing, the frame's edge repeated beyond it."
     old = tuple(images.shape[-2:])
     new = (size, size) if isinstance(size, int) else tuple(size)
     if images.ndim != 4 or min(new) < 1:
-        raise ValueError(f"resize: images and size, got {tuple(images.shape)} and {size},"
-                         " expected (b c h w) and at least 1")
+        raise ValueError(
+            f"resize: images and size, got {tuple(images.shape)} and {size},"
+            " expected (b c h w) and at least 1"
+        )
     if new == old:
         return images
     if any(max(a, b) % min(a, b) for a, b in zip(old, new)):  # grids that never realign
         rows, cols = (_tent(a, b).to(images) for a, b in zip(old, new))
         return rows @ images @ cols.T
-    (py, qy), (px, qx) = ((a//math.gcd(a, b), b//math.gcd(a, b)) for a, b in zip(old, new))
+    (py, qy), (px, qx) = ((a // math.gcd(a, b), b // math.gcd(a, b)) for a, b in zip(old, new))
     padded = F.pad(images, (px, px, py, py), mode="replicate")
-    out = F.interpolate(padded, (new[0] + 2*qy, new[1] + 2*qx), mode="bilinear", antialias=True)
-    return out[..., qy:qy + new[0], qx:qx + new[1]].contiguous()
+    out = F.interpolate(padded, (new[0] + 2 * qy, new[1] + 2 * qx), mode="bilinear", antialias=True)
+    return out[..., qy : qy + new[0], qx : qx + new[1]].contiguous()
 
 # %% ../nbs/01_data.ipynb #af272f20
 def _tent(old: int, new: int) -> Tensor:
     "Weight of every old pixel in every new one, (new old): a tent, its overhang on the edge."
-    reach = max(1., old/new)
+    reach = max(1.0, old / new)
     pad = math.ceil(reach)
     at = torch.arange(-pad, old + pad)
-    centre = (torch.arange(new, dtype=torch.float64) + .5)*old/new
-    weights = (1 - (at + .5 - centre[:, None]).abs()/reach).clamp(min=0)
-    weights = weights/weights.sum(1, keepdim=True)
+    centre = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new
+    weights = (1 - (at + 0.5 - centre[:, None]).abs() / reach).clamp(min=0)
+    weights = weights / weights.sum(1, keepdim=True)
     return torch.zeros(new, old, dtype=torch.float64).index_add(1, at.clamp(0, old - 1), weights)
 
 # %% ../nbs/01_data.ipynb #9814985a
 def crop_images(
     images: Tensor,  # (b c h w)
-    crop: Crop,      # one window per image
-) -> Tensor:         # (b c crop.height crop.width)
+    crop: Crop,  # one window per image
+) -> Tensor:  # (b c crop.height crop.width)
     "Cut windows; beyond the frame its edge repeats."
     b, _, h, w = images.shape
     rows = (crop.top[:, None] + torch.arange(crop.height)).clamp(0, h - 1).to(images.device)
@@ -415,26 +500,26 @@ def crop_images(
 # %% ../nbs/01_data.ipynb #40e8b41d
 def chroma(
     images: Tensor,  # (... 3 h w) in [-1, 1]
-) -> Tensor:         # (... 2 h w): direction is hue, length is strength
+) -> Tensor:  # (... 2 h w): direction is hue, length is strength
     "Colour without lightness: what is left of RGB when its gray part is projected away."
-    r, g, b = ((images + 1)/2).unbind(-3)
-    return torch.stack([(2*r - g - b)/math.sqrt(6), (g - b)/math.sqrt(2)], -3)
+    r, g, b = ((images + 1) / 2).unbind(-3)
+    return torch.stack([(2 * r - g - b) / math.sqrt(6), (g - b) / math.sqrt(2)], -3)
 
 # %% ../nbs/01_data.ipynb #bf1ad3e4
 def _hues(colours: tuple[str, ...]) -> Tensor:
     "Chroma of each colour at full strength, (n, 2)."
-    rgb = torch.tensor([COLOURS[c] for c in colours])*2 - 1
+    rgb = torch.tensor([COLOURS[c] for c in colours]) * 2 - 1
     return chroma(rgb.T[:, None])[:, 0].T
 
 # %% ../nbs/01_data.ipynb #3dcde467
 def connected(
     mask: Tensor,  # bool (h w)
-) -> Tensor:       # int64 (h w): 0 off the mask, one positive number per connected patch
+) -> Tensor:  # int64 (h w): 0 off the mask, one positive number per connected patch
     "Label patches (8 neighbours): pixels take the largest label beside them until none changes."
     h, w = mask.shape
-    labels = torch.arange(1, h*w + 1, device=mask.device).view(1, 1, h, w).float()*mask
+    labels = torch.arange(1, h * w + 1, device=mask.device).view(1, 1, h, w).float() * mask
     while True:
-        grown = F.max_pool2d(labels, 3, 1, 1)*mask
+        grown = F.max_pool2d(labels, 3, 1, 1) * mask
         if torch.equal(grown, labels):
             return labels[0, 0].long()
         labels = grown
@@ -444,19 +529,19 @@ def _patches(image: Tensor, colours: tuple[str, ...]) -> list[tuple[str, Tensor]
     "Coloured patches of a picture: (colour, strength along its hue (h w), 0 away from the patch)."
     c, hues = chroma(image), _hues(colours)
     strength, side = torch.hypot(c[0], c[1]), image.shape[-1]
-    labels = connected(strength > .11)
+    labels = connected(strength > 0.11)
     nearest = torch.einsum("nc,chw->nhw", F.normalize(hues, dim=1), c).argmax(0)
     out = []
     for label in labels.unique()[1:] if (labels == 0).any() else labels.unique():
         here = labels == label
         votes = torch.bincount(nearest[here], strength[here], minlength=len(colours))
-        keep = (votes > .2*votes.sum()).nonzero()[:, 0].tolist()
+        keep = (votes > 0.2 * votes.sum()).nonzero()[:, 0].tolist()
         for k in keep:  # a patch of two hues is two things that touch
             part = here if len(keep) == 1 else here & (nearest == k)
             near = F.max_pool2d(part[None, None].float(), 5, 1, 2)[0, 0]
-            near = near*(part | (labels == 0))
-            share = torch.einsum("c,chw->hw", hues[k]/hues[k].square().sum(), c)*near
-            if share.sum() > .006*side**2:
+            near = near * (part | (labels == 0))
+            share = torch.einsum("c,chw->hw", hues[k] / hues[k].square().sum(), c) * near
+            if share.sum() > 0.006 * side**2:
                 out.append((colours[k], share))
     return out
 
@@ -465,28 +550,28 @@ def _strength(things: list[Thing], size: int) -> Tensor:
     "Strength of colour of things drawn alone, (n h w): coverage, less the white in it."
     at = _axis(None, size, size, None).expand(len(things), size)
     alpha, tint = _paint(things, at[:, None, :], at[:, :, None], size)
-    return (alpha*(1 - tint))[:, 0]
+    return (alpha * (1 - tint))[:, 0]
 
 # %% ../nbs/01_data.ipynb #46cd08c5
 @functools.cache
 def _moments(shape: str, fill: str) -> tuple[float, float]:
     "Summed strength of a shape of radius 1, and how far below its centre that strength lies."
-    share = _strength([Thing(shape, "red", None, fill, .5, .5, .4)], 256)[0]
-    y = (torch.arange(256) + .5)/256 - .5
-    return (share.mean()/.4**2).item(), ((share.sum(1)*y).sum()/share.sum()/.4).item()
+    share = _strength([Thing(shape, "red", None, fill, 0.5, 0.5, 0.4)], 256)[0]
+    y = (torch.arange(256) + 0.5) / 256 - 0.5
+    return (share.mean() / 0.4**2).item(), ((share.sum(1) * y).sum() / share.sum() / 0.4).item()
 
 # %% ../nbs/01_data.ipynb #315e984f
 def _candidates(share: Tensor, shapes: tuple[str, ...]) -> list[Thing]:
     "Things of every shape and fill with the area and the centre of a patch."
     side = share.shape[-1]
-    at, total = (torch.arange(side) + .5)/side, share.sum()
-    x, y = ((share.sum(0)*at).sum()/total).item(), ((share.sum(1)*at).sum()/total).item()
+    at, total = (torch.arange(side) + 0.5) / side, share.sum()
+    x, y = ((share.sum(0) * at).sum() / total).item(), ((share.sum(1) * at).sum() / total).item()
     out = []
     for shape in shapes:
         for fill in ("plain", "gradient", "striped"):
             area, below = _moments(shape, fill)
-            r = math.sqrt(total.item()/side**2/area)
-            out.append(Thing(shape, "red", None, fill, x, y - below*r, r))
+            r = math.sqrt(total.item() / side**2 / area)
+            out.append(Thing(shape, "red", None, fill, x, y - below * r, r))
     return out
 
 # %% ../nbs/01_data.ipynb #c51ae7df
@@ -499,37 +584,37 @@ def _recognise(share: Tensor, shapes: tuple[str, ...]) -> tuple[Thing, float]:
     return options[best], likeness[best].item()
 
 # %% ../nbs/01_data.ipynb #18d51713
-def _wave(size: int, blur: float = .6) -> float:
+def _wave(size: int, blur: float = 0.6) -> float:
     "Amplitude of stripes drawn at this size and then blurred by so many pixels."
-    f = 1/(STRIPE_PERIOD*math.sqrt(2)*size)  # cycles per pixel along each axis
-    return 2/math.pi*TINT*_sinc(f)**4*math.exp(-4*(math.pi*blur*f)**2)
+    f = 1 / (STRIPE_PERIOD * math.sqrt(2) * size)  # cycles per pixel along each axis
+    return 2 / math.pi * TINT * _sinc(f) ** 4 * math.exp(-4 * (math.pi * blur * f) ** 2)
 
 # %% ../nbs/01_data.ipynb #888bf8fb
 def _read_fill(image: Tensor, thing: Thing) -> str:
     "Fill of a thing from its inside, by fitting a slope and waves; needs 128 pixels or more."
     side = image.shape[-1]
-    inner = dataclasses.replace(thing, fill="plain", r=thing.r - 1.5/side)
-    x, y = ((torch.arange(side) + .5)/side - c for c in (thing.x, thing.y))
+    inner = dataclasses.replace(thing, fill="plain", r=thing.r - 1.5 / side)
+    x, y = ((torch.arange(side) + 0.5) / side - c for c in (thing.x, thing.y))
     alpha, _ = _paint([inner], x[None, None] + thing.x, y[None, :, None] + thing.y, side)
-    rows, cols = (alpha[0, 0] > .99).nonzero(as_tuple=True)
+    rows, cols = (alpha[0, 0] > 0.99).nonzero(as_tuple=True)
     hue = _hues((thing.colour,))[0]
-    q = (chroma(image[:, rows, cols][..., None])[..., 0]*hue[:, None]).sum(0)/hue.square().sum()
-    y, phase = y[rows], 2*math.pi/(STRIPE_PERIOD*math.sqrt(2))*(x[cols] + y[rows])
+    q = (chroma(image[:, rows, cols][..., None])[..., 0] * hue[:, None]).sum(0) / hue.square().sum()
+    y, phase = y[rows], 2 * math.pi / (STRIPE_PERIOD * math.sqrt(2)) * (x[cols] + y[rows])
     waves = []
-    for pitch in (.9, 1., 1.1):
-        turns = pitch*phase
-        basis = torch.stack([torch.ones_like(y), y/thing.r, turns.sin(), turns.cos()], 1)
+    for pitch in (0.9, 1.0, 1.1):
+        turns = pitch * phase
+        basis = torch.stack([torch.ones_like(y), y / thing.r, turns.sin(), turns.cos()], 1)
         fit = torch.linalg.lstsq(basis, q[:, None]).solution[:, 0]
         waves.append(fit[2:].norm().item())
-    if max(waves) > .5*_wave(side):
+    if max(waves) > 0.5 * _wave(side):
         return "striped"
-    return "gradient" if fit[1] > .25*TINT else "plain"
+    return "gradient" if fit[1] > 0.25 * TINT else "plain"
 
 # %% ../nbs/01_data.ipynb #60a3f7a7
 def read_scene(
-    image: Tensor,         # (3 h w) in [-1, 1], square, 32 pixels or more
+    image: Tensor,  # (3 h w) in [-1, 1], square, 32 pixels or more
     level: str = "quick",  # whose colours and shapes to look for
-) -> Scene:                # shape is "unknown" where nothing fits
+) -> Scene:  # shape is "unknown" where nothing fits
     "Say what is in a picture, from its pixels alone."
     image = image.detach().float().cpu()
     small = resize(image[None], 64)[0] if image.shape[-1] > 64 else image
@@ -537,11 +622,11 @@ def read_scene(
     things = []
     for colour, share in _patches(small, colours):
         thing, likeness = _recognise(share, shapes)
-        size = None if level == "quick" else "small" if thing.r < .1425 else "big"
+        size = None if level == "quick" else "small" if thing.r < 0.1425 else "big"
         thing = dataclasses.replace(thing, colour=colour, size=size)
         if image.shape[-1] >= 128:
             thing = dataclasses.replace(thing, fill=_read_fill(image, thing))
-        things.append(thing if likeness > .85 else dataclasses.replace(thing, shape="unknown"))
+        things.append(thing if likeness > 0.85 else dataclasses.replace(thing, shape="unknown"))
     things.sort(key=lambda o: o.x + o.y)
     relation = _stands(*things) if len(things) == 2 else None
     return Scene(tuple(things), _read_background(small), relation)
@@ -557,49 +642,58 @@ def _stands(a: Thing, b: Thing) -> str:
 # %% ../nbs/01_data.ipynb #51cbc829
 def _read_background(image: Tensor) -> str:
     "The background whose gray is nearest to the middle value of all pixels far from colour."
-    strong = (torch.hypot(*chroma(image)) > .06)[None, None].float()
+    strong = (torch.hypot(*chroma(image)) > 0.06)[None, None].float()
     far = F.max_pool2d(strong, 3, 1, 1)[0, 0] == 0
-    gray = (image.mean(0)[far] if far.any() else image.mean(0)).median()/2 + .5
+    gray = (image.mean(0)[far] if far.any() else image.mean(0)).median() / 2 + 0.5
     return min(BACKGROUNDS, key=lambda b: abs(BACKGROUNDS[b] - gray.item()))
 
 # %% ../nbs/01_data.ipynb #df82766f
 def compare(
-    wanted: Scene,       # what the caption says
-    found: Scene,        # what was read
+    wanted: Scene,  # what the caption says
+    found: Scene,  # what was read
     fill: bool = False,  # is the fill to be judged?
 ) -> dict[str, bool | None]:  # count, colour, shape, relation, size, fill, background, all
     "Score what was read; None where the wanted scene has no such attribute."
+
     def alike(*names):
         a, b = ([tuple(getattr(o, n) for n in names) for o in s.things] for s in (wanted, found))
         return sorted(a) == sorted(b)
+
     marks = dict(
         count=len(wanted.things) == len(found.things),
-        colour=alike("colour"), shape=alike("colour", "shape"),
+        colour=alike("colour"),
+        shape=alike("colour", "shape"),
         relation=_relation_holds(wanted, found) if wanted.relation else None,
         size=alike("colour", "size") if wanted.things[0].size else None,
         fill=alike("colour", "fill") if fill else None,
-        background=wanted.background == found.background)
+        background=wanted.background == found.background,
+    )
     return marks | {"all": all(m for m in marks.values() if m is not None)}
 
 # %% ../nbs/01_data.ipynb #23172873
 def _relation_holds(wanted: Scene, found: Scene) -> bool:
     "Do the two named things, found by colour, stand as wanted?"
-    pair = [max((o for o in found.things if o.colour == w.colour), key=lambda o: o.r, default=None)
-            for w in wanted.things[:2]]
+    pair = [
+        max((o for o in found.things if o.colour == w.colour), key=lambda o: o.r, default=None)
+        for w in wanted.things[:2]
+    ]
     return None not in pair and _stands(*pair) == wanted.relation
 
 # %% ../nbs/01_data.ipynb #812562d6
 SPLITS = {"train": 100_000, "valid": 1_000, "test": 1_000}  # split -> default length
 
+
 class ShapesWorld:
     "Captioned scenes without end: scene i of a split is computed, never stored."
-    def __init__(self,
-        split: str = "train",        # "train", "valid" or "test"
-        seed: int = 0,               # another seed, other scenes
+
+    def __init__(
+        self,
+        split: str = "train",  # "train", "valid" or "test"
+        seed: int = 0,  # another seed, other scenes
         *,
-        level: str = "quick",        # "quick" or "full"
-        size: int = 64,              # side in pixels of ds[i]
-        length: int | None = None,   # scenes; None takes the split's default
+        level: str = "quick",  # "quick" or "full"
+        size: int = 64,  # side in pixels of ds[i]
+        length: int | None = None,  # scenes; None takes the split's default
     ):
         if split not in SPLITS:
             raise ValueError(f"ShapesWorld: split, got {split!r}, expected one of {tuple(SPLITS)}")
@@ -608,7 +702,8 @@ class ShapesWorld:
         self.split, self.seed, self.level, self.size = split, seed, level, size
         self.length = SPLITS[split] if length is None else length
 
-    def __len__(self): return self.length
+    def __len__(self):
+        return self.length
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
         return self.images([i])[0], self.caption(i)
@@ -621,8 +716,9 @@ class ShapesWorld:
     def is_held_out(self, scene: Scene) -> bool:
         "Does it show a combination that training never sees?"
         pairs = HELD_OUT_PAIRS[self.level]
-        return (any((o.colour, o.shape) in pairs for o in scene.things)
-                or any(r in HELD_OUT_RELATIONS[self.level] for r in _relations(scene)))
+        return any((o.colour, o.shape) in pairs for o in scene.things) or any(
+            r in HELD_OUT_RELATIONS[self.level] for r in _relations(scene)
+        )
 
     def _rng(self, i: int, what: str) -> random.Random:
         return random.Random(f"ShapesWorld {self.level} {self.split} {self.seed} {i} {what}")
@@ -654,20 +750,22 @@ class ShapesWorld:
         "What is really in a picture (3 h w), looked for among this level's colours and shapes."
         return read_scene(image, self.level)
 
-    def score(self,
-        scene: Scene,    # what should be in the picture
-        image: Tensor,   # (3 h w) in [-1, 1]
+    def score(
+        self,
+        scene: Scene,  # what should be in the picture
+        image: Tensor,  # (3 h w) in [-1, 1]
     ) -> dict[str, bool | None]:  # per attribute; None: does not apply
         "Compare a picture with a scene, attribute by attribute."
         fill = self.level == "full" and image.shape[-1] >= 128
         return compare(scene, self.read(image), fill)
 
-    def images(self,
-        indices,                   # int64 (b,) or a list of ints
-        size: int | None = None,   # side of the frame; None: the dataset's own
+    def images(
+        self,
+        indices,  # int64 (b,) or a list of ints
+        size: int | None = None,  # side of the frame; None: the dataset's own
         crop: Crop | None = None,  # windows of it
-        device=None,               # where to draw
-    ) -> Tensor:                   # (b 3 h w) in [-1, 1]
+        device=None,  # where to draw
+    ) -> Tensor:  # (b 3 h w) in [-1, 1]
         "Scenes by index, drawn at any size."
         return render([self.scene(int(i)) for i in indices], size or self.size, crop, device)
 
@@ -681,16 +779,17 @@ def _relations(scene: Scene) -> list[tuple[str, str, str]]:
 
 # %% ../nbs/01_data.ipynb #fb46e977
 def permute(
-    n: int,       # number of samples drawn before this one
+    n: int,  # number of samples drawn before this one
     length: int,  # size of the dataset
-    seed: int,    # another seed, another order
-) -> int:         # data position in [0, length)
+    seed: int,  # another seed, another order
+) -> int:  # data position in [0, length)
     "Position of the n-th sample: a new permutation each epoch, in constant memory."
     if n < 0 or length < 1:
-        raise ValueError(f"permute: n and length, got {n} and {length},"
-                         " expected n >= 0 and length >= 1")
+        raise ValueError(
+            f"permute: n and length, got {n} and {length}, expected n >= 0 and length >= 1"
+        )
     epoch, i = divmod(n, length)
-    half = max(1, ((length - 1).bit_length() + 1)//2)
+    half = max(1, ((length - 1).bit_length() + 1) // 2)
     while True:  # walk the cycle until it re-enters the dataset
         i = _feistel(i, half, f"permute {seed} {epoch} {length}")
         if i < length:
@@ -707,33 +806,39 @@ def _feistel(i: int, half: int, key: str, rounds: int = 4) -> int:
 
 # %% ../nbs/01_data.ipynb #b8a495e1
 def read_step(
-    step: int,                # steps done
-    dataset,                  # `len`, `caption(i, epoch)`, `images(indices, size)`
-    batch: int,               # samples per step
-    seed: int = 0,            # of the order
+    step: int,  # steps done
+    dataset,  # `len`, `caption(i, epoch)`, `images(indices, size)`
+    batch: int,  # samples per step
+    seed: int = 0,  # of the order
     size: int | None = None,  # side in pixels; None: the dataset's own
-) -> Batch:                   # its text is None: not encoded yet
+) -> Batch:  # its text is None: not encoded yet
     "Pictures and captions of one step; nothing but the arguments decides which."
-    index = step*batch + torch.arange(batch)
+    index = step * batch + torch.arange(batch)
     rows = [permute(n, len(dataset), seed) for n in index.tolist()]
     images = dataset.images(rows, size)
-    captions = [dataset.caption(i, n//len(dataset)) for i, n in zip(rows, index.tolist())]
+    captions = [dataset.caption(i, n // len(dataset)) for i, n in zip(rows, index.tolist())]
     return Batch(images, None, index, captions)
 
 # %% ../nbs/01_data.ipynb #30b75c8c
 def in_order(
-    work: Callable,    # called with each item
-    items: Iterable,   # what to call it with
+    work: Callable,  # called with each item
+    items: Iterable,  # what to call it with
     workers: int = 0,  # processes that work ahead; 0: none, this one works
-) -> Iterator:         # results in the order of the items
+) -> Iterator:  # results in the order of the items
     "The same results in the same order for any number of workers; one that dies is an error."
     if workers < 0:
         raise ValueError(f"in_order: workers, got {workers}, expected 0 or more")
     if workers == 0:
         yield from map(work, items)
         return
-    loader = DataLoader(_Calls(work), batch_size=None, sampler=items, collate_fn=_same,
-                        num_workers=workers, generator=torch.Generator())  # not the global one
+    loader = DataLoader(
+        _Calls(work),
+        batch_size=None,
+        sampler=items,
+        collate_fn=_same,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )  # not the global one
     done, results = 0, iter(loader)
     try:
         for result in results:
@@ -742,17 +847,22 @@ def in_order(
     except RuntimeError as e:
         if "DataLoader worker" not in str(e):
             raise
-        raise RuntimeError(f"in_order: a worker died after {done} results ({e}); often memory ran"
-                           " out. What was given out is complete: go on from there") from e
+        raise RuntimeError(
+            f"in_order: a worker died after {done} results ({e}); often memory ran"
+            " out. What was given out is complete: go on from there"
+        ) from e
     finally:
         results._shutdown_workers()  # at once, not when the error's traceback is forgotten
 
 # %% ../nbs/01_data.ipynb #03d25e7f
 class _Calls(Dataset):
     "Items a worker receives are handed to a function."
-    def __init__(self, work: Callable): self.work = work
 
-    def __getitem__(self, item): return self.work(item)
+    def __init__(self, work: Callable):
+        self.work = work
+
+    def __getitem__(self, item):
+        return self.work(item)
 
 # %% ../nbs/01_data.ipynb #91d6bc4f
 def _same(result):
@@ -761,71 +871,79 @@ def _same(result):
 
 # %% ../nbs/01_data.ipynb #6af0d35b
 def to_square(
-    picture,          # PIL.Image in RGB
-    size: int,        # side in pixels
-    at: float = .5,   # where along the longer side the square lies, in [0, 1]
-) -> Tensor:          # (3 size size) in [-1, 1], in steps of 1/127.5
+    picture,  # PIL.Image in RGB
+    size: int,  # side in pixels
+    at: float = 0.5,  # where along the longer side the square lies, in [0, 1]
+) -> Tensor:  # (3 size size) in [-1, 1], in steps of 1/127.5
     "The largest square of a picture, by default the middle one, resized."
     return _cut(picture, size, at, (0, 0, size, size)).float().div_(127.5).sub_(1)
 
 # %% ../nbs/01_data.ipynb #8fd3598e
 def _cut(picture, size: int, at: float, window: tuple[int, int, int, int]) -> Tensor:
     "Window (top, left, height, width) of a resized square, uint8 (3 height width)."
-    side, scale = min(picture.size), min(picture.size)/size
-    x, y = (int((length - side)*at) for length in picture.size)
-    pad = math.ceil(max(1., scale))
+    side, scale = min(picture.size), min(picture.size) / size
+    x, y = (int((length - side) * at) for length in picture.size)
+    pad = math.ceil(max(1.0, scale))
     frame = _framed(picture.crop((x, y, x + side, y + side)), pad)
     top, left, h, w = window
-    corners = (left*scale, top*scale, (left + w)*scale, (top + h)*scale)
+    corners = (left * scale, top * scale, (left + w) * scale, (top + h) * scale)
     pixels = frame.resize((w, h), BILINEAR, tuple(c + pad for c in corners))
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
 # %% ../nbs/01_data.ipynb #601222a6
 BILINEAR = 2  # Pillow's number for the tent filter, widened by the scale when it reduces
 
+
 def _framed(square, pad: int):
     "A square with its edge repeated on all sides."
-    side, whole = square.width, square.width + 2*pad
+    side, whole = square.width, square.width + 2 * pad
     frame = square.crop((-pad, -pad, side + pad, side + pad))  # black outside
-    for a, b in ((0, pad), (side + pad, side + pad - 1)):      # where to paste, what to repeat
+    for a, b in ((0, pad), (side + pad, side + pad - 1)):  # where to paste, what to repeat
         frame.paste(frame.crop((0, b, whole, b + 1)).resize((whole, pad), 0), (0, a))
     for a, b in ((0, pad), (side + pad, side + pad - 1)):
         frame.paste(frame.crop((b, 0, b + 1, whole)).resize((pad, whole), 0), (a, 0))
     return frame
 
 # %% ../nbs/01_data.ipynb #6fc7545a
-FEW = 3          # unreadable pictures that never stop a run, however small the collection
-KEPT = 2**29     # bytes of decoded squares kept in memory, for one size
+FEW = 3  # unreadable pictures that never stop a run, however small the collection
+KEPT = 2**29  # bytes of decoded squares kept in memory, for one size
+
 
 def _share(key: str) -> float:
     "A number in [0, 1) that depends on the key alone."
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")/2**64
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 # %% ../nbs/01_data.ipynb #83c33cb4
 class CaptionedImages:
     "Pictures with captions in random access; made by `load_captioned`."
-    def __init__(self,
-        catalog: Catalog,           # what a pass over the source found
-        keep,                       # rows of it that are used, int64 (n,)
-        size: int,                  # side of ds[i] in pixels
-        name: str = "pictures",     # for people
-        square: str = "centre",     # "centre", or "random": a place for each picture, keyed
-        seed: int = 0,              # of captions, squares and stand-ins
-        max_skipped: float = .05,   # share of unreadable pictures that stops a run
-        choice: str = "",           # how rows were chosen, for the record
+
+    def __init__(
+        self,
+        catalog: Catalog,  # what a pass over the source found
+        keep,  # rows of it that are used, int64 (n,)
+        size: int,  # side of ds[i] in pixels
+        name: str = "pictures",  # for people
+        square: str = "centre",  # "centre", or "random": a place for each picture, keyed
+        seed: int = 0,  # of captions, squares and stand-ins
+        max_skipped: float = 0.05,  # share of unreadable pictures that stops a run
+        choice: str = "",  # how rows were chosen, for the record
     ):
         self.catalog, self.keep, self.size, self.name = catalog, keep, size, name
         self.square, self.seed, self.max_skipped, self.choice = square, seed, max_skipped, choice
-        self.broken, self.stopped = {}, ""                  # index -> reason; why reading stopped
+        self.broken, self.stopped = {}, ""  # index -> reason; why reading stopped
         self._kept, self._kept_size = {}, None
         meta = catalog.meta
         self.skipped = collections.Counter(meta["problems"]) + collections.Counter(meta["left_out"])
-        self.examples = {why: (meta["names"].get(why, []) + meta["examples"].get(why, []))[:3]
-                         for why in self.skipped}           # reason -> some names
+        self.examples = {
+            why: (meta["names"].get(why, []) + meta["examples"].get(why, []))[:3]
+            for why in self.skipped
+        }  # reason -> some names
 
-    def __getstate__(self): return self.__dict__ | {"_kept": {}}  # workers begin without squares
+    def __getstate__(self):
+        return self.__dict__ | {"_kept": {}}  # workers begin without squares
 
-    def __len__(self): return len(self.keep)
+    def __len__(self):
+        return len(self.keep)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
         return self.images([i])[0], self.caption(i)
@@ -840,7 +958,7 @@ class CaptionedImages:
         j, k = i, 0
         while j in self.broken and len(self.broken) < len(self):
             k += 1
-            j = int(_share(f"stand-in {self.seed} {i} {k}")*len(self))
+            j = int(_share(f"stand-in {self.seed} {i} {k}") * len(self))
         return j
 
     def captions(self, i: int) -> list[str]:
@@ -850,19 +968,20 @@ class CaptionedImages:
     def caption(self, i: int, epoch: int | None = None) -> str:
         "Caption of picture i: of several the first, or one drawn for each epoch; empty without any."
         texts = self.captions(i) or [""]
-        k = 0 if epoch is None else int(_share(f"caption {self.seed} {epoch} {i}")*len(texts))
+        k = 0 if epoch is None else int(_share(f"caption {self.seed} {epoch} {i}") * len(texts))
         return texts[k]
 
-    def images(self,
-        indices,                  # int64 (b,) or a list of ints
+    def images(
+        self,
+        indices,  # int64 (b,) or a list of ints
         size: int | None = None,  # side of the whole frame; None: the dataset's own
-        crop: Crop | None = None, # windows of it
-        device=None,              # where to put them
-    ) -> Tensor:                  # (b 3 h w) in [-1, 1]
+        crop: Crop | None = None,  # windows of it
+        device=None,  # where to put them
+    ) -> Tensor:  # (b 3 h w) in [-1, 1]
         "Pictures by index: squares at any size, or windows of them."
         size, views = size or self.size, []
         for k, i in enumerate(indices):
-            window = crop and Crop(crop.top[k:k + 1], crop.left[k:k + 1], *crop[2:])
+            window = crop and Crop(crop.top[k : k + 1], crop.left[k : k + 1], *crop[2:])
             views.append(self._view(int(i), size, window))
         return torch.stack(views).float().div_(127.5).sub_(1).to(device)
 
@@ -891,19 +1010,24 @@ def _lose(ds: CaptionedImages, i: int, why: str):
     "Count a picture that could not be read after all; stop where they are too many."
     name, ds.broken[i] = ds.catalog.name(int(ds.keep[i])), why
     n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}"
-    if n > max(FEW, ds.max_skipped*len(ds)) or n == len(ds):
+    if n > max(FEW, ds.max_skipped * len(ds)) or n == len(ds):
         counts = _counts(collections.Counter(ds.broken.values()))
-        ds.stopped = (f"{what}, expected a picture that can be read;"
-                      f" {n} of {len(ds)} pictures cannot: {counts}")
+        ds.stopped = (
+            f"{what}, expected a picture that can be read;"
+            f" {n} of {len(ds)} pictures cannot: {counts}"
+        )
         raise ValueError(ds.stopped)
     warnings.warn(f"{what}; another picture stands in ({n} so far)")
 
 # %% ../nbs/01_data.ipynb #4838cb78
 def _view(ds: CaptionedImages, i: int, size: int, crop: Crop | None) -> Tensor:
     "A square or a window of it, uint8 (3 h w); squares that fit are kept."
-    at = .5 if ds.square == "centre" else _share(f"square {ds.seed} {i}")
-    def cut(window): return _cut(decode_picture(ds.catalog.blob(int(ds.keep[i]))), size, at, window)
-    is_kept = (i + 1)*3*size**2 <= KEPT  # by index, not by history: the same after a resume
+    at = 0.5 if ds.square == "centre" else _share(f"square {ds.seed} {i}")
+
+    def cut(window):
+        return _cut(decode_picture(ds.catalog.blob(int(ds.keep[i]))), size, at, window)
+
+    is_kept = (i + 1) * 3 * size**2 <= KEPT  # by index, not by history: the same after a resume
     if crop is not None and not is_kept:
         return _window(cut, size, crop)
     if ds._kept_size != size:
@@ -934,7 +1058,7 @@ def _report(ds: CaptionedImages):
     total, sides = len(ds.catalog) + sum(ds.catalog.meta["problems"].values()), ds.catalog.sizes()
     yield f"{ds.name}: {total} pictures, {len(ds)} kept, {ds.skipped.total()} left out"
     for why, n in ds.skipped.most_common():
-        yield f"  {n} {why}: {', '.join(ds.examples[why])}{', ...'*(n > 3)}"
+        yield f"  {n} {why}: {', '.join(ds.examples[why])}{', ...' * (n > 3)}"
     if ds.catalog.meta["lost"]:
         yield f"  {ds.catalog.meta['lost']:,} bytes of damaged tar files hold nothing that can be read"
     if rest := total - len(ds) - ds.skipped.total():
@@ -943,8 +1067,13 @@ def _report(ds: CaptionedImages):
     if len(sides) and sides.max():
         yield f"shorter sides: {sides.min()} to {sides.max()} pixels, median {int(np.median(sides))}"
         edges = [0, *EDGES, 10**9]
-        some = [(f"under {b}" if not a else f"{a} and more" if b == 10**9 else f"{a} to {b - 1}",
-                 int(((sides >= a) & (sides < b)).sum())) for a, b in zip(edges, edges[1:])]
+        some = [
+            (
+                f"under {b}" if not a else f"{a} and more" if b == 10**9 else f"{a} to {b - 1}",
+                int(((sides >= a) & (sides < b)).sum()),
+            )
+            for a, b in zip(edges, edges[1:])
+        ]
         yield "  " + ", ".join(f"{n} {what}" for what, n in some if n)
     if ignored := ds.catalog.meta["ignored"]:
         ranked = sorted(ignored.items(), key=lambda o: -o[1])
@@ -952,6 +1081,7 @@ def _report(ds: CaptionedImages):
 
 # %% ../nbs/01_data.ipynb #6f190b1b
 EDGES = (64, 128, 256, 512, 1024)  # of the histogram of shorter sides, in pixels
+
 
 def _report_captions(ds: CaptionedImages):
     "How many captions there are, and how long."
@@ -962,44 +1092,52 @@ def _report_captions(ds: CaptionedImages):
         damaged += sum("\ufffd" in text for text in texts)
         seen.update(map(hash, texts))
         lengths += map(len, texts)
-    several = f", {count/max(1, len(ds) - missing):.1f} for each picture that has any"
-    yield (f"captions: {len(seen)} different, {missing} missing" + several*(count > len(ds) - missing)
-           + f", {damaged} with undecodable characters"*bool(damaged))
+    several = f", {count / max(1, len(ds) - missing):.1f} for each picture that has any"
+    yield (
+        f"captions: {len(seen)} different, {missing} missing"
+        + several * (count > len(ds) - missing)
+        + f", {damaged} with undecodable characters" * bool(damaged)
+    )
     if lengths:
-        yield (f"  {min(lengths)} to {max(lengths)} characters, median {int(np.median(lengths))},"
-               f" 95 % under {int(np.quantile(lengths, .95)) + 1}")
+        yield (
+            f"  {min(lengths)} to {max(lengths)} characters, median {int(np.median(lengths))},"
+            f" 95 % under {int(np.quantile(lengths, 0.95)) + 1}"
+        )
 
 # %% ../nbs/01_data.ipynb #11ac39a9
 def load_captioned(
-    source,                            # folder, file or files, Dataset, hub name: see the recipes
-    size: int,                         # side of ds[i] in pixels
-    split: str = "train",              # "train", "valid" or "test"
-    image_column: str | None = None,   # of a table; None: guessed from types and usual names
-    caption_column: str | None = None, # of a table or .json; None: a usual name
-    check: bool | str = True,          # look at both ends of each file; "all": decode; False: no
+    source,  # folder, file or files, Dataset, hub name: see the recipes
+    size: int,  # side of ds[i] in pixels
+    split: str = "train",  # "train", "valid" or "test"
+    image_column: str | None = None,  # of a table; None: guessed from types and usual names
+    caption_column: str | None = None,  # of a table or .json; None: a usual name
+    check: bool | str = True,  # look at both ends of each file; "all": decode; False: no
     *,
-    min_size: int = 0,                 # leave out pictures whose shorter side has fewer pixels
-    held_out: float = 0.,              # share of "train" that is "valid", and as much "test"
-    square: str = "centre",            # of each picture, or "random": a keyed place along it
-    max_skipped: float = .05,          # stop if a larger share (and over three) is unreadable
-    seed: int = 0,                     # of the share, of squares and of captions' draws
+    min_size: int = 0,  # leave out pictures whose shorter side has fewer pixels
+    held_out: float = 0.0,  # share of "train" that is "valid", and as much "test"
+    square: str = "centre",  # of each picture, or "random": a keyed place along it
+    max_skipped: float = 0.05,  # stop if a larger share (and over three) is unreadable
+    seed: int = 0,  # of the share, of squares and of captions' draws
 ) -> CaptionedImages:
     "Captioned pictures from files or from Hugging Face datasets, in random access."
     level = {True: "header", False: "nothing", "all": "all"}.get(check)
     for name, value, is_right, wanted in (
-            ("check", check, level is not None, "True, False or 'all'"),
-            ("square", square, square in ("centre", "random"), "'centre' or 'random'"),
-            ("held_out", held_out, 0 <= held_out < .5, "a share below 0.5"),
-            ("min_size", min_size, not min_size or check, "0 where headers are not read")):
+        ("check", check, level is not None, "True, False or 'all'"),
+        ("square", square, square in ("centre", "random"), "'centre' or 'random'"),
+        ("held_out", held_out, 0 <= held_out < 0.5, "a share below 0.5"),
+        ("min_size", min_size, not min_size or check, "0 where headers are not read"),
+    ):
         if not is_right:
             raise ValueError(f"load_captioned: {name}, got {value!r}, expected {wanted}")
     found = find_source(source, "train" if held_out else split, image_column, caption_column)
     if split != "train" and not found.has_split and not (held_out and split in SPLITS):
-        raise ValueError(f"load_captioned: split of {found.name}, got {split!r}, which it does not"
-                         " have; held_out=0.05 takes a share of train for it")
+        raise ValueError(
+            f"load_captioned: split of {found.name}, got {split!r}, which it does not"
+            " have; held_out=0.05 takes a share of train for it"
+        )
     catalog = open_catalog(found, (image_column, caption_column), level)
     keep, choice = _choose(catalog.rows, split, min_size, held_out, seed)
-    choice += f", random squares of seed {seed}"*(square == "random")
+    choice += f", random squares of seed {seed}" * (square == "random")
     ds = CaptionedImages(catalog, keep, size, found.name, square, seed, max_skipped, choice)
     _tell_skipped(ds)
     return ds
@@ -1012,9 +1150,9 @@ def _choose(rows, split: str, min_size: int, held_out: float, seed: int):
         is_used &= np.minimum(rows["width"], rows["height"]) >= min_size
         choice = f", at least {min_size} px"
     if held_out:
-        u = (rows["key"] ^ np.uint32(_share(f"held out {seed}")*2**32))/2**32
+        u = (rows["key"] ^ np.uint32(_share(f"held out {seed}") * 2**32)) / 2**32
         low, high = {"valid": (0, 1), "test": (1, 2), "train": (2, math.inf)}[split]
-        is_used &= (u >= low*held_out) & (u < high*held_out)
+        is_used &= (u >= low * held_out) & (u < high * held_out)
         choice += f", {split} beside shares of {held_out:g} by seed {seed}"
     return np.flatnonzero(is_used), choice
 
@@ -1024,12 +1162,18 @@ def _tell_skipped(ds: CaptionedImages):
     n, problems = ds.skipped.total(), sum(ds.catalog.meta["problems"].values())
     total, why = len(ds.catalog) + problems, _counts(ds.skipped)
     if not len(ds):
-        raise ValueError(f"load_captioned: {ds.name}: got no readable picture of {total}{ds.choice}"
-                         + f": {why}"*bool(why))
-    if n > max(FEW, ds.max_skipped*total):
+        raise ValueError(
+            f"load_captioned: {ds.name}: got no readable picture of {total}{ds.choice}"
+            + f": {why}" * bool(why)
+        )
+    if n > max(FEW, ds.max_skipped * total):
         names = "; ".join(f"{r}: {', '.join(names)}" for r, names in ds.examples.items())
-        raise ValueError(f"load_captioned: {ds.name}: {n} of {total} pictures cannot be used, more than"
-                         f" max_skipped={ds.max_skipped:g}: {why}. For example {names}. Mend or remove"
-                         " them, or allow a larger share")
+        raise ValueError(
+            f"load_captioned: {ds.name}: {n} of {total} pictures cannot be used, more than"
+            f" max_skipped={ds.max_skipped:g}: {why}. For example {names}. Mend or remove"
+            " them, or allow a larger share"
+        )
     if why:
-        warnings.warn(f"load_captioned: {ds.name}: left out {n} of {total} pictures: {why}", stacklevel=3)
+        warnings.warn(
+            f"load_captioned: {ds.name}: left out {n} of {total} pictures: {why}", stacklevel=3
+        )

@@ -16,10 +16,10 @@ from torch import Tensor
 
 # %% ../nbs/03_diffusion.ipynb #352fad8d
 def _floats(
-    name:str,   # the function that asks
-    key:str,    # the argument
-    x:Tensor,   # any real dtype
-) -> Tensor:    # float64 stays, everything else becomes float32
+    name: str,  # the function that asks
+    key: str,  # the argument
+    x: Tensor,  # any real dtype
+) -> Tensor:  # float64 stays, everything else becomes float32
     "At least float32: diffusion arithmetic is not done in half precision."
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
         got = f"{x.dtype} values" if isinstance(x, Tensor) else repr(x)
@@ -28,178 +28,197 @@ def _floats(
 
 # %% ../nbs/03_diffusion.ipynb #6ae6e850
 def seen_any(
-    bad:Tensor,  # True where an input is not allowed, any shape
-) -> bool:       # False on a GPU and while compiling, where looking is not free
+    bad: Tensor,  # True where an input is not allowed, any shape
+) -> bool:  # False on a GPU and while compiling, where looking is not free
     "Whether any entry is True, asked only where asking is free."
-    if torch.compiler.is_compiling() or bad.device.type != "cpu": return False
+    if torch.compiler.is_compiling() or bad.device.type != "cpu":
+        return False
     return bool(bad.any())
 
 # %% ../nbs/03_diffusion.ipynb #939f4a8e
 def cosine_log_snr(
-    t:Tensor,       # diffusion time in [0, 1]; 0 is data, 1 is noise, any shape
-    lo:float=-20.,  # log-SNR at t=1
-    hi:float=20.,   # log-SNR at t=0
-) -> Tensor:        # log-SNR, decreasing in t, like t
+    t: Tensor,  # diffusion time in [0, 1]; 0 is data, 1 is noise, any shape
+    lo: float = -20.0,  # log-SNR at t=1
+    hi: float = 20.0,  # log-SNR at t=0
+) -> Tensor:  # log-SNR, decreasing in t, like t
     "Log-SNR of the cosine schedule, cut to [`lo`, `hi`] (App. F.1, continuous time)."
     t = _floats("cosine_log_snr", "t", t)
     if seen_any(~((t >= 0) & (t <= 1))):
         raise ValueError(f"cosine_log_snr: t, got {t}, expected values in [0, 1]")
-    near = torch.minimum(t, 1-t)   # distance to the nearer end: no rounding at t=1
-    log_snr = -2*torch.log(torch.tan(near*(math.pi/2)))
+    near = torch.minimum(t, 1 - t)  # distance to the nearer end: no rounding at t=1
+    log_snr = -2 * torch.log(torch.tan(near * (math.pi / 2)))
     return torch.where(t < 0.5, log_snr, -log_snr).clamp(lo, hi)
 
 # %% ../nbs/03_diffusion.ipynb #c05f4e33
 def linear_log_snr(
-    t:Tensor,       # diffusion time in [0, 1]; 0 is data, 1 is noise, any shape
-    lo:float=-20.,  # smallest log-SNR; the schedule itself ends at -10.05
-    hi:float=20.,   # log-SNR at t=0
-) -> Tensor:        # log-SNR, decreasing in t, like t
+    t: Tensor,  # diffusion time in [0, 1]; 0 is data, 1 is noise, any shape
+    lo: float = -20.0,  # smallest log-SNR; the schedule itself ends at -10.05
+    hi: float = 20.0,  # log-SNR at t=0
+) -> Tensor:  # log-SNR, decreasing in t, like t
     "Log-SNR of the linear schedule, the limit of betas 1e-4 to 0.02 (App. F.3)."
     t = _floats("linear_log_snr", "t", t)
     if seen_any(~((t >= 0) & (t <= 1))):
         raise ValueError(f"linear_log_snr: t, got {t}, expected values in [0, 1]")
-    return -torch.log(torch.expm1(0.1*t + 9.95*t**2)).clamp(-hi, -lo)
+    return -torch.log(torch.expm1(0.1 * t + 9.95 * t**2)).clamp(-hi, -lo)
 
 # %% ../nbs/03_diffusion.ipynb #4c16b2f8
 def alpha_sigma(
-    log_snr:Tensor,            # log(alpha^2/sigma^2), any shape
-) -> tuple[Tensor,Tensor]:     # signal scale, noise scale; squares sum to 1
+    log_snr: Tensor,  # log(alpha^2/sigma^2), any shape
+) -> tuple[Tensor, Tensor]:  # signal scale, noise scale; squares sum to 1
     "Scales of a variance-preserving process (App. A)."
     log_snr = _floats("alpha_sigma", "log_snr", log_snr)
     return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
 # %% ../nbs/03_diffusion.ipynb #199a80de
 def edm_sigma(
-    log_snr:Tensor,  # log(alpha^2/sigma^2), any shape
-) -> Tensor:         # noise scale of x0 + sigma*eps, positive, same shape
+    log_snr: Tensor,  # log(alpha^2/sigma^2), any shape
+) -> Tensor:  # noise scale of x0 + sigma*eps, positive, same shape
     "Noise level as Karras et al. (2022) count it; not in paper."
-    return (-_floats("edm_sigma", "log_snr", log_snr)/2).exp()
+    return (-_floats("edm_sigma", "log_snr", log_snr) / 2).exp()
 
 # %% ../nbs/03_diffusion.ipynb #6f6610e1
 def edm_log_snr(
-    sigma:Tensor,  # noise scale of x0 + sigma*eps, above 0, any shape
-) -> Tensor:       # log-SNR, same shape
+    sigma: Tensor,  # noise scale of x0 + sigma*eps, above 0, any shape
+) -> Tensor:  # log-SNR, same shape
     "Inverse of `edm_sigma`; not in paper."
     sigma = _floats("edm_log_snr", "sigma", sigma)
     if seen_any(~(sigma > 0)):
         raise ValueError(f"edm_log_snr: sigma, got {sigma}, expected values above 0")
-    return -2*sigma.log()
+    return -2 * sigma.log()
 
 # %% ../nbs/03_diffusion.ipynb #e6b23dc1
 def ddpm_log_snr(
-    betas:Tensor,  # noise added in each of n steps, in (0, 1), (n,)
-) -> Tensor:       # log-SNR after each step, falling, (n,)
+    betas: Tensor,  # noise added in each of n steps, in (0, 1), (n,)
+) -> Tensor:  # log-SNR after each step, falling, (n,)
     "Log-SNR of a discrete schedule: entry i is the level of DDPM's timestep i."
     betas = _floats("ddpm_log_snr", "betas", betas)
     if betas.ndim != 1 or seen_any(~((betas > 0) & (betas < 1))):
-        raise ValueError(f"ddpm_log_snr: betas, got {tuple(betas.shape)} {betas},"
-                         " expected (n,) values inside (0, 1)")
-    log_kept = torch.log1p(-betas).cumsum(0)              # log alpha^2
-    return log_kept - torch.log(-torch.expm1(log_kept))   # minus log sigma^2
+        raise ValueError(
+            f"ddpm_log_snr: betas, got {tuple(betas.shape)} {betas},"
+            " expected (n,) values inside (0, 1)"
+        )
+    log_kept = torch.log1p(-betas).cumsum(0)  # log alpha^2
+    return log_kept - torch.log(-torch.expm1(log_kept))  # minus log sigma^2
 
 # %% ../nbs/03_diffusion.ipynb #9e47b6f3
 def ddpm_betas(
-    log_snrs:Tensor,  # falling log-SNR values, such as cosine_log_snr at (i+1)/n, (n,)
-) -> Tensor:          # noise added in each step, in (0, 1), (n,)
+    log_snrs: Tensor,  # falling log-SNR values, such as cosine_log_snr at (i+1)/n, (n,)
+) -> Tensor:  # noise added in each step, in (0, 1), (n,)
     "Inverse of `ddpm_log_snr`: the discrete schedule that visits these levels."
     log_snrs = _floats("ddpm_betas", "log_snrs", log_snrs)
     if log_snrs.ndim != 1 or seen_any(~(log_snrs.diff() < 0)):
-        raise ValueError(f"ddpm_betas: log_snrs, got {tuple(log_snrs.shape)}"
-                         f" {log_snrs}, expected (n,) falling values")
-    log_kept = F.logsigmoid(log_snrs)          # log alpha^2
-    before = F.pad(log_kept[:-1], (1, 0))      # nothing is lost before step 0
+        raise ValueError(
+            f"ddpm_betas: log_snrs, got {tuple(log_snrs.shape)}"
+            f" {log_snrs}, expected (n,) falling values"
+        )
+    log_kept = F.logsigmoid(log_snrs)  # log alpha^2
+    before = F.pad(log_kept[:-1], (1, 0))  # nothing is lost before step 0
     return -torch.expm1(log_kept - before)
 
 # %% ../nbs/03_diffusion.ipynb #0b4d505c
 def ddpm_timestep(
-    log_snr:Tensor,  # noise levels, any shape
-    table:Tensor,    # log-SNR of each timestep, falling, see `ddpm_log_snr`, (n,)
-) -> Tensor:         # timesteps in [0, n-1], with a fraction between two, like log_snr
+    log_snr: Tensor,  # noise levels, any shape
+    table: Tensor,  # log-SNR of each timestep, falling, see `ddpm_log_snr`, (n,)
+) -> Tensor:  # timesteps in [0, n-1], with a fraction between two, like log_snr
     "Where a discrete network would find this noise level in its table."
     log_snr = _floats("ddpm_timestep", "log_snr", log_snr)
     table = _floats("ddpm_timestep", "table", table).to(log_snr)
     if table.ndim != 1 or len(table) < 2 or seen_any(~(table.diff() < 0)):
-        raise ValueError(f"ddpm_timestep: table, got {tuple(table.shape)} {table},"
-                         " expected (n,) falling values, n >= 2")
-    right = torch.searchsorted(-table, -log_snr).clamp(1, len(table)-1)
-    high, low = table[right-1], table[right]
-    return right - 1 + ((high - log_snr)/(high - low)).clamp(0, 1)
+        raise ValueError(
+            f"ddpm_timestep: table, got {tuple(table.shape)} {table},"
+            " expected (n,) falling values, n >= 2"
+        )
+    right = torch.searchsorted(-table, -log_snr).clamp(1, len(table) - 1)
+    high, low = table[right - 1], table[right]
+    return right - 1 + ((high - log_snr) / (high - low)).clamp(0, 1)
 
 # %% ../nbs/03_diffusion.ipynb #50c48a9f
 def broadcast_to(
-    a:Tensor,   # one number per sample (b,), or one for all ()
-    x:Tensor,   # (b, ...)
-) -> Tensor:    # the same numbers as (b, 1, ...), or ()
+    a: Tensor,  # one number per sample (b,), or one for all ()
+    x: Tensor,  # (b, ...)
+) -> Tensor:  # the same numbers as (b, 1, ...), or ()
     "Shape per-sample numbers so that they multiply whole samples of `x`."
     b = x.shape[0] if x.ndim else None
-    if a.ndim == 0 or a.shape == (b, *[1]*(x.ndim-1)): return a
+    if a.ndim == 0 or a.shape == (b, *[1] * (x.ndim - 1)):
+        return a
     if a.ndim != 1 or a.shape[0] not in (1, b) or a.device != x.device:
-        raise ValueError(f"broadcast_to: one value per sample, got {tuple(a.shape)} on"
-                         f" {a.device} for {tuple(x.shape)} on {x.device},"
-                         f" expected () or ({b},) on the same device")
-    return a.reshape(-1, *[1]*(x.ndim-1))
+        raise ValueError(
+            f"broadcast_to: one value per sample, got {tuple(a.shape)} on"
+            f" {a.device} for {tuple(x.shape)} on {x.device},"
+            f" expected () or ({b},) on the same device"
+        )
+    return a.reshape(-1, *[1] * (x.ndim - 1))
 
 # %% ../nbs/03_diffusion.ipynb #3f30d5ee
 def _check_alike(
-    name:str,    # the function that asks
-    **tensors,   # its arguments, the first one sets the example
+    name: str,  # the function that asks
+    **tensors,  # its arguments, the first one sets the example
 ):
     "Refuse anything but floats of one shape, on one device, in one precision."
+
     def told(x):
-        if not isinstance(x, Tensor): return type(x).__name__
+        if not isinstance(x, Tensor):
+            return type(x).__name__
         return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
-    def kind(x): return x.shape, x.device, x.dtype == torch.float64
+
+    def kind(x):
+        return x.shape, x.device, x.dtype == torch.float64
+
     floats = [isinstance(x, Tensor) and x.is_floating_point() for x in tensors.values()]
     if not all(floats) or len({kind(x) for x in tensors.values()}) > 1:
         got = ", ".join(f"{key} {told(x)}" for key, x in tensors.items())
-        raise ValueError(f"{name}: got {got}, expected floats of equal shapes,"
-                         " devices and precision (float64 or not)")
+        raise ValueError(
+            f"{name}: got {got}, expected floats of equal shapes,"
+            " devices and precision (float64 or not)"
+        )
 
 # %% ../nbs/03_diffusion.ipynb #07820d76
 def _scales(
-    log_snr:Tensor,          # (b,) or ()
-    x:Tensor,                # (b, ...), at least float32
-) -> tuple[Tensor,Tensor]:   # alpha, sigma, ready to multiply x
+    log_snr: Tensor,  # (b,) or ()
+    x: Tensor,  # (b, ...), at least float32
+) -> tuple[Tensor, Tensor]:  # alpha, sigma, ready to multiply x
     "`alpha_sigma` in the dtype of `x` and shaped to broadcast against it."
     alpha, sigma = alpha_sigma(log_snr)
     return broadcast_to(alpha, x).to(x.dtype), broadcast_to(sigma, x).to(x.dtype)
 
 # %% ../nbs/03_diffusion.ipynb #c83595ed
 def q_sample(
-    x0:Tensor,       # clean data in [-1, 1], (b, ...)
-    eps:Tensor,      # unit Gaussian noise, same shape
-    log_snr:Tensor,  # noise level, (b,) or ()
-) -> Tensor:         # z_t = alpha*x0 + sigma*eps, at least float32
+    x0: Tensor,  # clean data in [-1, 1], (b, ...)
+    eps: Tensor,  # unit Gaussian noise, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+) -> Tensor:  # z_t = alpha*x0 + sigma*eps, at least float32
     "Draw from q(z_t | x0) with the given noise (App. A)."
     _check_alike("q_sample", x0=x0, eps=eps)
     x0, eps = _floats("q_sample", "x0", x0), _floats("q_sample", "eps", eps)
     alpha, sigma = _scales(log_snr, x0)
-    return alpha*x0 + sigma*eps
+    return alpha * x0 + sigma * eps
 
 # %% ../nbs/03_diffusion.ipynb #84c3ff79
 def q_posterior(
-    x0:Tensor,              # clean data, (b, ...)
-    z_t:Tensor,             # noisy data at time t, same shape
-    log_snr_t:Tensor,       # log-SNR at t, (b,) or ()
-    log_snr_s:Tensor,       # log-SNR at s < t, hence not below log_snr_t
-) -> tuple[Tensor,Tensor]:  # mean, like x0; variance, like log_snr_t
+    x0: Tensor,  # clean data, (b, ...)
+    z_t: Tensor,  # noisy data at time t, same shape
+    log_snr_t: Tensor,  # log-SNR at t, (b,) or ()
+    log_snr_s: Tensor,  # log-SNR at s < t, hence not below log_snr_t
+) -> tuple[Tensor, Tensor]:  # mean, like x0; variance, like log_snr_t
     "Mean and variance of q(z_s | z_t, x0) (App. A)."
     _check_alike("q_posterior", x0=x0, z_t=z_t)
     given = dict(x0=x0, z_t=z_t, log_snr_t=log_snr_t, log_snr_s=log_snr_s).items()
     x0, z_t, log_snr_t, log_snr_s = (_floats("q_posterior", *item) for item in given)
     if seen_any(~(log_snr_s >= log_snr_t)):
-        raise ValueError("q_posterior: s must be less noisy than t, got log_snr_s"
-                         f" {log_snr_s}, expected not below log_snr_t {log_snr_t}")
+        raise ValueError(
+            "q_posterior: s must be less noisy than t, got log_snr_s"
+            f" {log_snr_s}, expected not below log_snr_t {log_snr_t}"
+        )
     (alpha_t, _), (alpha_s, sigma_s) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
-    c = -torch.expm1(log_snr_t - log_snr_s)   # share of the noise added after s
-    on_z, on_x0 = (log_snr_t - log_snr_s).exp()*alpha_s/alpha_t, c*alpha_s
+    c = -torch.expm1(log_snr_t - log_snr_s)  # share of the noise added after s
+    on_z, on_x0 = (log_snr_t - log_snr_s).exp() * alpha_s / alpha_t, c * alpha_s
     on_z, on_x0 = (broadcast_to(a, x0).to(x0.dtype) for a in (on_z, on_x0))
-    return on_z*z_t + on_x0*x0, c*sigma_s**2
+    return on_z * z_t + on_x0 * x0, c * sigma_s**2
 
 # %% ../nbs/03_diffusion.ipynb #0324625a
 def _check_target(
-    name:str,     # the function that asks
-    target:str,   # what it was given
+    name: str,  # the function that asks
+    target: str,  # what it was given
 ):
     "Refuse anything but the three things a network can predict."
     if target not in ("eps", "x0", "v"):
@@ -207,12 +226,12 @@ def _check_target(
 
 # %% ../nbs/03_diffusion.ipynb #9dba56cb
 def _enter(
-    name:str,            # the conversion that asks
-    prediction:Tensor,   # output of the network, (b, ...)
-    z_t:Tensor,          # noisy data it was shown, same shape
-    log_snr:Tensor,      # noise level, (b,) or ()
-    target:str,          # what `prediction` is
-) -> tuple[Tensor,...]:  # prediction, z_t, alpha, sigma, ready for arithmetic
+    name: str,  # the conversion that asks
+    prediction: Tensor,  # output of the network, (b, ...)
+    z_t: Tensor,  # noisy data it was shown, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+    target: str,  # what `prediction` is
+) -> tuple[Tensor, ...]:  # prediction, z_t, alpha, sigma, ready for arithmetic
     "What the three conversions below have in common."
     _check_target(name, target)
     _check_alike(name, prediction=prediction, z_t=z_t)
@@ -221,72 +240,84 @@ def _enter(
 
 # %% ../nbs/03_diffusion.ipynb #4b6ce0e0
 def to_x0(
-    prediction:Tensor,  # output of the network, (b, ...)
-    z_t:Tensor,         # noisy data it was shown, same shape
-    log_snr:Tensor,     # noise level, (b,) or ()
-    target:str,         # what `prediction` is: "eps", "x0" or "v"
-) -> Tensor:            # x0_hat, at least float32
+    prediction: Tensor,  # output of the network, (b, ...)
+    z_t: Tensor,  # noisy data it was shown, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+    target: str,  # what `prediction` is: "eps", "x0" or "v"
+) -> Tensor:  # x0_hat, at least float32
     "The clean data a prediction stands for (App. A)."
     prediction, z_t, alpha, sigma = _enter("to_x0", prediction, z_t, log_snr, target)
-    if target == "eps": return (z_t - sigma*prediction)/alpha
-    if target == "v": return alpha*z_t - sigma*prediction   # not in paper
+    if target == "eps":
+        return (z_t - sigma * prediction) / alpha
+    if target == "v":
+        return alpha * z_t - sigma * prediction  # not in paper
     return prediction
 
 # %% ../nbs/03_diffusion.ipynb #84f5ab9f
 def to_eps(
-    prediction:Tensor,  # output of the network, (b, ...)
-    z_t:Tensor,         # noisy data it was shown, same shape
-    log_snr:Tensor,     # noise level, (b,) or ()
-    target:str,         # what `prediction` is: "eps", "x0" or "v"
-) -> Tensor:            # eps_hat, at least float32
+    prediction: Tensor,  # output of the network, (b, ...)
+    z_t: Tensor,  # noisy data it was shown, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+    target: str,  # what `prediction` is: "eps", "x0" or "v"
+) -> Tensor:  # eps_hat, at least float32
     "The noise a prediction stands for (App. A)."
     prediction, z_t, alpha, sigma = _enter("to_eps", prediction, z_t, log_snr, target)
-    if target == "x0": return (z_t - alpha*prediction)/sigma
-    if target == "v": return sigma*z_t + alpha*prediction   # not in paper
+    if target == "x0":
+        return (z_t - alpha * prediction) / sigma
+    if target == "v":
+        return sigma * z_t + alpha * prediction  # not in paper
     return prediction
 
 # %% ../nbs/03_diffusion.ipynb #2de110f2
 def to_v(
-    prediction:Tensor,  # output of the network, (b, ...)
-    z_t:Tensor,         # noisy data it was shown, same shape
-    log_snr:Tensor,     # noise level, (b,) or ()
-    target:str,         # what `prediction` is: "eps", "x0" or "v"
-) -> Tensor:            # v_hat = alpha*eps_hat - sigma*x0_hat, at least float32
+    prediction: Tensor,  # output of the network, (b, ...)
+    z_t: Tensor,  # noisy data it was shown, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+    target: str,  # what `prediction` is: "eps", "x0" or "v"
+) -> Tensor:  # v_hat = alpha*eps_hat - sigma*x0_hat, at least float32
     "The velocity a prediction stands for (Salimans and Ho, 2022); not in paper."
     prediction, z_t, alpha, sigma = _enter("to_v", prediction, z_t, log_snr, target)
-    if target == "eps": return (prediction - sigma*z_t)/alpha
-    if target == "x0": return (alpha*z_t - prediction)/sigma
+    if target == "eps":
+        return (prediction - sigma * z_t) / alpha
+    if target == "x0":
+        return (alpha * z_t - prediction) / sigma
     return prediction
 
 # %% ../nbs/03_diffusion.ipynb #08cce28a
 def loss_weight(
-    log_snr:Tensor,      # noise level, any shape
-    target:str="eps",    # what the network predicts: "eps", "x0" or "v"
-    weight:str="eps",    # the loss we mean: "eps", "x0", "v" or "capped"
-    cap:float=5.,        # largest weight on the x0 error, for "capped"
-) -> Tensor:             # positive factor, like log_snr
+    log_snr: Tensor,  # noise level, any shape
+    target: str = "eps",  # what the network predicts: "eps", "x0" or "v"
+    weight: str = "eps",  # the loss we mean: "eps", "x0", "v" or "capped"
+    cap: float = 5.0,  # largest weight on the x0 error, for "capped"
+) -> Tensor:  # positive factor, like log_snr
     "Factor that turns the squared error of `target` into the loss called `weight`."
     _check_target("loss_weight", target)
     if weight not in ("eps", "x0", "v", "capped"):
-        raise ValueError(f"loss_weight: weight, got {weight!r},"
-                         " expected 'eps', 'x0', 'v' or 'capped'")
-    if not cap > 0: raise ValueError(f"loss_weight: cap, got {cap}, expected above 0")
+        raise ValueError(
+            f"loss_weight: weight, got {weight!r}, expected 'eps', 'x0', 'v' or 'capped'"
+        )
+    if not cap > 0:
+        raise ValueError(f"loss_weight: cap, got {cap}, expected above 0")
     log_snr = _floats("loss_weight", "log_snr", log_snr)
-    rise = F.softplus(log_snr)   # -log(sigma^2)
-    on_x0 = dict(eps=log_snr, x0=torch.zeros_like(log_snr), v=rise,  # log of weight
-                 capped=rise.clamp(max=math.log(cap)))               # on the x0 error
+    rise = F.softplus(log_snr)  # -log(sigma^2)
+    on_x0 = dict(
+        eps=log_snr,
+        x0=torch.zeros_like(log_snr),
+        v=rise,  # log of weight
+        capped=rise.clamp(max=math.log(cap)),
+    )  # on the x0 error
     return (on_x0[weight] - on_x0[target]).exp()
 
 # %% ../nbs/03_diffusion.ipynb #e04b968d
 def diffusion_loss(
-    prediction:Tensor,   # output of the network for z_t = q_sample(...), (b, ...)
-    x0:Tensor,           # clean data, same shape
-    eps:Tensor,          # noise that was added, same shape
-    log_snr:Tensor,      # noise level, (b,) or ()
-    target:str="eps",    # what the network predicts: "eps", "x0" or "v"
-    weight:str="eps",    # the loss we mean: "eps" (paper), "x0", "v" or "capped"
-    cap:float=5.,        # largest weight on the x0 error, for "capped"
-) -> Tensor:             # loss per sample, (b,)
+    prediction: Tensor,  # output of the network for z_t = q_sample(...), (b, ...)
+    x0: Tensor,  # clean data, same shape
+    eps: Tensor,  # noise that was added, same shape
+    log_snr: Tensor,  # noise level, (b,) or ()
+    target: str = "eps",  # what the network predicts: "eps", "x0" or "v"
+    weight: str = "eps",  # the loss we mean: "eps" (paper), "x0", "v" or "capped"
+    cap: float = 5.0,  # largest weight on the x0 error, for "capped"
+) -> Tensor:  # loss per sample, (b,)
     "Mean squared error of the network's own target, weighted (section 2.2, App. A)."
     _check_target("diffusion_loss", target)
     _check_alike("diffusion_loss", prediction=prediction, x0=x0, eps=eps)
@@ -294,25 +325,26 @@ def diffusion_loss(
     given = dict(prediction=prediction, x0=x0, eps=eps)
     prediction, x0, eps = (_floats("diffusion_loss", *item) for item in given.items())
     alpha, sigma = _scales(log_snr, x0)
-    truth = dict(eps=eps, x0=x0, v=alpha*eps - sigma*x0)[target]
-    error = ((prediction-truth)**2).reshape(len(x0), -1).mean(1)   # (b,)
-    return factor.reshape(-1).to(x0.dtype)*error
+    truth = dict(eps=eps, x0=x0, v=alpha * eps - sigma * x0)[target]
+    error = ((prediction - truth) ** 2).reshape(len(x0), -1).mean(1)  # (b,)
+    return factor.reshape(-1).to(x0.dtype) * error
 
 # %% ../nbs/03_diffusion.ipynb #f2f0af8c
 def mean_by_level(
-    losses:Tensor,    # loss of each sample, (n,)
-    log_snr:Tensor,   # its noise level, (n,)
-    edges:Tensor,     # k+1 rising log-SNR values, the bounds of k bins
-) -> tuple[Tensor,Tensor]:  # mean loss of each bin (NaN if empty), and samples in it, (k,)
+    losses: Tensor,  # loss of each sample, (n,)
+    log_snr: Tensor,  # its noise level, (n,)
+    edges: Tensor,  # k+1 rising log-SNR values, the bounds of k bins
+) -> tuple[Tensor, Tensor]:  # mean loss of each bin (NaN if empty), and samples in it, (k,)
     "Loss by noise level, for diagnosis; samples outside the bounds are left out."
     if losses.ndim != 1 or losses.shape != log_snr.shape:
-        raise ValueError(f"mean_by_level: losses and log_snr, got {tuple(losses.shape)}"
-                         f" and {tuple(log_snr.shape)}, expected (n,) both")
+        raise ValueError(
+            f"mean_by_level: losses and log_snr, got {tuple(losses.shape)}"
+            f" and {tuple(log_snr.shape)}, expected (n,) both"
+        )
     if edges.ndim != 1 or len(edges) < 2 or seen_any(~(edges.diff() > 0)):
-        raise ValueError(f"mean_by_level: edges, got {edges},"
-                         " expected k+1 rising values")
+        raise ValueError(f"mean_by_level: edges, got {edges}, expected k+1 rising values")
     place = torch.bucketize(log_snr, edges.to(log_snr), right=True)
-    empty = losses.new_zeros(len(edges)+1)        # below, the k bins, above
+    empty = losses.new_zeros(len(edges) + 1)  # below, the k bins, above
     sums = empty.index_add(0, place, losses)
     counts = empty.index_add(0, place, torch.ones_like(losses))
-    return (sums/counts)[1:-1], counts[1:-1].long()
+    return (sums / counts)[1:-1], counts[1:-1].long()

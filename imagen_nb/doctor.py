@@ -1,4 +1,5 @@
 """`imagen-nb doctor`: reads the directory of a run, asks every guard, says what to do. Nothing is written."""
+
 import json
 import warnings
 from collections.abc import Iterator
@@ -21,22 +22,35 @@ from imagen_nb.training import describe_samples, validation_loss, with_defaults
 
 __all__ = ["doctor", "report", "picture_stats", "read_lines", "trained_as", "find_reference"]
 
-LARGE = 2**31             # bytes; of larger checkpoints only the sizes of files are looked at
-SMALL = 20_000_000        # parameters of all stages; so many draw in seconds on any machine
-FEW = 8                   # pictures looked at, and drawn by small networks
-EARLY, LATE = .15, .6     # share of the steps from which pictures and a base's validation, and that of other stages, must be well:
-                          # the reference runs pass every guard at these moments
-DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)  # what a damaged file can raise
+LARGE = 2**31  # bytes; of larger checkpoints only the sizes of files are looked at
+SMALL = 20_000_000  # parameters of all stages; so many draw in seconds on any machine
+FEW = 8  # pictures looked at, and drawn by small networks
+EARLY, LATE = (
+    0.15,
+    0.6,
+)  # share of the steps from which pictures and a base's validation, and that of other stages, must be well:
+# the reference runs pass every guard at these moments
+DAMAGE = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)  # what a damaged file can raise
 
 
 def doctor(
-    run: str | Path,           # directory of a run, of one of its stages, or of a saved model
-    draw: int | None = None,   # pictures to draw with the newest averaged weights; None: 8 if the networks are small
-) -> list[Finding]:            # all that was looked at, well or not
+    run: str | Path,  # directory of a run, of one of its stages, or of a saved model
+    draw: int
+    | None = None,  # pictures to draw with the newest averaged weights; None: 8 if the networks are small
+) -> list[Finding]:  # all that was looked at, well or not
     "What is wrong with a run, and what to do. Needs no GPU and no network."
     run = Path(run)
-    if not run.is_dir(): raise ValueError(f"doctor: {run}, no such directory")
-    if draw is not None and draw < 0: raise ValueError(f"doctor: draw, got {draw}, expected 0 or more pictures")
+    if not run.is_dir():
+        raise ValueError(f"doctor: {run}, no such directory")
+    if draw is not None and draw < 0:
+        raise ValueError(f"doctor: draw, got {draw}, expected 0 or more pictures")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # findings say it
         return list(examine(run, draw))
@@ -44,77 +58,142 @@ def doctor(
 
 def examine(run: Path, draw: int | None) -> Iterator[Finding]:
     "Every guard in turn."
-    is_stage = (run/"log.jsonl").exists() or any(run.glob("step_*"))
+    is_stage = (run / "log.jsonl").exists() or any(run.glob("step_*"))
     home = run.parent if is_stage else run
-    folders = [run] if is_stage else sorted((p for p in run.glob("*px") if p.is_dir()), key=lambda p: (len(p.name), p.name))
-    if not folders and (run/"meta.json").exists(): return (yield from attempt("model", look_at_model(run, draw)))
-    if not folders and not (run/"config.json").exists():
-        return (yield Finding("error", "run", "no config.json and no stage in this directory", "imagen-nb train RECIPE --out DIRECTORY makes a run"))
+    folders = (
+        [run]
+        if is_stage
+        else sorted((p for p in run.glob("*px") if p.is_dir()), key=lambda p: (len(p.name), p.name))
+    )
+    if not folders and (run / "meta.json").exists():
+        return (yield from attempt("model", look_at_model(run, draw)))
+    if not folders and not (run / "config.json").exists():
+        return (
+            yield Finding(
+                "error",
+                "run",
+                "no config.json and no stage in this directory",
+                "imagen-nb train RECIPE --out DIRECTORY makes a run",
+            )
+        )
     recipe, shown = None, {}
-    try: recipe = load_recipe(home)
-    except FileNotFoundError: yield unknown("recipe", "no config.json of a whole run")
-    except DAMAGE as e: yield Finding("error", "recipe", f"config.json: {e}", "restore it from another run of the same recipe")
+    try:
+        recipe = load_recipe(home)
+    except FileNotFoundError:
+        yield unknown("recipe", "no config.json of a whole run")
+    except DAMAGE as e:
+        yield Finding(
+            "error", "recipe", f"config.json: {e}", "restore it from another run of the same recipe"
+        )
     if recipe is not None:
         yield from attempt("data", look_at_data(recipe, [folder.name for folder in folders], shown))
         yield from attempt("drawing", look_at_drawing(home, recipe, draw, shown))
     used = [stage_config(folder).get("text") for folder in folders]
-    yield from attempt("text cache", look_at_cache(home/"captions", [o for o in used if isinstance(o, dict)]))
-    if (home/"model").is_dir(): yield from attempt("model", look_at_model(home/"model", 0))
+    yield from attempt(
+        "text cache", look_at_cache(home / "captions", [o for o in used if isinstance(o, dict)])
+    )
+    if (home / "model").is_dir():
+        yield from attempt("model", look_at_model(home / "model", 0))
     yield from attempt("untrained stages", look_at_origin(home))
     for folder in folders:
-        found = attempt("stage", look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures"), recipe is None or recipe.init is None))
+        found = attempt(
+            "stage",
+            look_at_stage(
+                folder,
+                shown.get(folder.name, {}),
+                shown.get("pictures"),
+                recipe is None or recipe.init is None,
+            ),
+        )
         yield from (o._replace(where=folder.name) for o in found)
 
 
 def attempt(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     "Findings up to a file that cannot be understood, which is one too."
-    try: yield from findings
-    except DAMAGE as e: yield Finding("error", what, f"{type(e).__name__}: {e}", "a damaged file? what follows it was not looked at")
+    try:
+        yield from findings
+    except DAMAGE as e:
+        yield Finding(
+            "error",
+            what,
+            f"{type(e).__name__}: {e}",
+            "a damaged file? what follows it was not looked at",
+        )
 
 
 # ---------------------------------------------------------------- one stage
 
-def look_at_stage(folder: Path, shown: dict, pictures: int | None, is_fresh: bool) -> Iterator[Finding]:
+
+def look_at_stage(
+    folder: Path, shown: dict, pictures: int | None, is_fresh: bool
+) -> Iterator[Finding]:
     "What one stage's directory says, with what was drawn, how many pictures there are, and whether it began with random weights."
     found, newest = sound_checkpoints(folder)
     yield found
     if not (config := stage_config(folder)):
-        return (yield Finding("error", "configuration", "no sound config.json", "restore it from another run of the same recipe"))
+        return (
+            yield Finding(
+                "error",
+                "configuration",
+                "no sound config.json",
+                "restore it from another run of the same recipe",
+            )
+        )
     stage, train = config["stage"], config["train"]
     is_base = stage["lowres_size"] is None
-    rows, bad = read_lines(folder/"log.jsonl")
+    rows, bad = read_lines(folder / "log.jsonl")
     step = max([r["step"] for r in rows[-1:]] + [int(newest.name[5:]) if newest else 0])
-    if newest: yield health.has_learned(load_file(newest/"average.safetensors"))
+    if newest:
+        yield health.has_learned(load_file(newest / "average.safetensors"))
     yield health.guidance_is_trained(stage["w"], stage["caption_drop"])
-    if not is_base: yield health.aug_level(stage["aug_t"], stage["aug_max"])
-    if is_base: yield health.enough_samples(train["steps"]*train["batch"], pictures, is_fresh)
-    if step: yield health.average_is_warm(step, train["ema"], train["ema_power"])
-    if bad: yield Finding("warning", "log", f"{bad} lines are no JSON, left out here", "look at the disk")
+    if not is_base:
+        yield health.aug_level(stage["aug_t"], stage["aug_max"])
+    if is_base:
+        yield health.enough_samples(train["steps"] * train["batch"], pictures, is_fresh)
+    if step:
+        yield health.average_is_warm(step, train["ema"], train["ema_power"])
+    if bad:
+        yield Finding(
+            "warning", "log", f"{bad} lines are no JSON, left out here", "look at the disk"
+        )
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
-    drawn = shown.get("stats") or next(reversed(read_lines(folder/"samples.jsonl")[0]), None)
-    for found in look_at_validation(read_lines(folder/"validation.jsonl")[0], shown.get("validation"), is_base):
+    drawn = shown.get("stats") or next(reversed(read_lines(folder / "samples.jsonl")[0]), None)
+    for found in look_at_validation(
+        read_lines(folder / "validation.jsonl")[0], shown.get("validation"), is_base
+    ):
         yield soften(found, step, train["steps"], EARLY if is_base else LATE)
-    for found in look_at_pictures(drawn, shown.get("truth"), shown.get("before")): yield soften(found, step, train["steps"], EARLY)
+    for found in look_at_pictures(drawn, shown.get("truth"), shown.get("before")):
+        yield soften(found, step, train["steps"], EARLY)
 
 
 def sound_checkpoints(folder: Path) -> tuple[Finding, Path | None]:
     "Is every checkpoint as it was written? And the newest sound one."
     sound, damaged = [], []
     for path in sorted(p for p in folder.glob("step_*") if p.is_dir()):
-        try: verify(path, digests=sum(p.stat().st_size for p in path.iterdir()) < LARGE)
-        except (ValueError, OSError) as e: damaged.append(f"{path.name} ({e})")
-        else: sound.append(path)
-    return say("checkpoints", f"{len(sound)} sound" + f", damaged: {'; '.join(damaged)}"*bool(damaged),
-               ("error", damaged and not sound, "none can be used: restore one, or train anew"),
-               ("warning", damaged, "training goes back to the newest sound one; look at the disk"),
-               ("note", not sound, "never trained: sampling stops before this stage")), sound[-1] if sound else None
+        try:
+            verify(path, digests=sum(p.stat().st_size for p in path.iterdir()) < LARGE)
+        except (ValueError, OSError) as e:
+            damaged.append(f"{path.name} ({e})")
+        else:
+            sound.append(path)
+    return say(
+        "checkpoints",
+        f"{len(sound)} sound" + f", damaged: {'; '.join(damaged)}" * bool(damaged),
+        ("error", damaged and not sound, "none can be used: restore one, or train anew"),
+        ("warning", damaged, "training goes back to the newest sound one; look at the disk"),
+        ("note", not sound, "never trained: sampling stops before this stage"),
+    ), sound[-1] if sound else None
 
 
 def look_at_log(rows: list[dict], config: dict) -> Iterator[Finding]:
     "What `log.jsonl` says."
     train, step = config["train"], rows[-1]["step"]
     warm = [r for r in rows if r["step"] > train["warmup"]]
-    yield say("progress", f"step {step:,} of {train['steps']:,}", ("note", step < train["steps"], "unfinished: the same command goes on"))
+    yield say(
+        "progress",
+        f"step {step:,} of {train['steps']:,}",
+        ("note", step < train["steps"], "unfinished: the same command goes on"),
+    )
     yield health.warm_up_is_over(step, train["warmup"], train["steps"])
     yield health.few_skipped(max(r["skipped"] for r in rows), step)
     yield health.rarely_clipped([r["grad_norm"] for r in warm], train["clip"])
@@ -122,29 +201,43 @@ def look_at_log(rows: list[dict], config: dict) -> Iterator[Finding]:
     yield health.data_is_fast(waiting) if waiting else unknown("data wait", "not in this log")
     yield health.loss_falls([r["loss"] for r in warm])
     reference = find_reference(config)
-    yield health.loss_is_normal(rows, reference["loss"]) if reference else unknown("reference", "no reference runs of this configuration")
+    yield (
+        health.loss_is_normal(rows, reference["loss"])
+        if reference
+        else unknown("reference", "no reference runs of this configuration")
+    )
 
 
 def look_at_validation(rows: list[dict], fresh: dict | None, is_base: bool) -> Iterator[Finding]:
     "What `validation.jsonl` says, or a validation of just now."
     row = rows[-1] if rows else fresh
-    if row is None: return (yield unknown("validation", "no validation.jsonl"))
+    if row is None:
+        return (yield unknown("validation", "no validation.jsonl"))
     yield health.beats_trivial(row)
     yield health.text_helps(row["text_gain"], is_base)
-    yield health.no_overfitting([sum(r["loss"])/len(r["loss"]) for r in rows if r.get("on") != "train"])
+    yield health.no_overfitting(
+        [sum(r["loss"]) / len(r["loss"]) for r in rows if r.get("on") != "train"]
+    )
 
 
-def look_at_pictures(stats: dict | None, truth: float | None = None, before: list | None = None) -> Iterator[Finding]:
+def look_at_pictures(
+    stats: dict | None, truth: float | None = None, before: list | None = None
+) -> Iterator[Finding]:
     "What a stage's pictures say, beside the share of saturated true pixels and the mean colour of the stage before."
-    if stats is None: return (yield unknown("samples", "no pictures of this stage"))
-    if "neighbours" in stats: yield health.not_noise(stats["neighbours"])
+    if stats is None:
+        return (yield unknown("samples", "no pictures of this stage"))
+    if "neighbours" in stats:
+        yield health.not_noise(stats["neighbours"])
     yield health.not_constant(stats.get("contrast", stats["std"]))
     yield health.not_saturated(stats["saturated"], truth)
-    if before: yield health.same_colour(stats["mean"], before)
-    if stats.get("lowres_gap") is not None: yield health.follows_lowres(stats["lowres_gap"])
+    if before:
+        yield health.same_colour(stats["mean"], before)
+    if stats.get("lowres_gap") is not None:
+        yield health.follows_lowres(stats["lowres_gap"])
 
 
 # ---------------------------------------------------------------- what stages share
+
 
 def look_at_data(recipe: Recipe, stages: list[str], shown: dict) -> Iterator[Finding]:
     "Pictures as these stages take them, and captions, if they are on this machine; notes in `shown` how many."
@@ -154,31 +247,40 @@ def look_at_data(recipe: Recipe, stages: list[str], shown: dict) -> Iterator[Fin
     shown["pictures"] = len(world)
     for size in (c.size for c in recipe.stages if f"{c.size}px" in stages):
         images = world.images(some(world), size)
-        for found in (health.picture_size(images, size), health.pixel_range(images)): yield found._replace(where=f"{size}px")
-    yield health.captions_differ([caption for i in some(world, 1000) for caption in world.captions(i) or [""]])
+        for found in (health.picture_size(images, size), health.pixel_range(images)):
+            yield found._replace(where=f"{size}px")
+    yield health.captions_differ(
+        [caption for i in some(world, 1000) for caption in world.captions(i) or [""]]
+    )
 
 
 def some(world, n: int = FEW) -> list[int]:
     "Indices of n pictures, evenly."
-    return list(range(len(world)))[::max(1, len(world)//n)][:n]
+    return list(range(len(world)))[:: max(1, len(world) // n)][:n]
 
 
 def look_at_cache(path: Path, used: list[dict]) -> Iterator[Finding]:
     "The cached captions; `used` are the encoders that the stages name."
-    if not path.is_dir(): return (yield unknown("text cache", f"no folder {path.name}"))
+    if not path.is_dir():
+        return (yield unknown("text cache", f"no folder {path.name}"))
     cache = EmbeddingCache.open(path)
-    for encoder in used[:1]: yield health.same_encoder(cache.identity, encoder)
-    if len(cache) == 1: yield health.captions_differ(["the only one"]*2)
+    for encoder in used[:1]:
+        yield health.same_encoder(cache.identity, encoder)
+    if len(cache) == 1:
+        yield health.captions_differ(["the only one"] * 2)
 
 
 def look_at_origin(run: Path) -> Iterator[Finding]:
     "Are all stages trained whose pictures lie in `samples`?"
-    drawn = {int(p.stem[6:]) for p in (run/"samples").glob("00000_*.png")}
+    drawn = {int(p.stem[6:]) for p in (run / "samples").glob("00000_*.png")}
     trained = {int(p.parent.name[:-2]) for p in run.glob("*px/step_*")}
     with suppress(CheckpointError):
-        meta = load_meta(run/"model")
-        trained |= {c["size"] for c, is_trained in zip(meta["stages"], meta["trained"]) if is_trained}
-    if drawn: yield health.none_untrained(drawn, trained)
+        meta = load_meta(run / "model")
+        trained |= {
+            c["size"] for c, is_trained in zip(meta["stages"], meta["trained"]) if is_trained
+        }
+    if drawn:
+        yield health.none_untrained(drawn, trained)
 
 
 def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
@@ -186,14 +288,29 @@ def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
     tensors, meta = load_directory(path)
     configs, trained = list(map(with_defaults, meta["stages"])), meta["trained"]
     missing = [f"{c['size']} px" for c, is_trained in zip(configs, trained) if not is_trained]
-    yield say("model", f"{len(configs)} stages, digests agree", ("note", missing, f"never trained, so left out: {', '.join(missing)}"))
-    n = FEW*(sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL) if draw is None else draw
-    pictures = draw_model(path, n) if n and not missing and (meta["encoder"] or {}).get("encoder") == "t5-toy" else {}
+    yield say(
+        "model",
+        f"{len(configs)} stages, digests agree",
+        ("note", missing, f"never trained, so left out: {', '.join(missing)}"),
+    )
+    n = (
+        FEW * (sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL)
+        if draw is None
+        else draw
+    )
+    pictures = (
+        draw_model(path, n)
+        if n and not missing and (meta["encoder"] or {}).get("encoder") == "t5-toy"
+        else {}
+    )
     for k, config in enumerate(configs):
-        found = [health.has_learned(tensors[f"stage{k}"])]*trained[k]
-        if config["lowres_size"]: found.append(health.aug_level(config["aug_t"], config["aug_max"]))
-        if shown := pictures.get(f"{config['size']}px"): found += look_at_pictures(shown["stats"], None, shown["before"])
-        for o in found: yield o._replace(what=f"model's {o.what}", where=f"{config['size']}px")
+        found = [health.has_learned(tensors[f"stage{k}"])] * trained[k]
+        if config["lowres_size"]:
+            found.append(health.aug_level(config["aug_t"], config["aug_max"]))
+        if shown := pictures.get(f"{config['size']}px"):
+            found += look_at_pictures(shown["stats"], None, shown["before"])
+        for o in found:
+            yield o._replace(what=f"model's {o.what}", where=f"{config['size']}px")
 
 
 def draw_model(path: Path, n: int) -> dict:
@@ -205,30 +322,44 @@ def draw_model(path: Path, n: int) -> dict:
 
 # ---------------------------------------------------------------- pictures
 
+
 def look_at_drawing(run: Path, recipe: Recipe, n: int | None, shown: dict) -> Iterator[Finding]:
     "Fill `shown` with what is known of each stage's pictures: drawn now, or read from a finished run on drawn scenes."
-    if recipe.data is None: shown |= read_samples(run, open_data(recipe, "test"))
-    n = FEW*is_small(recipe) if n is None else n
-    if not n: return (yield unknown("drawing", "nothing drawn now: --draw N draws N pictures"))
-    if not (run/"captions").is_dir(): return (yield unknown("drawing", "no cached captions"))
+    if recipe.data is None:
+        shown |= read_samples(run, open_data(recipe, "test"))
+    n = FEW * is_small(recipe) if n is None else n
+    if not n:
+        return (yield unknown("drawing", "nothing drawn now: --draw N draws N pictures"))
+    if not (run / "captions").is_dir():
+        return (yield unknown("drawing", "no cached captions"))
     drawn = draw_samples(run, recipe, n)
     shown |= drawn
-    yield say("drawing", f"{n} pictures drawn now at {', '.join(drawn) or 'no stage'}, for the guards below")
+    yield say(
+        "drawing",
+        f"{n} pictures drawn now at {', '.join(drawn) or 'no stage'}, for the guards below",
+    )
 
 
 def is_small(recipe: Recipe) -> bool:
     "Do its networks draw in seconds on any machine?"
-    with torch.device("meta"): return sum(p.numel() for c in recipe.stages for p in Stage(c).network.parameters()) < SMALL
+    with torch.device("meta"):
+        return sum(p.numel() for c in recipe.stages for p in Stage(c).network.parameters()) < SMALL
 
 
 def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
     "Pictures of n training captions from the newest averaged weights; a stage after an untrained one enlarges true pictures."
-    stages, world, text = trained_stages(recipe, run), open_data(recipe), EmbeddingCache.open(run/"captions")
+    stages, world, text = (
+        trained_stages(recipe, run),
+        open_data(recipe),
+        EmbeddingCache.open(run / "captions"),
+    )
     indices, images, extra = some(world, n), {}, {}
     embedded = text[[world.caption(i) for i in indices]]
     for stage in (o for o in stages if o.is_trained):
         size, low = stage.config.size, stage.config.lowres_size
-        lowres = None if low is None else images[low] if low in images else world.images(indices, low)
+        lowres = (
+            None if low is None else images[low] if low in images else world.images(indices, low)
+        )
         images[size] = stage.sample(embedded, lowres, seeds=indices)
         extra[f"{size}px"] = dict(validation=validation_loss(stage, world, text, n=max(64, n)))
     shown = show(images, {size: world.images(indices, size) for size in images})
@@ -237,34 +368,49 @@ def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
 
 def read_samples(run: Path, world) -> dict:
     "The first pictures of a finished run on drawn scenes."
-    files = {int(p.stem[6:]): [int(o.stem[:5]) for o in sorted(p.parent.glob(f"*{p.stem[5:]}.png"))[:2*FEW]]
-             for p in (run/"samples").glob("00000_*.png")}
-    return show({size: read_pictures(run, rows, size) for size, rows in files.items()},
-                {size: world.images(rows, size) for size, rows in files.items()})
+    files = {
+        int(p.stem[6:]): [
+            int(o.stem[:5]) for o in sorted(p.parent.glob(f"*{p.stem[5:]}.png"))[: 2 * FEW]
+        ]
+        for p in (run / "samples").glob("00000_*.png")
+    }
+    return show(
+        {size: read_pictures(run, rows, size) for size, rows in files.items()},
+        {size: world.images(rows, size) for size, rows in files.items()},
+    )
 
 
 def picture_stats(
-    images,       # (b 3 h w) in [-1, 1]
+    images,  # (b 3 h w) in [-1, 1]
     lowres=None,  # what they enlarge, (b 3 h' w')
 ) -> dict:
     "Numbers about pictures: a row of samples.jsonl, the contrast in a picture, the likeness of neighbouring pixels."
     centred = images - images.mean((2, 3), keepdim=True)
-    pairs = (centred[..., 1:]*centred[..., :-1]).mean() + (centred[..., 1:, :]*centred[..., :-1, :]).mean()
-    return dict(**describe_samples(images, lowres), contrast=images.std((2, 3)).mean().item(),
-                neighbours=(pairs/2/centred.square().mean().clamp(min=1e-12)).item())
+    pairs = (centred[..., 1:] * centred[..., :-1]).mean() + (
+        centred[..., 1:, :] * centred[..., :-1, :]
+    ).mean()
+    return dict(
+        **describe_samples(images, lowres),
+        contrast=images.std((2, 3)).mean().item(),
+        neighbours=(pairs / 2 / centred.square().mean().clamp(min=1e-12)).item(),
+    )
 
 
 def show(images: dict, truth: dict | None = None) -> dict:
     "Numbers about the pictures of each stage, beside those of the stage before and of true pictures, if there are any."
     shown, before = {}, None
     for size, pictures in sorted(images.items()):
-        shown[f"{size}px"] = dict(stats=picture_stats(pictures, before), truth=truth and picture_stats(truth[size])["saturated"],
-                                  before=before is not None and before.mean((0, 2, 3)).tolist())
+        shown[f"{size}px"] = dict(
+            stats=picture_stats(pictures, before),
+            truth=truth and picture_stats(truth[size])["saturated"],
+            before=before is not None and before.mean((0, 2, 3)).tolist(),
+        )
         before = pictures
     return shown
 
 
 # ---------------------------------------------------------------- files
+
 
 def read_lines(path: Path) -> tuple[list[dict], int]:
     "Rows of JSON lines, and how many lines are none; no file has no rows."
@@ -276,16 +422,28 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
 def stage_config(folder: Path) -> dict:
     "A stage's config.json with the defaults of today; empty if there is none to read."
     with suppress(*DAMAGE):
-        config = with_defaults(json.loads((folder/"config.json").read_text()))
+        config = with_defaults(json.loads((folder / "config.json").read_text()))
         return config if {"stage", "train"} <= set(config) else {}
     return {}
 
 
 # ---------------------------------------------------------------- is mine normal?
 
-TRAINED = ("size", "network", "lowres_size", "crop", "schedule", "target", "loss_weight", "time_law", "caption_drop",
-           "aug_schedule", "aug_max", "is_residual")  # of a stage: what training depends on
-ASIDE = ("seed", "save_every", "keep")                # of training: what it does not depend on, or only by chance
+TRAINED = (
+    "size",
+    "network",
+    "lowres_size",
+    "crop",
+    "schedule",
+    "target",
+    "loss_weight",
+    "time_law",
+    "caption_drop",
+    "aug_schedule",
+    "aug_max",
+    "is_residual",
+)  # of a stage: what training depends on
+ASIDE = ("seed", "save_every", "keep")  # of training: what it does not depend on, or only by chance
 
 
 def trained_as(
@@ -294,19 +452,25 @@ def trained_as(
     "What a training curve depends on, seed aside."
     config = with_defaults(config)
     text = config["text"].get("revision") if isinstance(config["text"], dict) else config["text"]
-    return [{k: config["stage"][k] for k in TRAINED}, {k: v for k, v in config["train"].items() if k not in ASIDE}, config["data"], text]
+    return [
+        {k: config["stage"][k] for k in TRAINED},
+        {k: v for k, v in config["train"].items() if k not in ASIDE},
+        config["data"],
+        text,
+    ]
 
 
 def find_reference(
     config: dict,  # a stage's config.json
 ) -> dict | None:  # that stage of the card; None: no such runs
     "The stage of run card `toy-reference` that was trained like this one."
-    path = assets()/"runs"/"toy-reference.json"
+    path = assets() / "runs" / "toy-reference.json"
     stages = json.loads(path.read_text())["stages"].values() if path.exists() else ()
     return next((o for o in stages if trained_as(o["config"]) == trained_as(config)), None)
 
 
 # ---------------------------------------------------------------- the table
+
 
 def report(
     findings: list[Finding],  # what `doctor` gave
@@ -316,10 +480,18 @@ def report(
     for where in sorted({f.where for f in findings}, key=lambda o: (len(o), o)):
         lines.append(where or "run")
         for f in findings:
-            if f.where != where or f.level == "unknown": continue
+            if f.where != where or f.level == "unknown":
+                continue
             lines.append(f"  {f.level:<8} {f.what:<18} {f.why}")
-            if f.level != "ok": lines.append(f"{'':<30}-> {f.advice}")
-    if missing: lines.append("not looked at: " + "; ".join(f"{f.where + ' '*bool(f.where)}{f.what} ({f.why})" for f in missing))
+            if f.level != "ok":
+                lines.append(f"{'':<30}-> {f.advice}")
+    if missing:
+        lines.append(
+            "not looked at: "
+            + "; ".join(f"{f.where + ' ' * bool(f.where)}{f.what} ({f.why})" for f in missing)
+        )
     count = {level: sum(f.level == level for f in findings) for level in LEVELS}
-    lines.append(f"{len(findings) - len(missing)} looked at: {count['error']} errors, {count['warning']} warnings, {count['note']} notes")
+    lines.append(
+        f"{len(findings) - len(missing)} looked at: {count['error']} errors, {count['warning']} warnings, {count['note']} notes"
+    )
     return "\n".join(lines)

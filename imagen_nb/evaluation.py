@@ -10,8 +10,10 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+
 import torch
 from torch import Tensor
+
 from .cascade import Imagen
 from .data import ShapesWorld
 from .health import replace_text
@@ -19,106 +21,121 @@ from .plots import save_picture
 
 # %% ../nbs/12_evaluation.ipynb #7acc3be7
 def wilson(
-    hits:int,      # successes
-    n:int,         # trials, at least 1
-    z:float=1.96,  # half width in standard errors; 1.96 gives 95 %
-) -> tuple[float,float]: # lower and upper bound, in [0, 1]
+    hits: int,  # successes
+    n: int,  # trials, at least 1
+    z: float = 1.96,  # half width in standard errors; 1.96 gives 95 %
+) -> tuple[float, float]:  # lower and upper bound, in [0, 1]
     "Wilson score interval of a share."
     if not 0 <= hits <= n or n < 1:
         raise ValueError(f"wilson: hits and n, got {hits} of {n}, expected 0 <= hits <= n, n >= 1")
-    p,center = hits/n, hits + z*z/2
-    half = z*math.sqrt(n*p*(1 - p) + z*z/4)
-    return max(0., (center - half)/(n + z*z)), min(1., (center + half)/(n + z*z))
+    p, center = hits / n, hits + z * z / 2
+    half = z * math.sqrt(n * p * (1 - p) + z * z / 4)
+    return max(0.0, (center - half) / (n + z * z)), min(1.0, (center + half) / (n + z * z))
 
 # %% ../nbs/12_evaluation.ipynb #ec9ce566
 def tally(
-    rows:Iterable[dict], # what `ShapesWorld.score` gave: attribute -> True, False or None
-) -> dict[str,dict]:     # attribute -> share, low, high, n
+    rows: Iterable[dict],  # what `ShapesWorld.score` gave: attribute -> True, False or None
+) -> dict[str, dict]:  # attribute -> share, low, high, n
     "Share of right answers with its interval; None does not count."
     rows = list(rows)
     names = dict.fromkeys(k for row in rows for k in row)
     out = {}
     for name in names:
         answers = [row[name] for row in rows if row.get(name) is not None]
-        if not answers: continue
-        low,high = wilson(sum(answers), len(answers))
-        out[name] = dict(share=sum(answers)/len(answers), low=low, high=high, n=len(answers))
+        if not answers:
+            continue
+        low, high = wilson(sum(answers), len(answers))
+        out[name] = dict(share=sum(answers) / len(answers), low=low, high=high, n=len(answers))
     return out
 
 # %% ../nbs/12_evaluation.ipynb #2543e389
 def score_pictures(
-    world:ShapesWorld,    # whose scenes were asked for
-    indices:list[int],    # scene of each picture
-    images:Tensor,        # pictures, (b 3 h w) in [-1, 1]
-    shift:int=0,          # score picture k against scene k+shift: the shuffled control
-) -> list[dict]:          # one row per picture
+    world: ShapesWorld,  # whose scenes were asked for
+    indices: list[int],  # scene of each picture
+    images: Tensor,  # pictures, (b 3 h w) in [-1, 1]
+    shift: int = 0,  # score picture k against scene k+shift: the shuffled control
+) -> list[dict]:  # one row per picture
     "What the oracle says of each picture."
-    if len(indices)!=len(images):
+    if len(indices) != len(images):
         raise ValueError(f"score_pictures: images, got {len(images)}, expected {len(indices)}")
     scenes = [world.scene(i) for i in indices]
     asked = [scenes[(k + shift) % len(scenes)] for k in range(len(scenes))]
-    return [world.score(scene, image) for scene,image in zip(asked, images)]
+    return [world.score(scene, image) for scene, image in zip(asked, images)]
 
 # %% ../nbs/12_evaluation.ipynb #97609647
 def chance(
-    world:ShapesWorld,   # a split
-    indices:list[int],   # its scenes
-) -> list[dict]:         # one row per scene
+    world: ShapesWorld,  # a split
+    indices: list[int],  # its scenes
+) -> list[dict]:  # one row per scene
     "Score of a perfect picture of another scene: what guessing without the caption can reach."
     return score_pictures(world, indices, world.images(indices, 64), shift=1)
 
 # %% ../nbs/12_evaluation.ipynb #661ef695
 def report(
-    rows:list[dict],       # answers about the true captions, see `score_pictures`
-    shuffled:list[dict],   # about other captions: `score_pictures(..., shift=1)`
-    guess:list[dict],      # what guessing can reach, see `chance`
-) -> str:                  # a table in Markdown
+    rows: list[dict],  # answers about the true captions, see `score_pictures`
+    shuffled: list[dict],  # about other captions: `score_pictures(..., shift=1)`
+    guess: list[dict],  # what guessing can reach, see `chance`
+) -> str:  # a table in Markdown
     "Right answers per attribute, beside both controls."
-    right,wrong,base = tally(rows), tally(shuffled), tally(guess)
-    share = lambda t,k: f"{100*t[k]['share']:.1f}" if k in t else "–"
-    rows = [("attribute", "right, %", "95 % interval", "n", "shuffled captions, %", "chance, %"),
-            ("---",)*6]
-    for k,v in right.items():
-        interval = f"{100*v['low']:.1f}–{100*v['high']:.1f}"
+    right, wrong, base = tally(rows), tally(shuffled), tally(guess)
+
+    def share(t, k):
+        return f"{100 * t[k]['share']:.1f}" if k in t else "–"
+
+    rows = [
+        ("attribute", "right, %", "95 % interval", "n", "shuffled captions, %", "chance, %"),
+        ("---",) * 6,
+    ]
+    for k, v in right.items():
+        interval = f"{100 * v['low']:.1f}–{100 * v['high']:.1f}"
         rows.append((k, share(right, k), interval, v["n"], share(wrong, k), share(base, k)))
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 # %% ../nbs/12_evaluation.ipynb #c129f58e
 def keep_answers(
-    world:ShapesWorld,       # captions and oracle
-    index:int,               # the scene that was asked for
-    stages:dict[int,Tensor], # side -> picture of that stage, (3 h w) in [-1, 1]
-    folder:Path,             # where pictures and answers go
+    world: ShapesWorld,  # captions and oracle
+    index: int,  # the scene that was asked for
+    stages: dict[int, Tensor],  # side -> picture of that stage, (3 h w) in [-1, 1]
+    folder: Path,  # where pictures and answers go
 ):
     "Save every stage's picture and what the oracle says of it; the answers last."
-    for size,image in stages.items(): save_picture(image, folder/f"{index:05d}_{size}.png")
+    for size, image in stages.items():
+        save_picture(image, folder / f"{index:05d}_{size}.png")
     scene = world.scene(index)
-    row = dict(index=index, caption=world.caption(index), held_out=world.is_held_out(scene),
-               scores={str(size): world.score(scene, image) for size,image in stages.items()})
-    replace_text(folder/f"{index:05d}.json", json.dumps(row))
+    row = dict(
+        index=index,
+        caption=world.caption(index),
+        held_out=world.is_held_out(scene),
+        scores={str(size): world.score(scene, image) for size, image in stages.items()},
+    )
+    replace_text(folder / f"{index:05d}.json", json.dumps(row))
 
 # %% ../nbs/12_evaluation.ipynb #a9e3c99f
 def draw_and_score(
-    imagen:Imagen,        # a trained cascade
-    world:ShapesWorld,    # captions and oracle
-    indices:list[int],    # scenes to draw; the seed of a picture is its scene's index
-    folder:str|Path,      # PNG files and answers go here; what is there is not drawn again
-    batch_size:int=8,     # pictures at a time
-    progress:bool=True,   # show a bar
-    **options,            # passed to `Imagen.sample`
-) -> list[dict]:          # one row per scene: index, caption, held_out, scores at each size
+    imagen: Imagen,  # a trained cascade
+    world: ShapesWorld,  # captions and oracle
+    indices: list[int],  # scenes to draw; the seed of a picture is its scene's index
+    folder: str | Path,  # PNG files and answers go here; what is there is not drawn again
+    batch_size: int = 8,  # pictures at a time
+    progress: bool = True,  # show a bar
+    **options,  # passed to `Imagen.sample`
+) -> list[dict]:  # one row per scene: index, caption, held_out, scores at each size
     "Draw captions, keep every stage's picture, ask the oracle."
-    folder,sizes = Path(folder), [o.config.size for o in imagen.stages]
+    folder, sizes = Path(folder), [o.config.size for o in imagen.stages]
     folder.mkdir(parents=True, exist_ok=True)
-    answers = lambda i: folder/f"{i:05d}.json"
+
+    def answers(i):
+        return folder / f"{i:05d}.json"
+
     left = [i for i in indices if not answers(i).exists()]
-    chunks = [left[k:k + batch_size] for k in range(0, len(left), batch_size)]
+    chunks = [left[k : k + batch_size] for k in range(0, len(left), batch_size)]
     if progress:
         from tqdm.auto import tqdm
+
         chunks = tqdm(chunks, desc="drawing and scoring", unit="batch")
     for chunk in chunks:
         captions = [world.caption(i) for i in chunk]
         stages = imagen.sample(captions, seeds=chunk, return_all=True, **options)
-        for i,*images in zip(chunk, *stages):
+        for i, *images in zip(chunk, *stages):
             keep_answers(world, i, dict(zip(sizes, images)), folder)
     return [json.loads(answers(i).read_text()) for i in indices]

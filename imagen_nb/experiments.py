@@ -14,27 +14,37 @@ from .cascade import SAMPLERS, SCHEDULES, Stage, denoiser
 from .data import Scene, ShapesWorld, _cells, _places, _radius, render, resize
 from .sampling import keyed_generator, keyed_noise, time_grid
 from .text import TextEmbedding
-from .thresholding import row_quantile, threshold as apply_threshold
+from .thresholding import row_quantile
+from .thresholding import threshold as apply_threshold
 
 __all__ = [
-    "sample_watched", "right_share", "drawing_error", "saturated_share", "other_drawing",
-    "thumbnails", "frechet_distance", "bootstrap_mean", "jackknife", "interval_line",
+    "sample_watched",
+    "right_share",
+    "drawing_error",
+    "saturated_share",
+    "other_drawing",
+    "thumbnails",
+    "frechet_distance",
+    "bootstrap_mean",
+    "jackknife",
+    "interval_line",
 ]
 
 
 # ---------------------------------------------------------------- sampling
 
+
 @torch.no_grad()
 def sample_watched(
-    stage:Stage,            # the base of a cascade
-    text:TextEmbedding,     # captions, (b l d)
-    seeds:list[int],        # one per picture
+    stage: Stage,  # the base of a cascade
+    text: TextEmbedding,  # captions, (b l d)
+    seeds: list[int],  # one per picture
     *,
-    steps:int,              # network evaluations
-    w:float,                # guidance weight, 1 = off
-    threshold:str|None,     # None, "static" or "dynamic"
-    sampler:str,            # "ddpm", "ddim" or "dpmpp_2m"
-) -> tuple[Tensor,Tensor,Tensor]:  # last x0_hat, not clipped; share outside, scale (b steps)
+    steps: int,  # network evaluations
+    w: float,  # guidance weight, 1 = off
+    threshold: str | None,  # None, "static" or "dynamic"
+    sampler: str,  # "ddpm", "ddim" or "dpmpp_2m"
+) -> tuple[Tensor, Tensor, Tensor]:  # last x0_hat, not clipped; share outside, scale (b steps)
     """`Stage.sample`, with a look at the raw x0_hat of every step, before its thresholding.
 
     Two numbers of each picture and step: the share of channel values outside [-1, 1], and
@@ -48,12 +58,15 @@ def sample_watched(
     def denoise(z, log_snr):
         x0_hat = guide(z, log_snr)
         outside.append((x0_hat.abs() > 1).float().flatten(1).mean(1))
-        scale.append(row_quantile(x0_hat.abs().flatten(1), .995))
+        scale.append(row_quantile(x0_hat.abs().flatten(1), 0.995))
         return apply_threshold(x0_hat, threshold)
 
     shape = (3, c.size, c.size)
     z = keyed_noise(seeds, shape, f"start {c.size}", stage.device)
-    noise = lambda i, z: keyed_noise(seeds, shape, f"step {c.size} {i}", z.device)
+
+    def noise(i, z):
+        return keyed_noise(seeds, shape, f"step {c.size} {i}", z.device)
+
     log_snrs = time_grid(steps, SCHEDULES[c.schedule], c.t_start).to(stage.device)
     for *_, x0_hat in SAMPLERS[sampler](denoise, z, log_snrs, noise=noise):
         pass
@@ -62,9 +75,10 @@ def sample_watched(
 
 # ---------------------------------------------------------------- measures
 
+
 def right_share(
-    row:dict[str,bool|None],  # what `ShapesWorld.score` gave
-) -> float:                   # share of the attributes that apply, in [0, 1]
+    row: dict[str, bool | None],  # what `ShapesWorld.score` gave
+) -> float:  # share of the attributes that apply, in [0, 1]
     "Alignment of one picture: how many of its caption's attributes the oracle reads."
     marks = [mark for name, mark in row.items() if name != "all" and mark is not None]
     if not marks:
@@ -73,9 +87,9 @@ def right_share(
 
 
 def drawing_error(
-    world:ShapesWorld,  # whose oracle reads
-    image:Tensor,       # a picture, (3 h w) in [-1, 1]
-) -> float:             # 0 for a perfect drawing, whatever its caption was
+    world: ShapesWorld,  # whose oracle reads
+    image: Tensor,  # a picture, (3 h w) in [-1, 1]
+) -> float:  # 0 for a perfect drawing, whatever its caption was
     """Root mean square distance from a picture to the drawing it claims to be.
 
     The oracle says what is there, that scene is drawn, and the two are compared. What the
@@ -88,50 +102,54 @@ def drawing_error(
 
 
 def saturated_share(
-    images:Tensor,  # (b 3 h w) in [-1, 1]
-) -> Tensor:        # share of channel values beyond 0.99, (b,)
+    images: Tensor,  # (b 3 h w) in [-1, 1]
+) -> Tensor:  # share of channel values beyond 0.99, (b,)
     "How much of a picture sits at the ends of the range."
-    return (images.abs() > .99).float().flatten(1).mean(1)
+    return (images.abs() > 0.99).float().flatten(1).mean(1)
 
 
 def other_drawing(
-    scene:Scene,  # of level "full"
-    key:str,      # another key, another drawing
-) -> Scene:       # what the captions say of it is the same
+    scene: Scene,  # of level "full"
+    key: str,  # another key, another drawing
+) -> Scene:  # what the captions say of it is the same
     "The same things at other places and in other radii, by the law that places all scenes."
     rng, n = random.Random(f"other drawing {key}"), len(scene.things)
     if scene.relation:
         places = _places(rng, scene.relation)
     elif n == 1:
-        places = [tuple(.5 + (2*rng.random() - 1)*.15 for _ in range(2))]
+        places = [tuple(0.5 + (2 * rng.random() - 1) * 0.15 for _ in range(2))]
     else:
         places = _cells(rng, n)
-    things = (dataclasses.replace(thing, x=x, y=y, r=_radius(rng, thing.size))
-              for thing, (x, y) in zip(scene.things, places))
+    things = (
+        dataclasses.replace(thing, x=x, y=y, r=_radius(rng, thing.size))
+        for thing, (x, y) in zip(scene.things, places)
+    )
     return dataclasses.replace(scene, things=tuple(things))
 
 
 def thumbnails(
-    images:Tensor,  # (b 3 h w) in [-1, 1]
-    side:int = 4,   # pixels
-) -> Tensor:        # (b, 3*side*side)
+    images: Tensor,  # (b 3 h w) in [-1, 1]
+    side: int = 4,  # pixels
+) -> Tensor:  # (b, 3*side*side)
     "Features that hide nothing: the picture itself, at 4x4 pixels."
     return resize(images, side).flatten(1)
 
 
 def frechet_distance(
-    a:Tensor,  # features of one set of pictures, (n d)
-    b:Tensor,  # of another, (m d)
-) -> float:    # squared distance, 0 for equal means and covariances
+    a: Tensor,  # features of one set of pictures, (n d)
+    b: Tensor,  # of another, (m d)
+) -> float:  # squared distance, 0 for equal means and covariances
     "Distance between the two Gaussians fitted to a and b: FID's formula, with any features."
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"frechet_distance: features, got {tuple(a.shape)} and "
-                         f"{tuple(b.shape)}, expected (n d) and (m d) with n, m > 1")
+        raise ValueError(
+            f"frechet_distance: features, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}, expected (n d) and (m d) with n, m > 1"
+        )
     a, b = a.double(), b.double()
     root = _square_root(torch.cov(a.T).reshape(a.shape[1], -1))
     other = torch.cov(b.T).reshape(b.shape[1], -1)
     shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    spread = root.square().sum() + other.trace() - 2*shared  # trace of root @ root
+    spread = root.square().sum() + other.trace() - 2 * shared  # trace of root @ root
     return ((a.mean(0) - b.mean(0)).square().sum() + spread).item()
 
 
@@ -143,25 +161,28 @@ def _square_root(matrix: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- intervals
 
+
 def bootstrap_mean(
-    values:Tensor,        # one number per caption, (n,)
-    resamples:int = 4000,  # draws of n captions with replacement
-) -> dict:                # mean, low and high (95 %), n
+    values: Tensor,  # one number per caption, (n,)
+    resamples: int = 4000,  # draws of n captions with replacement
+) -> dict:  # mean, low and high (95 %), n
     "A mean with its percentile bootstrap interval over captions; the draws are keyed."
     values = torch.as_tensor(values).double()
     if values.ndim != 1 or len(values) < 2 or not values.isfinite().all():
-        raise ValueError(f"bootstrap_mean: values, got {tuple(values.shape)}, expected (n,) "
-                         "finite numbers, n > 1")
+        raise ValueError(
+            f"bootstrap_mean: values, got {tuple(values.shape)}, expected (n,) "
+            "finite numbers, n > 1"
+        )
     n = len(values)
     rows = torch.randint(n, (resamples, n), generator=keyed_generator("bootstrap", n))
-    low, high = values[rows].mean(1).quantile(torch.tensor([.025, .975]).double()).tolist()
+    low, high = values[rows].mean(1).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return dict(mean=values.mean().item(), low=low, high=high, n=n)
 
 
 def jackknife(
-    statistic:Callable,  # statistic(kept) -> float, kept: int64 (n,) or (n-1,)
-    n:int,               # captions
-) -> dict:               # mean (the statistic of all), low and high (95 %), n
+    statistic: Callable,  # statistic(kept) -> float, kept: int64 (n,) or (n-1,)
+    n: int,  # captions
+) -> dict:  # mean (the statistic of all), low and high (95 %), n
     """A statistic of all captions, plus and minus 1.96 jackknife standard errors.
 
     For statistics that a bootstrap would bias: captions drawn twice shrink a covariance.
@@ -172,18 +193,19 @@ def jackknife(
     without = torch.tensor([statistic(every[every != k]) for k in range(n)]).double()
     error = ((n - 1) * without.var(correction=0)).sqrt().item()
     whole = statistic(every)
-    return dict(mean=whole, low=whole - 1.96*error, high=whole + 1.96*error, n=n)
+    return dict(mean=whole, low=whole - 1.96 * error, high=whole + 1.96 * error, n=n)
 
 
 # ---------------------------------------------------------------- plots
 
+
 def interval_line(
-    ax,                 # matplotlib axes
-    x:list,             # one position per summary
-    summaries:list,     # what `bootstrap_mean` or `jackknife` gave
-    **style,            # of matplotlib's `errorbar`
+    ax,  # matplotlib axes
+    x: list,  # one position per summary
+    summaries: list,  # what `bootstrap_mean` or `jackknife` gave
+    **style,  # of matplotlib's `errorbar`
 ):
     "A line through means, with a bar for each interval."
     mean, low, high = ([s[k] for s in summaries] for k in ("mean", "low", "high"))
     below, above = ([abs(a - b) for a, b in zip(mean, edge)] for edge in (low, high))
-    ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=.8, **style)
+    ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=0.8, **style)

@@ -9,184 +9,205 @@ __all__ = ['cosine_time', 'sinusoid', 'NoiseEmbedding', 'group_norm', 'normalize
 
 # %% ../nbs/07_layers.ipynb #9fb1c153
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .text import TextEmbedding
 
 # %% ../nbs/07_layers.ipynb #40f9e211
 def cosine_time(
-    log_snr:Tensor, # log-SNR, any shape
-) -> Tensor:        # the time at which the cosine schedule has this log-SNR, in (0, 1)
+    log_snr: Tensor,  # log-SNR, any shape
+) -> Tensor:  # the time at which the cosine schedule has this log-SNR, in (0, 1)
     "Undo `cosine_log_snr`: a bounded number to embed, whatever schedule is in use."
-    return 2/math.pi*torch.atan(torch.exp(-log_snr.float()/2))
+    return 2 / math.pi * torch.atan(torch.exp(-log_snr.float() / 2))
 
 # %% ../nbs/07_layers.ipynb #40446dd5
 def sinusoid(
-    u:Tensor,          # numbers to tell apart, (b,)
-    width:int,         # features, even
-    scale:float=1000., # frequencies run from `scale` down to `scale`/10000
-) -> Tensor:           # sines, then cosines, (b width)
+    u: Tensor,  # numbers to tell apart, (b,)
+    width: int,  # features, even
+    scale: float = 1000.0,  # frequencies run from `scale` down to `scale`/10000
+) -> Tensor:  # sines, then cosines, (b width)
     "Sinusoidal features of a number (Vaswani et al.; ADM scales time to 1000)."
     if width % 2:
         raise ValueError(f"sinusoid: width, got {width}, expected an even number")
-    freqs = torch.exp(-math.log(10000)*torch.arange(width//2, device=u.device)/(width//2))
-    args = scale*u.float()[:, None]*freqs  # (b width/2)
+    freqs = torch.exp(-math.log(10000) * torch.arange(width // 2, device=u.device) / (width // 2))
+    args = scale * u.float()[:, None] * freqs  # (b width/2)
     return torch.cat([args.sin(), args.cos()], dim=1)
 
 # %% ../nbs/07_layers.ipynb #d5573982
 class NoiseEmbedding(nn.Module):
     "Noise level -> conditioning vector: sinusoid of the time, then two linear layers (ADM)."
-    def __init__(self,
-        width:int,    # width of the sinusoid
-        emb_dim:int,  # width of the conditioning vector
+
+    def __init__(
+        self,
+        width: int,  # width of the sinusoid
+        emb_dim: int,  # width of the conditioning vector
     ):
         super().__init__()
         self.width = width
-        self.mlp = nn.Sequential(
-            nn.Linear(width, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+        self.mlp = nn.Sequential(nn.Linear(width, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
 
-    def forward(self,
-        log_snr:Tensor, # noise level, (b,)
-    ) -> Tensor:        # conditioning vector, (b emb_dim)
+    def forward(
+        self,
+        log_snr: Tensor,  # noise level, (b,)
+    ) -> Tensor:  # conditioning vector, (b emb_dim)
         features = sinusoid(cosine_time(log_snr), self.width)  # (b width), float32
         return self.mlp(features.to(self.mlp[0].weight.dtype))
 
 # %% ../nbs/07_layers.ipynb #f2c92f1c
 def group_norm(
-    channels:int,   # channels to normalize
-    most:int=32,    # most groups; the paper's family uses 32
+    channels: int,  # channels to normalize
+    most: int = 32,  # most groups; the paper's family uses 32
 ) -> nn.GroupNorm:  # the most groups up to `most` with at least 6 channels each
     "GroupNorm for any width."
-    groups = next(g for g in range(min(most, max(1, channels//6)), 0, -1) if channels % g == 0)
+    groups = next(g for g in range(min(most, max(1, channels // 6)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
 # %% ../nbs/07_layers.ipynb #42f10571
 def normalize(
-    norm:nn.GroupNorm, # its groups and weights
-    x:Tensor,          # features, (b c h w)
-) -> Tensor:           # (b c h w), in the memory layout of x
+    norm: nn.GroupNorm,  # its groups and weights
+    x: Tensor,  # features, (b c h w)
+) -> Tensor:  # (b c h w), in the memory layout of x
     "GroupNorm that keeps the layout, and is plain arithmetic where a compiler may fuse it."
     if not torch.compiler.is_compiling():
         y = norm(x)  # torch <= 2.11 answers channels_last with NCHW on a GPU
         is_last = x.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.channels_last) if is_last else y
     groups = x.float().unflatten(1, (norm.num_groups, -1))  # (b g c/g h w)
-    var,mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0, keepdim=True)
-    y = ((groups - mean)*torch.rsqrt(var + norm.eps)).flatten(1, 2)
-    return y*norm.weight[:, None, None] + norm.bias[:, None, None]
+    var, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0, keepdim=True)
+    y = ((groups - mean) * torch.rsqrt(var + norm.eps)).flatten(1, 2)
+    return y * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 # %% ../nbs/07_layers.ipynb #adf54390
 def zero_init(
-    layer:nn.Module, # a layer with weight and bias
-) -> nn.Module:      # the same layer, silent
+    layer: nn.Module,  # a layer with weight and bias
+) -> nn.Module:  # the same layer, silent
     "Start a layer at zero, so that its block starts as the identity."
     nn.init.zeros_(layer.weight)
-    if layer.bias is not None: nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 # %% ../nbs/07_layers.ipynb #f113302c
 def resample(
-    x:Tensor,       # features, (b c h w)
-    direction:str,  # "up" (nearest, x2) or "down" (mean, x2)
-) -> Tensor:        # (b c 2h 2w) or (b c h/2 w/2)
+    x: Tensor,  # features, (b c h w)
+    direction: str,  # "up" (nearest, x2) or "down" (mean, x2)
+) -> Tensor:  # (b c 2h 2w) or (b c h/2 w/2)
     "Parameter-free change of resolution by two."
-    if direction=="up": return F.interpolate(x, scale_factor=2, mode="nearest")
-    if direction=="down": return F.avg_pool2d(x, 2)
+    if direction == "up":
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    if direction == "down":
+        return F.avg_pool2d(x, 2)
     raise ValueError(f"resample: direction, got {direction!r}, expected 'up' or 'down'")
 
 # %% ../nbs/07_layers.ipynb #792964e2
 def upsample_conv(
-    conv:nn.Conv2d, # 3x3, padding 1
-    x:Tensor,       # features, (b c h w)
-) -> Tensor:        # conv(resample(x, "up")), (b c' 2h 2w)
+    conv: nn.Conv2d,  # 3x3, padding 1
+    x: Tensor,  # features, (b c h w)
+) -> Tensor:  # conv(resample(x, "up")), (b c' 2h 2w)
     "Convolve an enlarged picture without enlarging it; on a GPU as written, where it is not measured yet."
-    if x.is_cuda: return conv(resample(x, "up"))
+    if x.is_cuda:
+        return conv(resample(x, "up"))
+
     def fold(w):  # add the weights that meet one small pixel, for even and for odd columns
-        a,b,c = w.unbind(-1)
+        a, b, c = w.unbind(-1)
         return torch.stack([torch.stack([a, b + c], -1), torch.stack([a + b, c], -1)])
+
     weight = fold(fold(conv.weight).transpose(-1, -2)).transpose(-1, -2)  # (2 2 c' c 2 2)
     bias = None if conv.bias is None else conv.bias.repeat(4)
-    y = F.conv2d(x, weight.flatten(0, 2), bias, padding=1)        # (b 4c' h+1 w+1)
-    y = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))           # (b h+1 w+1 2 2 c')
-    h,w = x.shape[-2:]
-    rows = [torch.stack([y[:, i:i+h, j:j+w, i, j] for j in (0, 1)], 3) for i in (0, 1)]
+    y = F.conv2d(x, weight.flatten(0, 2), bias, padding=1)  # (b 4c' h+1 w+1)
+    y = y.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))  # (b h+1 w+1 2 2 c')
+    h, w = x.shape[-2:]
+    rows = [torch.stack([y[:, i : i + h, j : j + w, i, j] for j in (0, 1)], 3) for i in (0, 1)]
     y = torch.stack(rows, 2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
 
 # %% ../nbs/07_layers.ipynb #5166b658
 class ResBlock(nn.Module):
     "GroupNorm-SiLU-conv, GroupNorm-FiLM-SiLU-conv, plus a shortcut (ADM; paper F.1)."
-    def __init__(self,
-        in_ch:int,              # channels in
-        out_ch:int,             # channels out
-        emb_dim:int,            # width of the conditioning vector
-        resample:str|None=None, # None, "up" or "down": BigGAN resampling inside the block
-        sum_scale:float=1.,     # 1/sqrt(2) in the Efficient U-Net (paper B.1)
-        dropout:float=0.,       # share of features dropped in training; the paper drops none
-        shortcut_scale:float=1.,# on the shortcut alone; another reading of B.1
+
+    def __init__(
+        self,
+        in_ch: int,  # channels in
+        out_ch: int,  # channels out
+        emb_dim: int,  # width of the conditioning vector
+        resample: str | None = None,  # None, "up" or "down": BigGAN resampling inside the block
+        sum_scale: float = 1.0,  # 1/sqrt(2) in the Efficient U-Net (paper B.1)
+        dropout: float = 0.0,  # share of features dropped in training; the paper drops none
+        shortcut_scale: float = 1.0,  # on the shortcut alone; another reading of B.1
     ):
         super().__init__()
-        self.resample,self.sum_scale,self.shortcut_scale = resample,sum_scale,shortcut_scale
-        self.norm1,self.conv1 = group_norm(in_ch), nn.Conv2d(in_ch, out_ch, 3, padding=1)
-        self.film = nn.Linear(emb_dim, 2*out_ch)
-        self.norm2,self.drop = group_norm(out_ch), nn.Dropout(dropout)
+        self.resample, self.sum_scale, self.shortcut_scale = resample, sum_scale, shortcut_scale
+        self.norm1, self.conv1 = group_norm(in_ch), nn.Conv2d(in_ch, out_ch, 3, padding=1)
+        self.film = nn.Linear(emb_dim, 2 * out_ch)
+        self.norm2, self.drop = group_norm(out_ch), nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_ch, out_ch, 3, padding=1))
-        self.shortcut = nn.Identity() if in_ch==out_ch else nn.Conv2d(in_ch, out_ch, 1)
+        self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
 
-    def forward(self,
-        x:Tensor,   # features, (b in_ch h w)
-        emb:Tensor, # conditioning vector, (b emb_dim)
-    ) -> Tensor:    # (b out_ch h' w')
+    def forward(
+        self,
+        x: Tensor,  # features, (b in_ch h w)
+        emb: Tensor,  # conditioning vector, (b emb_dim)
+    ) -> Tensor:  # (b out_ch h' w')
         h = F.silu(normalize(self.norm1, x))
-        if self.resample=="down": h = resample(h, "down")
-        h = upsample_conv(self.conv1, h) if self.resample=="up" else self.conv1(h)
-        if self.resample is not None: x = resample(x, self.resample)
-        scale,shift = self.film(F.silu(emb))[..., None, None].chunk(2, dim=1)  # (b out_ch 1 1)
+        if self.resample == "down":
+            h = resample(h, "down")
+        h = upsample_conv(self.conv1, h) if self.resample == "up" else self.conv1(h)
+        if self.resample is not None:
+            x = resample(x, self.resample)
+        scale, shift = self.film(F.silu(emb))[..., None, None].chunk(2, dim=1)  # (b out_ch 1 1)
         h = torch.addcmul(shift, normalize(self.norm2, h), 1 + scale)
         h = self.drop(F.silu(h))
         y = torch.add(self.conv2(h), self.shortcut(x), alpha=self.shortcut_scale)
-        return y if self.sum_scale==1 else y*self.sum_scale
+        return y if self.sum_scale == 1 else y * self.sum_scale
 
 # %% ../nbs/07_layers.ipynb #ee96e0a5
 class Downsample(nn.Module):
     "Strided 3x3 convolution: halve the resolution and set the width."
-    def __init__(self,
-        in_ch:int,    # channels in
-        out_ch:int,   # channels out
-        stride:int=2, # 1 keeps the resolution
+
+    def __init__(
+        self,
+        in_ch: int,  # channels in
+        out_ch: int,  # channels out
+        stride: int = 2,  # 1 keeps the resolution
     ):
         super().__init__()
         self.conv = nn.Conv2d(in_ch, out_ch, 3, stride=stride, padding=1)
 
-    def forward(self,
-        x:Tensor,  # features, (b in_ch h w)
-    ) -> Tensor:   # (b out_ch h/stride w/stride)
+    def forward(
+        self,
+        x: Tensor,  # features, (b in_ch h w)
+    ) -> Tensor:  # (b out_ch h/stride w/stride)
         return self.conv(x)
 
 # %% ../nbs/07_layers.ipynb #3f373310
 class Upsample(nn.Module):
     "Nearest-neighbor enlargement, then a 3x3 convolution: no checkerboard."
-    def __init__(self,
-        in_ch:int,    # channels in
-        out_ch:int,   # channels out
-        stride:int=2, # 1 keeps the resolution
+
+    def __init__(
+        self,
+        in_ch: int,  # channels in
+        out_ch: int,  # channels out
+        stride: int = 2,  # 1 keeps the resolution
     ):
         super().__init__()
-        self.stride,self.conv = stride, nn.Conv2d(in_ch, out_ch, 3, padding=1)
+        self.stride, self.conv = stride, nn.Conv2d(in_ch, out_ch, 3, padding=1)
 
-    def forward(self,
-        x:Tensor,  # features, (b in_ch h w)
-    ) -> Tensor:   # (b out_ch stride*h stride*w)
-        return upsample_conv(self.conv, x) if self.stride==2 else self.conv(x)
+    def forward(
+        self,
+        x: Tensor,  # features, (b in_ch h w)
+    ) -> Tensor:  # (b out_ch stride*h stride*w)
+        return upsample_conv(self.conv, x) if self.stride == 2 else self.conv(x)
 
 # %% ../nbs/07_layers.ipynb #c44aab84
 def attend(
-    q:Tensor,               # queries, (b n i e)
-    k:Tensor,               # keys, (b n j e)
-    v:Tensor,               # values, (b n j e)
-    mask:Tensor|None=None,  # True = may be read, (b j)
-) -> Tensor:                # (b n i e)
+    q: Tensor,  # queries, (b n i e)
+    k: Tensor,  # keys, (b n j e)
+    v: Tensor,  # values, (b n j e)
+    mask: Tensor | None = None,  # True = may be read, (b j)
+) -> Tensor:  # (b n i e)
     "Scaled dot-product attention with a key mask."
     bias = None if mask is None else mask[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -194,85 +215,97 @@ def attend(
 # %% ../nbs/07_layers.ipynb #fd7858d4
 class Attention(nn.Module):
     "Pixels attend to words, to pixels, or to both at once with one softmax (paper D.3.1)."
-    def __init__(self,
-        channels:int,       # width of the pixels
-        text_dim:int,       # width of the words; 0: no text
-        head_dim:int=64,    # channels per head (Imagen F.1: 64)
-        has_self:bool=True, # pixels among the keys
-        inner:int|None=None,# width of queries, keys and values; None: channels
+
+    def __init__(
+        self,
+        channels: int,  # width of the pixels
+        text_dim: int,  # width of the words; 0: no text
+        head_dim: int = 64,  # channels per head (Imagen F.1: 64)
+        has_self: bool = True,  # pixels among the keys
+        inner: int | None = None,  # width of queries, keys and values; None: channels
     ):
         super().__init__()
         self.inner = inner or channels
         if self.inner % head_dim:
-            raise ValueError(f"Attention: channels, got {self.inner},"
-                             f" expected a multiple of head_dim={head_dim}")
+            raise ValueError(
+                f"Attention: channels, got {self.inner}, expected a multiple of head_dim={head_dim}"
+            )
         if not (has_self or text_dim):
             raise ValueError("Attention: nothing to attend to, expected has_self or text_dim > 0")
-        self.head_dim,self.has_self,self.has_text = head_dim, has_self, text_dim > 0
+        self.head_dim, self.has_self, self.has_text = head_dim, has_self, text_dim > 0
         self.norm = group_norm(channels)
-        self.qkv = nn.Linear(channels, self.inner*(3 if has_self else 1))
+        self.qkv = nn.Linear(channels, self.inner * (3 if has_self else 1))
         if self.has_text:
             self.text_norm = nn.LayerNorm(text_dim)
-            self.text_kv = nn.Linear(text_dim, 2*self.inner)
+            self.text_kv = nn.Linear(text_dim, 2 * self.inner)
         self.out = zero_init(nn.Linear(self.inner, channels))
 
-    def heads(self,
-        x:Tensor,  # features of a sequence, (b l c)
-    ) -> Tensor:   # (b n l e)
+    def heads(
+        self,
+        x: Tensor,  # features of a sequence, (b l c)
+    ) -> Tensor:  # (b n l e)
         "The same features, by head."
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def forward(self,
-        x:Tensor,                     # features, (b c h w)
-        text:TextEmbedding|None=None, # words, (b l text_dim); None without text
-    ) -> Tensor:                      # (b c h w)
-        b,_,h,w = x.shape
+    def forward(
+        self,
+        x: Tensor,  # features, (b c h w)
+        text: TextEmbedding | None = None,  # words, (b l text_dim); None without text
+    ) -> Tensor:  # (b c h w)
+        b, _, h, w = x.shape
         pixels = self.qkv(normalize(self.norm, x).flatten(2).transpose(1, 2))  # (b hw c or 3c)
-        q,*kv = (self.heads(o) for o in pixels.split(self.inner, dim=-1))
-        mask = torch.ones(b, h*w if self.has_self else 0, dtype=torch.bool, device=x.device)
+        q, *kv = (self.heads(o) for o in pixels.split(self.inner, dim=-1))
+        mask = torch.ones(b, h * w if self.has_self else 0, dtype=torch.bool, device=x.device)
         if self.has_text:
             words = self.text_kv(self.text_norm(text.tokens)).chunk(2, dim=-1)  # (b l c) twice
             words = [self.heads(o) for o in words]
-            kv = [torch.cat([o, p], dim=2) for o,p in zip(words, kv)] if kv else words
+            kv = [torch.cat([o, p], dim=2) for o, p in zip(words, kv)] if kv else words
             mask = torch.cat([text.mask, mask], dim=1)
         y = attend(q, *kv, mask if self.has_text else None)  # (b n hw e)
-        y = self.out(y.transpose(1, 2).flatten(2))           # (b hw c)
+        y = self.out(y.transpose(1, 2).flatten(2))  # (b hw c)
         return x + y.transpose(1, 2).unflatten(2, (h, w))
 
 # %% ../nbs/07_layers.ipynb #777c964c
 class FeedForward(nn.Module):
     "Two 1x1 convolutions after attention; ADM has none.  # not in paper"
-    def __init__(self,
-        channels:int, # width
-        ratio:int=2,  # hidden width / width
+
+    def __init__(
+        self,
+        channels: int,  # width
+        ratio: int = 2,  # hidden width / width
     ):
         super().__init__()
         self.norm = group_norm(channels)
-        self.up = nn.Conv2d(channels, ratio*channels, 1)
-        self.down = zero_init(nn.Conv2d(ratio*channels, channels, 1))
+        self.up = nn.Conv2d(channels, ratio * channels, 1)
+        self.down = zero_init(nn.Conv2d(ratio * channels, channels, 1))
 
-    def forward(self,
-        x:Tensor,  # features, (b c h w)
-    ) -> Tensor:   # (b c h w)
+    def forward(
+        self,
+        x: Tensor,  # features, (b c h w)
+    ) -> Tensor:  # (b c h w)
         return x + self.down(F.silu(self.up(normalize(self.norm, x))))
 
 # %% ../nbs/07_layers.ipynb #5a54c0ed
 class AttentionPool(nn.Module):
     "Caption -> one vector: learned queries attend over the words (paper 2.5, F.1)."
-    def __init__(self,
-        text_dim:int,   # width of the words
-        emb_dim:int,    # width of the conditioning vector
-        queries:int=4,  # learned queries
+
+    def __init__(
+        self,
+        text_dim: int,  # width of the words
+        emb_dim: int,  # width of the conditioning vector
+        queries: int = 4,  # learned queries
     ):
         super().__init__()
         self.norm = nn.LayerNorm(text_dim)
         self.score = nn.Linear(text_dim, queries)
         self.mlp = nn.Sequential(
-            nn.Linear(queries*text_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+            nn.Linear(queries * text_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
+        )
 
-    def forward(self,
-        text:TextEmbedding, # words, (b l text_dim)
-    ) -> Tensor:            # (b emb_dim)
+    def forward(
+        self,
+        text: TextEmbedding,  # words, (b l text_dim)
+    ) -> Tensor:  # (b emb_dim)
         words = self.norm(text.tokens)
         score = self.score(words).masked_fill(~text.mask[..., None], float("-inf"))
         pooled = score.softmax(dim=1).transpose(1, 2) @ words  # (b q d)
@@ -281,24 +314,29 @@ class AttentionPool(nn.Module):
 # %% ../nbs/07_layers.ipynb #34410755
 class TextProjection(nn.Module):
     "LayerNorm and a linear map bring words to the network's width; optional layers may mix them."
-    def __init__(self,
-        text_dim:int, # width of the encoder (T5-XXL: 4096)
-        width:int,    # width inside the network
-        depth:int=0,  # trainable transformer layers over the words  # not in paper
-        heads:int=4,  # of those layers
+
+    def __init__(
+        self,
+        text_dim: int,  # width of the encoder (T5-XXL: 4096)
+        width: int,  # width inside the network
+        depth: int = 0,  # trainable transformer layers over the words  # not in paper
+        heads: int = 4,  # of those layers
     ):
         super().__init__()
         self.proj = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, width))
-        kinds = dict(dropout=0., activation="gelu", batch_first=True, norm_first=True)
+        kinds = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.mix = nn.ModuleList(
-            [nn.TransformerEncoderLayer(width, heads, 2*width, **kinds) for _ in range(depth)])
+            [nn.TransformerEncoderLayer(width, heads, 2 * width, **kinds) for _ in range(depth)]
+        )
 
-    def forward(self,
-        text:TextEmbedding,  # encoder output, (b l text_dim)
-    ) -> TextEmbedding:      # words, (b l width)
+    def forward(
+        self,
+        text: TextEmbedding,  # encoder output, (b l text_dim)
+    ) -> TextEmbedding:  # words, (b l width)
         words = self.proj(text.tokens.to(self.proj[1].weight.dtype))
         if self.mix:  # the layers that mix words must know their order
             place = torch.arange(words.shape[1], device=words.device)
-            words = words + sinusoid(place, words.shape[2], scale=1.).to(words)/4  # a quiet hint
-        for layer in self.mix: words = layer(words, src_key_padding_mask=~text.mask)
+            words = words + sinusoid(place, words.shape[2], scale=1.0).to(words) / 4  # a quiet hint
+        for layer in self.mix:
+            words = layer(words, src_key_padding_mask=~text.mask)
         return TextEmbedding(words, text.mask)

@@ -1,4 +1,5 @@
 """The README.md of a saved cascade: what it is, how it came about, what it scores, what it cannot do."""
+
 from collections.abc import Iterable
 
 __all__ = ["model_card"]
@@ -41,57 +42,113 @@ top. The text encoder is not part of these files; it is loaded from where it is 
 
 
 def model_card(
-    imagen,                   # an `Imagen`
-    card: dict | None = None, # a run card, as `tools/make_run_card.py` writes it; its first run is told of
-    name="FOLDER",            # what `from_pretrained` is to be given
-) -> str:                     # Markdown with the hub's front matter
+    imagen,  # an `Imagen`
+    card: dict
+    | None = None,  # a run card, as `tools/make_run_card.py` writes it; its first run is told of
+    name="FOLDER",  # what `from_pretrained` is to be given
+) -> str:  # Markdown with the hub's front matter
     "A model card from what is known: the configs, and the run card if there is one."
     from imagen_nb import __version__
+
     configs = [stage.config for stage in imagen.stages]
     sides = " → ".join(str(c.size) for c in configs)
     encoder = getattr(imagen.encoder, "identity", None)
-    parts = [HEAD, f"\n# Imagen cascade, {sides} px\n\nCaption in, picture out: {len(configs)} diffusion models in a row, saved by"
-             f" [imagen_nb](https://github.com/imagen-nb/imagen_nb) {__version__}.\n", USE.format(name=name, size=configs[-1].size),
-             "\n## Models\n\n", table(("pictures", "network", "parameters", "drawn with"), map(stage_row, imagen.stages)),
-             "\nText encoder, frozen: " + (f"`{encoder['encoder']}`, revision `{encoder['revision']}`, at most {encoder['max_length']} tokens"
-                                           if encoder else "none was saved; captions come as a `TextEmbedding`") + ".\n"]
-    if card: parts += training(card), scores(card)
-    parts.append(LIMITS + "".join(f"- The {c.size} px model was never trained; it refuses to draw.\n"
-                                  for c, o in zip(configs, imagen.stages) if not o.is_trained))
+    parts = [
+        HEAD,
+        f"\n# Imagen cascade, {sides} px\n\nCaption in, picture out: {len(configs)} diffusion models in a row, saved by"
+        f" [imagen_nb](https://github.com/imagen-nb/imagen_nb) {__version__}.\n",
+        USE.format(name=name, size=configs[-1].size),
+        "\n## Models\n\n",
+        table(("pictures", "network", "parameters", "drawn with"), map(stage_row, imagen.stages)),
+        "\nText encoder, frozen: "
+        + (
+            f"`{encoder['encoder']}`, revision `{encoder['revision']}`, at most {encoder['max_length']} tokens"
+            if encoder
+            else "none was saved; captions come as a `TextEmbedding`"
+        )
+        + ".\n",
+    ]
+    if card:
+        parts += training(card), scores(card)
+    parts.append(
+        LIMITS
+        + "".join(
+            f"- The {c.size} px model was never trained; it refuses to draw.\n"
+            for c, o in zip(configs, imagen.stages)
+            if not o.is_trained
+        )
+    )
     return "".join(parts) + LICENCE
 
 
 def table(head: tuple, rows: Iterable[tuple]) -> str:
     "A table in Markdown."
-    lines = [head, ("---",)*len(head), *rows]
+    lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 def stage_row(stage) -> tuple:
     "One model in the table of models."
     c, count = stage.config, sum(p.numel() for p in stage.network.parameters())
-    origin = f"{c.lowres_size} → {c.size} px, noise on the input aug_t = {c.aug_t:g}" if c.lowres_size else f"{c.size} px"
+    origin = (
+        f"{c.lowres_size} → {c.size} px, noise on the input aug_t = {c.aug_t:g}"
+        if c.lowres_size
+        else f"{c.size} px"
+    )
     threshold = f"{c.threshold} threshold" if c.threshold else "no threshold"
-    return origin, type(stage.network).__name__, f"{count:,}", f"{c.sampler}, {c.steps} steps, w = {c.w:g}, {threshold}"
+    return (
+        origin,
+        type(stage.network).__name__,
+        f"{count:,}",
+        f"{c.sampler}, {c.steps} steps, w = {c.w:g}, {threshold}",
+    )
 
 
 def training(card: dict) -> str:
     "How the weights came about, from the run card."
     runs = [(name, o["config"]["train"], o) for name, o in card["seeds"][0]["stages"].items()]
-    rows = [(name, f"{o['steps']:,}", f"{o['samples']:,}", t["batch"], f"{t['optimizer']}, {t['lr']:g}", t["seed"], f"{o['training_seconds']/60:.0f}")
-            for name, t, o in runs]
+    rows = [
+        (
+            name,
+            f"{o['steps']:,}",
+            f"{o['samples']:,}",
+            t["batch"],
+            f"{t['optimizer']}, {t['lr']:g}",
+            t["seed"],
+            f"{o['training_seconds'] / 60:.0f}",
+        )
+        for name, t, o in runs
+    ]
     head = ("part", "steps", "samples", "batch", "optimizer, learning rate", "seed", "minutes")
-    return (f"\n## Training\n\n`{card['command']}` on {card['device']}; commit {card['commit']}, torch {card['torch']}.\n\n"
-            + table(head, rows) + (f"\n{card['note']}\n" if card.get("note") else ""))
+    return (
+        f"\n## Training\n\n`{card['command']}` on {card['device']}; commit {card['commit']}, torch {card['torch']}.\n\n"
+        + table(head, rows)
+        + (f"\n{card['note']}\n" if card.get("note") else "")
+    )
 
 
 def scores(card: dict) -> str:
     "Right answers at each size, from the run card; nothing if it was not scored."
     found = card["seeds"][0].get("scores")
-    if not found: return ""
-    names = sorted(dict.fromkeys(name for o in found.values() for name in o["all"]), key="all".__eq__)  # the sum last
-    def cell(o, name): return f"{100*o[name]['share']:.1f} ({100*o[name]['low']:.1f}–{100*o[name]['high']:.1f})" if name in o else "–"
-    rows = [("everything" if name == "all" else name, *(cell(o["all"], name) for o in found.values())) for name in names]
+    if not found:
+        return ""
+    names = sorted(
+        dict.fromkeys(name for o in found.values() for name in o["all"]), key="all".__eq__
+    )  # the sum last
+
+    def cell(o, name):
+        return (
+            f"{100 * o[name]['share']:.1f} ({100 * o[name]['low']:.1f}–{100 * o[name]['high']:.1f})"
+            if name in o
+            else "–"
+        )
+
+    rows = [
+        ("everything" if name == "all" else name, *(cell(o["all"], name) for o in found.values()))
+        for name in names
+    ]
     sizes = [f"{size} px" for size in found]
-    return (f"\n## Scores\n\nRight in per cent (95 % interval), read back from the pictures by the oracle of ShapesWorld; {card.get('captions', '')}.\n\n"
-            + table(("attribute", *sizes), rows))
+    return (
+        f"\n## Scores\n\nRight in per cent (95 % interval), read back from the pictures by the oracle of ShapesWorld; {card.get('captions', '')}.\n\n"
+        + table(("attribute", *sizes), rows)
+    )

@@ -18,160 +18,172 @@ from .diffusion import alpha_sigma, q_posterior, seen_any
 
 # %% ../nbs/04_sampling.ipynb #b55a1245
 def time_grid(
-    n:int,              # number of steps, one look at the network each
-    schedule:Callable,  # log-SNR of t, such as cosine_log_snr
-    start:float=1.,     # time of the first look, 1 is noise
-    end:float=0.,       # time after the last step, 0 is data
-    kind:str="t",       # even steps in "t" (paper) or in "log_snr" (not in paper)
-) -> Tensor:            # n+1 rising log-SNR values, float32
+    n: int,  # number of steps, one look at the network each
+    schedule: Callable,  # log-SNR of t, such as cosine_log_snr
+    start: float = 1.0,  # time of the first look, 1 is noise
+    end: float = 0.0,  # time after the last step, 0 is data
+    kind: str = "t",  # even steps in "t" (paper) or in "log_snr" (not in paper)
+) -> Tensor:  # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"time_grid: n, got {n!r}, expected a number of steps, 1 or more")
     if not 1 >= start > end >= 0:
-        raise ValueError(f"time_grid: times, got start {start} and end {end},"
-                         " expected 1 >= start > end >= 0")
+        raise ValueError(
+            f"time_grid: times, got start {start} and end {end}, expected 1 >= start > end >= 0"
+        )
     if kind not in ("t", "log_snr"):
         raise ValueError(f"time_grid: kind, got {kind!r}, expected 't' or 'log_snr'")
     if kind == "t":
-        return schedule(torch.linspace(start, end, n+1, dtype=torch.float64)).float()
+        return schedule(torch.linspace(start, end, n + 1, dtype=torch.float64)).float()
     first, last = schedule(torch.tensor([start, end], dtype=torch.float64)).tolist()
-    return torch.linspace(first, last, n+1, dtype=torch.float64).float()
+    return torch.linspace(first, last, n + 1, dtype=torch.float64).float()
 
 # %% ../nbs/04_sampling.ipynb #9cff48c5
 def _begin(
-    name:str,                # the sampler that asks
-    z:Tensor,                # starting noise, (b, ...)
-    log_snrs:Tensor,         # n+1 rising noise levels
-    noise:Callable|None,     # source of fresh noise, or None
-) -> tuple:                  # z and log_snrs in one dtype of at least float32; noise
+    name: str,  # the sampler that asks
+    z: Tensor,  # starting noise, (b, ...)
+    log_snrs: Tensor,  # n+1 rising noise levels
+    noise: Callable | None,  # source of fresh noise, or None
+) -> tuple:  # z and log_snrs in one dtype of at least float32; noise
     "Check start and grid, and settle on the arithmetic's precision."
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim == 0:
         got = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else repr(z)
         raise ValueError(f"{name}: z, got {got}, expected floats (b, ...)")
-    rises = (isinstance(log_snrs, Tensor) and log_snrs.ndim == 1 and len(log_snrs) > 1
-             and bool((log_snrs.diff() > 0).all()))
+    rises = (
+        isinstance(log_snrs, Tensor)
+        and log_snrs.ndim == 1
+        and len(log_snrs) > 1
+        and bool((log_snrs.diff() > 0).all())
+    )
     if not rises:
-        raise ValueError(f"{name}: log_snrs, got {log_snrs}, expected n+1 rising values"
-                         " (from noise to data)")
-    if z.dtype != torch.float64: z = z.float()
+        raise ValueError(
+            f"{name}: log_snrs, got {log_snrs}, expected n+1 rising values (from noise to data)"
+        )
+    if z.dtype != torch.float64:
+        z = z.float()
     return z, log_snrs.to(z), noise or (lambda i, z: torch.randn_like(z))
 
 # %% ../nbs/04_sampling.ipynb #d2cf6a31
 def _ask(
-    name:str,           # the sampler that asks
-    denoise:Callable,   # denoise(z, log_snr) -> x0_hat
-    z:Tensor,           # where we are, (b, ...)
-    log_snrs:Tensor,    # the grid
-    i:int,              # which step
-) -> Tensor:            # x0_hat, like z
+    name: str,  # the sampler that asks
+    denoise: Callable,  # denoise(z, log_snr) -> x0_hat
+    z: Tensor,  # where we are, (b, ...)
+    log_snrs: Tensor,  # the grid
+    i: int,  # which step
+) -> Tensor:  # x0_hat, like z
     "One look at the network, refused if it cannot be a picture."
     x0_hat = denoise(z, log_snrs[i].expand(len(z)))
+
     def told(x):
         return f"{tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
+
     if told(x0_hat) != told(z):
-        raise ValueError(f"{name}: x0_hat of step {i}, got {told(x0_hat)},"
-                         f" expected one like z, {told(z)}")
+        raise ValueError(
+            f"{name}: x0_hat of step {i}, got {told(x0_hat)}, expected one like z, {told(z)}"
+        )
     bad = ~x0_hat.isfinite()
-    if seen_any(bad) or i == len(log_snrs)-2 and bool(bad.any()):
-        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity,"
-                         " expected numbers")
+    if seen_any(bad) or i == len(log_snrs) - 2 and bool(bad.any()):
+        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity, expected numbers")
     return x0_hat.to(z.dtype)
 
 # %% ../nbs/04_sampling.ipynb #99618646
 def sample_ddpm(
-    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
-    z:Tensor,                   # starting noise, (b, ...)
-    log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
+    denoise: Callable,  # denoise(z, log_snr) -> x0_hat, guided, thresholded
+    z: Tensor,  # starting noise, (b, ...)
+    log_snrs: Tensor,  # n+1 rising noise levels, see `time_grid`
     *,
-    gamma:float=0.,             # variance: 0 lower bound, 1 upper bound, in between
-    noise:Callable|None=None,   # noise(i, z): fresh noise of step i; None: torch's
-) -> Iterator[tuple]:           # (i, z after step i, x0_hat); the last x0_hat is it
+    gamma: float = 0.0,  # variance: 0 lower bound, 1 upper bound, in between
+    noise: Callable | None = None,  # noise(i, z): fresh noise of step i; None: torch's
+) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "Ancestral sampler (App. A), variance interpolated in log space by gamma."
     if not 0 <= gamma <= 1:
         raise ValueError(f"sample_ddpm: gamma, got {gamma}, expected in [0, 1]")
     z, log_snrs, noise = _begin("sample_ddpm", z, log_snrs, noise)
     n = len(log_snrs) - 1
     for i in range(n):
-        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
+        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i + 1]
         x0_hat = _ask("sample_ddpm", denoise, z, log_snrs, i)
         mean, small = q_posterior(x0_hat, z, log_snr_t, log_snr_s)
-        large = -torch.expm1(log_snr_t - log_snr_s)*alpha_sigma(log_snr_t)[1]**2
-        std = (small**(1-gamma)*large**gamma).sqrt()
-        z = mean + std*noise(i, z) if i < n-1 else mean   # no noise on the last step
+        large = -torch.expm1(log_snr_t - log_snr_s) * alpha_sigma(log_snr_t)[1] ** 2
+        std = (small ** (1 - gamma) * large**gamma).sqrt()
+        z = mean + std * noise(i, z) if i < n - 1 else mean  # no noise on the last step
         yield i, z, x0_hat
 
 # %% ../nbs/04_sampling.ipynb #af6bc826
 def sample_ddim(
-    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
-    z:Tensor,                   # starting noise, (b, ...)
-    log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
+    denoise: Callable,  # denoise(z, log_snr) -> x0_hat, guided, thresholded
+    z: Tensor,  # starting noise, (b, ...)
+    log_snrs: Tensor,  # n+1 rising noise levels, see `time_grid`
     *,
-    eta:float=0.,               # fresh noise: 0 none (paper), 1 as `sample_ddpm`
-    noise:Callable|None=None,   # noise(i, z): fresh noise of step i; None: torch's
-) -> Iterator[tuple]:           # (i, z after step i, x0_hat); the last x0_hat is it
+    eta: float = 0.0,  # fresh noise: 0 none (paper), 1 as `sample_ddpm`
+    noise: Callable | None = None,  # noise(i, z): fresh noise of step i; None: torch's
+) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "DDIM (App. A); eta > 0 is not in paper."
     if not 0 <= eta <= 1:
         raise ValueError(f"sample_ddim: eta, got {eta}, expected in [0, 1]")
     z, log_snrs, noise = _begin("sample_ddim", z, log_snrs, noise)
     n = len(log_snrs) - 1
     for i in range(n):
-        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
+        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i + 1]
         alpha_t, sigma_t = alpha_sigma(log_snr_t)
         alpha_s, sigma_s = alpha_sigma(log_snr_s)
         x0_hat = _ask("sample_ddim", denoise, z, log_snrs, i)
-        eps_hat = (z - alpha_t*x0_hat)/sigma_t   # from x0_hat, so thresholds count
-        fresh = eta**2*-torch.expm1(log_snr_t - log_snr_s)   # share of sigma_s^2
-        z = alpha_s*x0_hat + sigma_s*(1 - fresh).sqrt()*eps_hat
-        if eta > 0 and i < n-1: z = z + sigma_s*fresh.sqrt()*noise(i, z)
+        eps_hat = (z - alpha_t * x0_hat) / sigma_t  # from x0_hat, so thresholds count
+        fresh = eta**2 * -torch.expm1(log_snr_t - log_snr_s)  # share of sigma_s^2
+        z = alpha_s * x0_hat + sigma_s * (1 - fresh).sqrt() * eps_hat
+        if eta > 0 and i < n - 1:
+            z = z + sigma_s * fresh.sqrt() * noise(i, z)
         yield i, z, x0_hat
 
 # %% ../nbs/04_sampling.ipynb #144ae4b2
-def sample_dpmpp_2m(   # not in paper
-    denoise:Callable,           # denoise(z, log_snr) -> x0_hat, guided, thresholded
-    z:Tensor,                   # starting noise, (b, ...)
-    log_snrs:Tensor,            # n+1 rising noise levels, see `time_grid`
+def sample_dpmpp_2m(  # not in paper
+    denoise: Callable,  # denoise(z, log_snr) -> x0_hat, guided, thresholded
+    z: Tensor,  # starting noise, (b, ...)
+    log_snrs: Tensor,  # n+1 rising noise levels, see `time_grid`
     *,
-    noise:Callable|None=None,   # unused: the sampler is deterministic
-) -> Iterator[tuple]:           # (i, z after step i, x0_hat); the last x0_hat is it
+    noise: Callable | None = None,  # unused: the sampler is deterministic
+) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "DPM-Solver++(2M), its Algorithm 2: a line through the last two answers."
     z, log_snrs, _ = _begin("sample_dpmpp_2m", z, log_snrs, noise)
     n, previous = len(log_snrs) - 1, None
     for i in range(n):
-        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i+1]
+        log_snr_t, log_snr_s = log_snrs[i], log_snrs[i + 1]
         alpha_s, sigma_s = alpha_sigma(log_snr_s)
         sigma_t = alpha_sigma(log_snr_t)[1]
         x0_hat = _ask("sample_dpmpp_2m", denoise, z, log_snrs, i)
         aim = x0_hat
-        if 0 < i < n-1:   # extrapolate x0_hat to the middle of the step
-            ratio = (log_snr_s - log_snr_t)/(log_snr_t - log_snrs[i-1])
-            aim = x0_hat + ratio/2*(x0_hat - previous)
-        shrink = -torch.expm1((log_snr_t - log_snr_s)/2)   # half: log(alpha/sigma)
-        z = sigma_s/sigma_t*z + alpha_s*shrink*aim
+        if 0 < i < n - 1:  # extrapolate x0_hat to the middle of the step
+            ratio = (log_snr_s - log_snr_t) / (log_snr_t - log_snrs[i - 1])
+            aim = x0_hat + ratio / 2 * (x0_hat - previous)
+        shrink = -torch.expm1((log_snr_t - log_snr_s) / 2)  # half: log(alpha/sigma)
+        z = sigma_s / sigma_t * z + alpha_s * shrink * aim
         previous = x0_hat
         yield i, z, x0_hat
 
 # %% ../nbs/04_sampling.ipynb #8e46e94d
 def keyed_generator(
-    *key,                  # whole numbers and strings that name the draw
-) -> torch.Generator:      # on the CPU, the same for the same key on every machine
+    *key,  # whole numbers and strings that name the draw
+) -> torch.Generator:  # on the CPU, the same for the same key on every machine
     "Random numbers that depend on a name, not on what was drawn before."
-    try: parts = [k if isinstance(k, str) else int(operator.index(k)) for k in key]
+    try:
+        parts = [k if isinstance(k, str) else int(operator.index(k)) for k in key]
     except TypeError:
-        raise ValueError(f"keyed_generator: key, got {key!r},"
-                         " expected whole numbers and strings") from None
+        raise ValueError(
+            f"keyed_generator: key, got {key!r}, expected whole numbers and strings"
+        ) from None
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 # %% ../nbs/04_sampling.ipynb #3d6109d8
 def keyed_noise(
-    seeds:Sequence[int]|Tensor,     # one whole number per picture, (b,)
-    shape:Sequence[int],            # of one picture, such as (3, 64, 64)
-    stream:int|str=0,               # which of a picture's draws
-    device:str|torch.device|None=None,  # where the result goes; drawn on the CPU
-) -> Tensor:                        # unit Gaussian noise, (b, *shape), float32
+    seeds: Sequence[int] | Tensor,  # one whole number per picture, (b,)
+    shape: Sequence[int],  # of one picture, such as (3, 64, 64)
+    stream: int | str = 0,  # which of a picture's draws
+    device: str | torch.device | None = None,  # where the result goes; drawn on the CPU
+) -> Tensor:  # unit Gaussian noise, (b, *shape), float32
     "Noise whose row k depends on `seeds[k]` and `stream` only, whatever the batch."
     seeds = seeds.tolist() if isinstance(seeds, Tensor) else list(seeds)
-    rows = [torch.randn(tuple(shape), generator=keyed_generator("noise", s, stream))
-            for s in seeds]
-    if not rows: raise ValueError("keyed_noise: seeds, got none, expected at least one")
+    rows = [torch.randn(tuple(shape), generator=keyed_generator("noise", s, stream)) for s in seeds]
+    if not rows:
+        raise ValueError("keyed_noise: seeds, got none, expected at least one")
     return torch.stack(rows).to(device)

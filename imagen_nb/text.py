@@ -29,34 +29,39 @@ from .checkpoint import CheckpointError, assets
 # %% ../nbs/02_text.ipynb #043e4492
 class TextEmbedding(NamedTuple):
     "Captions as the networks see them: one row of token vectors for each caption."
+
     tokens: Tensor  # (b l d) float; zero wherever mask is False
-    mask: Tensor    # (b l) bool, True = real token
+    mask: Tensor  # (b l) bool, True = real token
 
     def null(
         self,
     ) -> "TextEmbedding":  # (b 1 d): no text, one zero token, for every caption
         "The embedding of no caption at all (§4.1: text dropped for guidance)."
-        return TextEmbedding(torch.zeros_like(self.tokens[:, :1]),
-                             torch.ones_like(self.mask[:, :1]))
+        return TextEmbedding(
+            torch.zeros_like(self.tokens[:, :1]), torch.ones_like(self.mask[:, :1])
+        )
 
     def to(
         self,
-        device=None,             # where to, or None to stay
-        dtype:torch.dtype=None,  # dtype of the tokens, or None to keep it
-    ) -> "TextEmbedding":        # the same text; the mask stays bool
+        device=None,  # where to, or None to stay
+        dtype: torch.dtype = None,  # dtype of the tokens, or None to keep it
+    ) -> "TextEmbedding":  # the same text; the mask stays bool
         "Move to a device, change the tokens' dtype, or both."
-        return TextEmbedding(self.tokens.to(device=device, dtype=dtype),
-                             self.mask.to(device=device))
+        return TextEmbedding(
+            self.tokens.to(device=device, dtype=dtype), self.mask.to(device=device)
+        )
 
     def pad(
         self,
-        length:int,        # columns wanted, at least as many as there are
+        length: int,  # columns wanted, at least as many as there are
     ) -> "TextEmbedding":  # (b length d), the new columns zero and masked out
         "Add empty columns, so that compiled code sees a few fixed lengths only."
         extra = length - self.mask.shape[1]
         if extra < 0:
-            raise ValueError("TextEmbedding.pad: text is longer than the length asked for,"
-                             f" got {self.mask.shape[1]} columns, expected at most {length}")
+            raise ValueError(
+                "TextEmbedding.pad: text is longer than the length asked for,"
+                f" got {self.mask.shape[1]} columns, expected at most {length}"
+            )
         pad = torch.nn.functional.pad
         return TextEmbedding(pad(self.tokens, (0, 0, 0, extra)), pad(self.mask, (0, extra)))
 
@@ -65,38 +70,47 @@ class TextEmbedding(NamedTuple):
     ) -> "TextEmbedding":  # as many columns as rows use, at least one
         "Drop the columns that no row uses."
         used = self.mask.any(0)
-        if used.all(): return self
+        if used.all():
+            return self
         used[0] |= ~used.any()
         return TextEmbedding(self.tokens[:, used], self.mask[:, used])
 
     def rows(
         self,
-        index,             # rows wanted: slice, list or tensor of int or bool
+        index,  # rows wanted: slice, list or tensor of int or bool
     ) -> "TextEmbedding":  # these rows, all columns
         "Pick captions along the batch."
         return TextEmbedding(self.tokens[index], self.mask[index])
 
     @staticmethod
     def concat(
-        texts:list,        # TextEmbeddings of one width
+        texts: list,  # TextEmbeddings of one width
     ) -> "TextEmbedding":  # their rows in order, padded to the longest
         "Join batches of captions into one."
         widths = sorted({text.tokens.shape[2] for text in texts})
         if len(widths) != 1:
-            raise ValueError(f"TextEmbedding.concat: texts, got {len(texts)} of widths {widths},"
-                             " expected at least one, all of one width")
+            raise ValueError(
+                f"TextEmbedding.concat: texts, got {len(texts)} of widths {widths},"
+                " expected at least one, all of one width"
+            )
         length = max(text.mask.shape[1] for text in texts)
         tokens, mask = zip(*(text.pad(length) for text in texts))
         return TextEmbedding(torch.cat(tokens), torch.cat(mask))
 
 # %% ../nbs/02_text.ipynb #fda4b41d
-FAMILIES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel",
-            "bert": "BertModel", "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
+FAMILIES = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "bert": "BertModel",
+    "clip": "CLIPTextModel",
+    "clip_text_model": "CLIPTextModel",
+}
 
 # %% ../nbs/02_text.ipynb #fdd9febc
 def fast_dtype(
-    device=None,     # where the encoder will run; None: the best that this machine has
-) -> torch.dtype:    # bfloat16 where it is fast: GPUs, CPUs with AVX512-bf16; else float32
+    device=None,  # where the encoder will run; None: the best that this machine has
+) -> torch.dtype:  # bfloat16 where it is fast: GPUs, CPUs with AVX512-bf16; else float32
     "The dtype to encode in: bf16 on other CPUs is many times slower than fp32."
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     is_fast = kind == "cuda" or kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -104,124 +118,154 @@ def fast_dtype(
 
 # %% ../nbs/02_text.ipynb #3144f7c5
 def load_text_model(
-    name:str,           # name on the hub, or a folder
-    dtype:torch.dtype,  # of the weights
-):                      # model in eval mode without gradients; its tokenizer
+    name: str,  # name on the hub, or a folder
+    dtype: torch.dtype,  # of the weights
+):  # model in eval mode without gradients; its tokenizer
     "The encoder half of a pretrained text model, checked to be complete."
-    try: import transformers
+    try:
+        import transformers
     except ImportError as error:
-        raise ImportError("TextEncoder: encoding text needs transformers, which is missing;"
-                          " install it with: pip install transformers") from error
+        raise ImportError(
+            "TextEncoder: encoding text needs transformers, which is missing;"
+            " install it with: pip install transformers"
+        ) from error
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         family = transformers.AutoConfig.from_pretrained(name).model_type
         if family not in FAMILIES:
-            raise ValueError(f"TextEncoder.from_pretrained: {name} is of an unsupported"
-                             f" kind, got {family!r}, expected one of {[*FAMILIES]}")
+            raise ValueError(
+                f"TextEncoder.from_pretrained: {name} is of an unsupported"
+                f" kind, got {family!r}, expected one of {[*FAMILIES]}"
+            )
         extra = {"add_pooling_layer": False} if family == "bert" else {}
         model, info = getattr(transformers, FAMILIES[family]).from_pretrained(
-            name, dtype=dtype, weights_only=True, output_loading_info=True, **extra)
+            name, dtype=dtype, weights_only=True, output_loading_info=True, **extra
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except OSError as error:
-        raise ValueError(f"TextEncoder.from_pretrained: cannot load {name}, expected a"
-                         f" name on the hub or a folder with config, weights and"
-                         f" tokenizer; {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"TextEncoder.from_pretrained: cannot load {name}, expected a"
+            f" name on the hub or a folder with config, weights and"
+            f" tokenizer; {str(error).splitlines()[0]}"
+        ) from error
     finally:
         logging.set_verbosity(level)
-        if bar: logging.enable_progress_bar()
+        if bar:
+            logging.enable_progress_bar()
     wrong = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if wrong:
-        raise ValueError(f"TextEncoder.from_pretrained: weights of {name} are incomplete,"
-                         f" {len(wrong)} missing or of another shape, first {wrong[0]}")
+        raise ValueError(
+            f"TextEncoder.from_pretrained: weights of {name} are incomplete,"
+            f" {len(wrong)} missing or of another shape, first {wrong[0]}"
+        )
     return model.eval().requires_grad_(False), tokenizer
 
 # %% ../nbs/02_text.ipynb #a383501b
 def digest_tensors(
-    pairs,   # of name and Tensor, in order of their names
-) -> str:    # 16 hexadecimal digits
+    pairs,  # of name and Tensor, in order of their names
+) -> str:  # 16 hexadecimal digits
     "Digest of tensors by value: the same from any folder and any file format."
     found = hashlib.sha256()
     for key, value in pairs:
         if value.is_meta:
-            raise ValueError("TextEncoder: model, got offloaded weights, expected them in"
-                             " memory; make the encoder first, then offload `encoder.model`")
+            raise ValueError(
+                "TextEncoder: model, got offloaded weights, expected them in"
+                " memory; make the encoder first, then offload `encoder.model`"
+            )
         found.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return found.hexdigest()[:16]
 
+
 def digest_tokenizer(
-    tokenizer,   # of `transformers`
-) -> str:        # 16 hexadecimal digits
+    tokenizer,  # of `transformers`
+) -> str:  # 16 hexadecimal digits
     "Digest of all that a tokenizer knows, its padding and truncation excepted."
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
         known = tokenizer.backend_tokenizer.to_str()
-    else: known = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        known = repr(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 # %% ../nbs/02_text.ipynb #df8aca13
 def check_captions(
-    function:str,  # named in the error
-    captions,      # what was given
+    function: str,  # named in the error
+    captions,  # what was given
 ):
     "Raise unless `captions` is a list or tuple of at least one str."
     if not isinstance(captions, (list, tuple)) or not captions:
-        raise ValueError(f"{function}: captions, got {repr(captions)[:60]}, expected a list of at"
-                         " least one str")
+        raise ValueError(
+            f"{function}: captions, got {repr(captions)[:60]}, expected a list of at least one str"
+        )
     wrong = [caption for caption in captions if not isinstance(caption, str)]
     if wrong:
-        raise ValueError(f"{function}: captions, got {len(wrong)} that are no str, first"
-                         f" {repr(wrong[0])[:60]}, expected a list of str")
+        raise ValueError(
+            f"{function}: captions, got {len(wrong)} that are no str, first"
+            f" {repr(wrong[0])[:60]}, expected a list of str"
+        )
     halves = [caption for caption in captions if re.search("[\ud800-\udfff]", caption)]
     if halves:
-        raise ValueError(f"{function}: captions, got {len(halves)} with half a character, first"
-                         f" {ascii(halves[0])[:60]}, expected text that UTF-8 can hold")
+        raise ValueError(
+            f"{function}: captions, got {len(halves)} with half a character, first"
+            f" {ascii(halves[0])[:60]}, expected text that UTF-8 can hold"
+        )
 
 # %% ../nbs/02_text.ipynb #d4b6d1ad
 def find_folder(
-    name:str,    # name on the hub, or a folder
-) -> Path|None:  # the folder, None for a name on the hub
+    name: str,  # name on the hub, or a folder
+) -> Path | None:  # the folder, None for a name on the hub
     "Tell folders from names; a folder that does not exist is an error."
     folder, name = Path(name).expanduser(), str(name)
-    if folder.is_dir(): return folder
+    if folder.is_dir():
+        return folder
     if folder.is_absolute() or name[:1] in ".~" or name.count("/") > 1 or name[-1:] == "/":
-        raise ValueError(f"TextEncoder.from_pretrained: no such folder, got {name!r},"
-                         " expected a folder or a name on the hub")
+        raise ValueError(
+            f"TextEncoder.from_pretrained: no such folder, got {name!r},"
+            " expected a folder or a name on the hub"
+        )
 
 # %% ../nbs/02_text.ipynb #e7e0b0d1
 def load_statistics(
-    folder:Path|None,  # of a text model, None for one from the hub
-) -> dict:             # "mean", "std" (d,) of its tokens; empty if it has none
+    folder: Path | None,  # of a text model, None for one from the hub
+) -> dict:  # "mean", "std" (d,) of its tokens; empty if it has none
     "Read `statistics.safetensors`, which only our toy T5 has."
-    if folder is None or not (folder/"statistics.safetensors").is_file(): return {}
+    if folder is None or not (folder / "statistics.safetensors").is_file():
+        return {}
     from safetensors.torch import load_file
-    return load_file(folder/"statistics.safetensors")
+
+    return load_file(folder / "statistics.safetensors")
+
 
 def check_revision(
-    folder:Path|None,  # of a text model, None for one from the hub
-    identity:dict,     # of the encoder that was read from it
+    folder: Path | None,  # of a text model, None for one from the hub
+    identity: dict,  # of the encoder that was read from it
 ):
     "Compare with the digest that `imagen-nb embed --convert` wrote, if it did."
-    if folder is None or not (folder/"encoder.json").is_file(): return
-    stated = json.loads((folder/"encoder.json").read_text())
+    if folder is None or not (folder / "encoder.json").is_file():
+        return
+    stated = json.loads((folder / "encoder.json").read_text())
     same = identity["revision"] == stated["revision"]
     if identity["dtype"] == stated["dtype"] and not same:
-        raise ValueError(f"TextEncoder.from_pretrained: weights in {folder} are damaged, got digest"
-                         f" {identity['revision']}, expected {stated['revision']}; convert them again")
+        raise ValueError(
+            f"TextEncoder.from_pretrained: weights in {folder} are damaged, got digest"
+            f" {identity['revision']}, expected {stated['revision']}; convert them again"
+        )
 
 # %% ../nbs/02_text.ipynb #d4c12462
 @torch.no_grad()
 def run_text_model(
-    model,            # text model of `transformers`
-    ids:list,         # of lists of token numbers; an empty list is no text
-    statistics:dict,  # "mean", "std" (d,) to standardise by, or empty
-) -> TextEmbedding:   # padded to the longest, on the model's device
+    model,  # text model of `transformers`
+    ids: list,  # of lists of token numbers; an empty list is no text
+    statistics: dict,  # "mean", "std" (d,) to standardise by, or empty
+) -> TextEmbedding:  # padded to the longest, on the model's device
     "One batch through the frozen model; padding and empty captions are zero."
     lengths = torch.tensor([max(len(row), 1) for row in ids])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]                # (b l)
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (b l)
     padded = torch.zeros(mask.shape, dtype=torch.long)
     padded[mask] = torch.tensor([i for row in ids for i in row or [0]])
     real = mask & torch.tensor([bool(row) for row in ids])[:, None]
@@ -229,57 +273,63 @@ def run_text_model(
     padded, mask, real = (t.to(device) for t in (padded, mask, real))
     clip = "clip" in model.config.model_type  # the paper takes its layer before the last
     out = model(input_ids=padded, attention_mask=mask.long(), output_hidden_states=clip)
-    tokens = out.hidden_states[-2] if clip else out.last_hidden_state         # (b l d)
+    tokens = out.hidden_states[-2] if clip else out.last_hidden_state  # (b l d)
     if statistics:
-        tokens = (tokens.float() - statistics["mean"])/statistics["std"]
+        tokens = (tokens.float() - statistics["mean"]) / statistics["std"]
     return TextEmbedding(tokens.to(model.dtype).masked_fill(~real[..., None], 0), mask)
 
 # %% ../nbs/02_text.ipynb #88b6aa92
 def check_options(
-    max_length:int,            # tokens kept of a caption
-    dtype:torch.dtype=None,    # None is not checked
+    max_length: int,  # tokens kept of a caption
+    dtype: torch.dtype = None,  # None is not checked
 ):
     "Raise unless an encoder can be made so."
     if not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"TextEncoder: max_length, got {max_length!r}, expected a whole number"
-                         " of at least 1")
+        raise ValueError(
+            f"TextEncoder: max_length, got {max_length!r}, expected a whole number of at least 1"
+        )
     if dtype not in (None, torch.bfloat16, torch.float32):
-        raise ValueError(f"TextEncoder: dtype, got {dtype}, expected torch.bfloat16 or"
-                         " torch.float32; float16 overflows in T5")
+        raise ValueError(
+            f"TextEncoder: dtype, got {dtype}, expected torch.bfloat16 or"
+            " torch.float32; float16 overflows in T5"
+        )
+
 
 def token_numbers(
-    tokenizer,        # of `transformers`
-    captions:list,    # of str
-    n:int,            # tokens kept, the end mark included
-) -> tuple[list,int]: # lists of token numbers, [] for a blank caption; how many were cut
+    tokenizer,  # of `transformers`
+    captions: list,  # of str
+    n: int,  # tokens kept, the end mark included
+) -> tuple[list, int]:  # lists of token numbers, [] for a blank caption; how many were cut
     "Tokenize; a caption too long loses its tail and keeps its end mark."
-    far = 64*n  # characters: no token has as many as 64
+    far = 64 * n  # characters: no token has as many as 64
     ids = tokenizer([c[:far] for c in captions], verbose=False)["input_ids"]
     ids = [row if caption.strip() else [] for row, caption in zip(ids, captions)]
     cut = sum(len(row) > n or len(c) > far for row, c in zip(ids, captions))
-    return [row if len(row) <= n else row[:n-1] + row[-1:] for row in ids], cut
+    return [row if len(row) <= n else row[: n - 1] + row[-1:] for row in ids], cut
 
 
 def by_length(
-    ids:list,  # of lists of token numbers
-    size:int,  # places in one batch
-):             # yields lists of places, the longest captions first
+    ids: list,  # of lists of token numbers
+    size: int,  # places in one batch
+):  # yields lists of places, the longest captions first
     "Batches of captions of about one length, so that little is padded."
-    if size < 1: raise ValueError(f"TextEncoder: batch_size, got {size}, expected at least 1")
+    if size < 1:
+        raise ValueError(f"TextEncoder: batch_size, got {size}, expected at least 1")
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-    return (order[start:start+size] for start in range(0, len(order), size))
+    return (order[start : start + size] for start in range(0, len(order), size))
 
 # %% ../nbs/02_text.ipynb #721b8063
 class TextEncoder:
     "A frozen pretrained text model: captions in, `TextEmbedding` out (§2.1)."
+
     def __init__(
         self,
-        model,                 # text model of `transformers`
-        tokenizer,             # its tokenizer
-        name:str="",           # for people to read, kept in the identity
-        max_length:int=128,    # tokens kept of a caption, its end mark included
-        statistics:dict=None,  # "mean", "std" (d,): tokens are standardised by them
-        device=None,           # None: where the model is
+        model,  # text model of `transformers`
+        tokenizer,  # its tokenizer
+        name: str = "",  # for people to read, kept in the identity
+        max_length: int = 128,  # tokens kept of a caption, its end mark included
+        statistics: dict = None,  # "mean", "std" (d,): tokens are standardised by them
+        device=None,  # None: where the model is
     ):
         check_options(max_length)
         self.model, self.tokenizer = model, tokenizer
@@ -288,19 +338,24 @@ class TextEncoder:
         self.max_length, self.statistics = min(max_length, limit), statistics or {}
         self.width, self.dtype = model.config.hidden_size, model.dtype
         weights = sorted({**dict(model.named_parameters()), **self.statistics}.items())
-        self.identity = {"encoder": name, "revision": digest_tensors(weights),
-                         "tokenizer": digest_tokenizer(tokenizer), "max_length": self.max_length,
-                         "dtype": str(self.dtype).removeprefix("torch.")}
-        if device is not None: self.to(device)
+        self.identity = {
+            "encoder": name,
+            "revision": digest_tensors(weights),
+            "tokenizer": digest_tokenizer(tokenizer),
+            "max_length": self.max_length,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        if device is not None:
+            self.to(device)
 
     @classmethod
     def from_pretrained(
         cls,
-        name:str,                # name on the hub, or a folder
-        max_length:int=128,      # tokens kept of a caption
-        dtype:torch.dtype=None,  # bfloat16 or float32; None: `fast_dtype(device)`
-        device=None,             # None is the CPU
-    ) -> "TextEncoder":          # frozen, in eval mode
+        name: str,  # name on the hub, or a folder
+        max_length: int = 128,  # tokens kept of a caption
+        dtype: torch.dtype = None,  # bfloat16 or float32; None: `fast_dtype(device)`
+        device=None,  # None is the CPU
+    ) -> "TextEncoder":  # frozen, in eval mode
         "Load T5, BERT or CLIP's text tower from the hub or from a folder."
         check_options(max_length, dtype)
         folder = find_folder(name)
@@ -313,22 +368,24 @@ class TextEncoder:
     @classmethod
     def toy(cls, device=None) -> "TextEncoder":  # width 128, float32; None is the CPU
         "The small T5 that ships with the package: text-only pretraining, no pictures."
-        return cls.from_pretrained(assets()/"t5-toy", dtype=torch.float32, device=device)
+        return cls.from_pretrained(assets() / "t5-toy", dtype=torch.float32, device=device)
 
     device = property(lambda self: self.model.device)
 
     def to(self, device) -> "TextEncoder":  # itself
         "Move the model, unless it was freed."
-        if self.model is not None: self.model.to(device)
+        if self.model is not None:
+            self.model.to(device)
         self.statistics = {k: v.to(device) for k, v in self.statistics.items()}
         return self
 
     def free(self):
         "Let go of the weights, so that networks can have the memory; the identity stays."
         self.model = None
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
-    def tokenize(self, captions:list) -> list:  # of lists of at most `max_length` numbers
+    def tokenize(self, captions: list) -> list:  # of lists of at most `max_length` numbers
         "Token numbers; captions too long lose their tails and are counted."
         ids, cut = token_numbers(self.tokenizer, captions, self.max_length)
         self.truncated += cut
@@ -336,11 +393,12 @@ class TextEncoder:
 
     def batches(
         self,
-        captions:list,        # of str
-        batch_size:int=None,  # captions at once, None: by device
-    ):                        # yields (places in `captions`, their TextEmbedding)
+        captions: list,  # of str
+        batch_size: int = None,  # captions at once, None: by device
+    ):  # yields (places in `captions`, their TextEmbedding)
         "Encode in order of length, so that little is padded."
-        if self.model is None: raise ValueError("TextEncoder: got captions after free()")
+        if self.model is None:
+            raise ValueError("TextEncoder: got captions after free()")
         default = 64 if self.device.type == "cpu" else 256
         ids = self.tokenize(captions)
         size = next(n for n in (batch_size, self.batch_size, default) if n is not None)
@@ -349,7 +407,7 @@ class TextEncoder:
 
     def __call__(
         self,
-        captions:list,   # of str
+        captions: list,  # of str
     ) -> TextEmbedding:  # rows in the captions' order, padded to the longest
         "Embed captions; a blank one becomes the null embedding."
         check_captions("TextEncoder", captions)
@@ -360,129 +418,154 @@ class TextEncoder:
 # %% ../nbs/02_text.ipynb #f9fdd734
 class BuildPlan(NamedTuple):
     "What a build will take, before it starts."
-    captions: int        # to encode
-    tokens: float        # of a caption, on average
-    bytes: int           # on disk
-    seconds: float|None  # None: too few captions to be worth a trial
-    per_part: int        # captions in one file
+
+    captions: int  # to encode
+    tokens: float  # of a caption, on average
+    bytes: int  # on disk
+    seconds: float | None  # None: too few captions to be worth a trial
+    per_part: int  # captions in one file
 
     def __str__(self):
-        if not self.captions: return "all captions are there, nothing to encode"
-        size = f"{self.bytes/1e9:.2f} GB" if self.bytes > 1e8 else f"{self.bytes/1e6:.2f} MB"
-        took = "" if self.seconds is None else f", about {self.seconds/60:.1f} min"
-        return (f"{self.captions:,} captions to encode, {self.tokens:.1f} tokens each:"
-                f" {size}{took}; saved every {self.per_part:,} captions")
+        if not self.captions:
+            return "all captions are there, nothing to encode"
+        size = f"{self.bytes / 1e9:.2f} GB" if self.bytes > 1e8 else f"{self.bytes / 1e6:.2f} MB"
+        took = "" if self.seconds is None else f", about {self.seconds / 60:.1f} min"
+        return (
+            f"{self.captions:,} captions to encode, {self.tokens:.1f} tokens each:"
+            f" {size}{took}; saved every {self.per_part:,} captions"
+        )
+
 
 def forecast(
-    encoder:TextEncoder,                # that will encode
-    captions:list,                      # of str, all different, in no order of length
-    dtype:torch.dtype=torch.bfloat16,   # stored
-    part_bytes:int=2**28,               # in one file of the cache
-    batch_size:int=None,                # captions at once, None: by device
-) -> BuildPlan:                          # size from lengths, time from a trial
+    encoder: TextEncoder,  # that will encode
+    captions: list,  # of str, all different, in no order of length
+    dtype: torch.dtype = torch.bfloat16,  # stored
+    part_bytes: int = 2**28,  # in one file of the cache
+    batch_size: int = None,  # captions at once, None: by device
+) -> BuildPlan:  # size from lengths, time from a trial
     "Tokens, bytes and seconds, from the first of the captions."
     truncated = encoder.truncated
     lengths = [max(len(ids), 1) for ids in encoder.tokenize(captions[:1024] or [""])]
-    tokens, seconds = sum(lengths)/len(lengths), None
+    tokens, seconds = sum(lengths) / len(lengths), None
     if len(captions) > 8192:
-        for _ in encoder.batches(captions[:8]): pass  # the first time is slow
+        for _ in encoder.batches(captions[:8]):
+            pass  # the first time is slow
         start = time.perf_counter()
-        for _, text in encoder.batches(captions[:512], batch_size): text.to("cpu")
-        seconds = (time.perf_counter() - start)/512*len(captions)
+        for _, text in encoder.batches(captions[:512], batch_size):
+            text.to("cpu")
+        seconds = (time.perf_counter() - start) / 512 * len(captions)
     encoder.truncated = truncated
-    row = tokens*encoder.width*dtype.itemsize
-    text = sum(len(c.encode()) for c in captions[:1024])/max(len(captions[:1024]), 1)
-    per_part = int(min(max(part_bytes//row, 1), 65536))
-    return BuildPlan(len(captions), tokens, int(len(captions)*(row + text + 56)), seconds, per_part)
+    row = tokens * encoder.width * dtype.itemsize
+    text = sum(len(c.encode()) for c in captions[:1024]) / max(len(captions[:1024]), 1)
+    per_part = int(min(max(part_bytes // row, 1), 65536))
+    return BuildPlan(
+        len(captions), tokens, int(len(captions) * (row + text + 56)), seconds, per_part
+    )
 
 # %% ../nbs/02_text.ipynb #ad6ec138
 def encode_rows(
-    encoder:TextEncoder,  # whose embeddings are wanted
-    captions:list,        # of str
-    dtype:torch.dtype,    # stored
-    batch_size:int,       # captions in one forward pass
-    tick,                 # called with the number of captions done
-) -> list:                # tokens of each caption, (length d), no padding
+    encoder: TextEncoder,  # whose embeddings are wanted
+    captions: list,  # of str
+    dtype: torch.dtype,  # stored
+    batch_size: int,  # captions in one forward pass
+    tick,  # called with the number of captions done
+) -> list:  # tokens of each caption, (length d), no padding
     "Embeddings of some captions, each as long as it is."
-    rows = [None]*len(captions)
+    rows = [None] * len(captions)
     for index, text in encoder.batches(captions, batch_size):
-        tokens = text.tokens[text.mask].to("cpu", dtype)                      # (n d)
+        tokens = text.tokens[text.mask].to("cpu", dtype)  # (n d)
         if not tokens.isfinite().all():
-            raise ValueError("EmbeddingCache.build: got embeddings that are not finite, of"
-                             f" {captions[index[0]][:60]!r} or its batch; expected numbers")
-        for i, row in zip(index, tokens.split(text.mask.sum(1).tolist())): rows[i] = row
+            raise ValueError(
+                "EmbeddingCache.build: got embeddings that are not finite, of"
+                f" {captions[index[0]][:60]!r} or its batch; expected numbers"
+            )
+        for i, row in zip(index, tokens.split(text.mask.sum(1).tolist())):
+            rows[i] = row
         tick(len(index))
     return rows
 
 # %% ../nbs/02_text.ipynb #1559abb1
 def pad_rows(
-    rows:list,       # tokens of each caption, (length d)
+    rows: list,  # tokens of each caption, (length d)
 ) -> TextEmbedding:  # float32, padded to the longest
     "The inverse of dropping the padding."
     lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]                # (b l)
-    tokens = torch.zeros(*mask.shape, rows[0].shape[1])                       # (b l d)
-    for out, row in zip(tokens, rows): out[:len(row)] = row
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (b l)
+    tokens = torch.zeros(*mask.shape, rows[0].shape[1])  # (b l d)
+    for out, row in zip(tokens, rows):
+        out[: len(row)] = row
     return TextEmbedding(tokens, mask)
 
 # %% ../nbs/02_text.ipynb #74453f09
 def check_encoder(
-    path,          # of the cache, for the error
-    ours:dict,     # identity of the encoder at hand
-    theirs:dict,   # identity of the one that made the cache
+    path,  # of the cache, for the error
+    ours: dict,  # identity of the encoder at hand
+    theirs: dict,  # identity of the one that made the cache
 ):
     "Refuse another encoder and say what differs; a name alone decides nothing."
     keys = ("revision", "tokenizer", "max_length", "dtype")
-    differ = [f"{key}, got {ours[key]!r}, expected {theirs[key]!r}" for key in keys
-              if ours[key] != theirs[key]]
+    differ = [
+        f"{key}, got {ours[key]!r}, expected {theirs[key]!r}"
+        for key in keys
+        if ours[key] != theirs[key]
+    ]
     if differ:
-        raise ValueError(f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
-                         f" {ours['encoder']!r} differs in {'; '.join(differ)}")
+        raise ValueError(
+            f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
+            f" {ours['encoder']!r} differs in {'; '.join(differ)}"
+        )
 
 # %% ../nbs/02_text.ipynb #963baaac
 def missing_captions(
-    captions:list,  # of str, perhaps with duplicates
-    path:Path,      # folder of the cache
-    meta:dict,      # what its parts are made with
-    share:tuple,    # (k, n): the k-th of n equal shares
-    verify:bool,    # read every byte of what is there
-) -> list:          # captions to encode, each once, in order of their hashes
+    captions: list,  # of str, perhaps with duplicates
+    path: Path,  # folder of the cache
+    meta: dict,  # what its parts are made with
+    share: tuple,  # (k, n): the k-th of n equal shares
+    verify: bool,  # read every byte of what is there
+) -> list:  # captions to encode, each once, in order of their hashes
     "What is wanted, less what is there and whole."
     k, n = share
     if not 0 <= k < n:
         raise ValueError(f"EmbeddingCache.build: share, got {share}, expected (k, n), 0 <= k < n")
     shards.tidy(path)
     damaged = shards.damaged_parts(path, digests=verify)
-    for reason in damaged.values(): warnings.warn(f"EmbeddingCache.build: {reason}; encoded anew")
+    for reason in damaged.values():
+        warnings.warn(f"EmbeddingCache.build: {reason}; encoded anew")
     shards.drop_parts(path, damaged)
     index = shards.open_index(path)
     if index.parts:
         check_encoder(path, meta["identity"], index.meta["identity"])
         if meta["dtype"] != index.meta["dtype"]:
-            raise ValueError(f"EmbeddingCache.build: dtype, got {meta['dtype']}, expected"
-                             f" {index.meta['dtype']}, in which {path} is stored")
+            raise ValueError(
+                f"EmbeddingCache.build: dtype, got {meta['dtype']}, expected"
+                f" {index.meta['dtype']}, in which {path} is stored"
+            )
     hashes, first = np.unique(shards.hash_captions(captions), return_index=True)
     mine = hashes.view(np.uint8).reshape(-1, 16)[:, :4].copy().view("<u4")[:, 0] % n == k
     return [captions[i] for i in first[mine & (index.find(hashes) < 0)]]
 
+
 def check_room(
-    path:Path,   # where files will be
-    size:int,    # bytes
+    path: Path,  # where files will be
+    size: int,  # bytes
 ):
     "Fail before encoding if the disk cannot hold the result."
     path.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(path).free) < size:
-        raise OSError(errno.ENOSPC, f"EmbeddingCache.build: {size} bytes needed, {free} free", str(path))
+        raise OSError(
+            errno.ENOSPC, f"EmbeddingCache.build: {size} bytes needed, {free} free", str(path)
+        )
 
 # %% ../nbs/02_text.ipynb #aba922a5
 class EmbeddingCache:
     "Embeddings of known captions on disk: each caption once, no padding stored."
+
     part_bytes = 2**28  # of tokens in one file
 
     def __init__(
         self,
-        path:Path,           # folder of the cache
-        index:shards.Index,  # where each caption is
+        path: Path,  # folder of the cache
+        index: shards.Index,  # where each caption is
     ):
         self.path, self.index, self.tokens = Path(path), index, {}  # files opened so far
         self.identity, self.width = index.meta["identity"], index.meta["width"]
@@ -490,28 +573,33 @@ class EmbeddingCache:
     @classmethod
     def build(
         cls,
-        encoder:TextEncoder,               # whose embeddings are wanted
-        captions:list,                     # of str; duplicates are stored once
-        path,                              # folder to make, or to add to
-        batch_size:int=None,               # captions at once, None: by device
-        progress:bool=False,               # show forecast and progress bar
-        dtype:torch.dtype=torch.bfloat16,  # stored
-        share:tuple[int,int]=(0, 1),       # (k, n): encode the k-th of n equal shares
-        verify:bool=False,                 # read every byte of what is there already
-    ) -> "EmbeddingCache":                 # opened, with all that is there
+        encoder: TextEncoder,  # whose embeddings are wanted
+        captions: list,  # of str; duplicates are stored once
+        path,  # folder to make, or to add to
+        batch_size: int = None,  # captions at once, None: by device
+        progress: bool = False,  # show forecast and progress bar
+        dtype: torch.dtype = torch.bfloat16,  # stored
+        share: tuple[int, int] = (0, 1),  # (k, n): encode the k-th of n equal shares
+        verify: bool = False,  # read every byte of what is there already
+    ) -> "EmbeddingCache":  # opened, with all that is there
         "Encode what is missing. Stop it anywhere and call it again: it goes on."
         check_captions("EmbeddingCache.build", captions)
         path = Path(path)
-        meta = {"identity": encoder.identity, "width": encoder.width,
-                "dtype": str(dtype).removeprefix("torch.")}
+        meta = {
+            "identity": encoder.identity,
+            "width": encoder.width,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
         todo = missing_captions(captions, path, meta, share, verify)
         plan = forecast(encoder, todo, dtype, cls.part_bytes, batch_size)
         check_room(path, plan.bytes)
         from tqdm.auto import tqdm
-        if progress: tqdm.write(str(plan))
+
+        if progress:
+            tqdm.write(str(plan))
         with tqdm(total=len(todo), unit="caption", disable=not (progress and todo)) as bar:
             for start in range(0, len(todo), plan.per_part):
-                part = todo[start:start+plan.per_part]
+                part = todo[start : start + plan.per_part]
                 rows = encode_rows(encoder, part, dtype, batch_size, bar.update)
                 shards.add_part(path, part, rows, meta)
         shards.write_index(path)
@@ -520,39 +608,47 @@ class EmbeddingCache:
     @classmethod
     def open(
         cls,
-        path,                      # folder written by `build`
-        encoder:TextEncoder=None,  # refuse the cache unless this encoder made it
-        verify:bool=False,         # read every byte and compare digests
-    ) -> "EmbeddingCache":         # sizes of all files checked
+        path,  # folder written by `build`
+        encoder: TextEncoder = None,  # refuse the cache unless this encoder made it
+        verify: bool = False,  # read every byte and compare digests
+    ) -> "EmbeddingCache":  # sizes of all files checked
         "Open a cache; a damaged one, or another encoder's, is refused."
         for reason in shards.damaged_parts(Path(path)).values() if verify else ():
             raise CheckpointError(f"EmbeddingCache.open: {reason}")
         index = shards.open_index(Path(path))
         if not index.parts:
-            raise CheckpointError(f"EmbeddingCache.open: {path} holds no embeddings, expected a"
-                                  " folder written by EmbeddingCache.build or imagen-nb embed")
-        if encoder is not None: check_encoder(path, encoder.identity, index.meta["identity"])
+            raise CheckpointError(
+                f"EmbeddingCache.open: {path} holds no embeddings, expected a"
+                " folder written by EmbeddingCache.build or imagen-nb embed"
+            )
+        if encoder is not None:
+            check_encoder(path, encoder.identity, index.meta["identity"])
         return cls(path, index)
 
-    def __reduce__(self): return EmbeddingCache.open, (self.path,)  # for workers: no data is sent
+    def __reduce__(self):
+        return EmbeddingCache.open, (self.path,)  # for workers: no data is sent
 
-    def __len__(self): return len(self.index.hashes)
+    def __len__(self):
+        return len(self.index.hashes)
 
-    def __contains__(self, caption): return bool(self.index.find(shards.hash_captions([caption]))[0] >= 0)
+    def __contains__(self, caption):
+        return bool(self.index.find(shards.hash_captions([caption]))[0] >= 0)
 
     def __getitem__(
         self,
-        captions:list,   # of str, each of them built into the cache
+        captions: list,  # of str, each of them built into the cache
     ) -> TextEmbedding:  # float32, rows in the captions' order, padded to the longest
         "Look captions up."
         check_captions("EmbeddingCache", captions)
         rows = self.index.find(shards.hash_captions(captions))
         if (rows < 0).any():
-            raise KeyError(f"EmbeddingCache: {(rows < 0).sum()} of {len(captions)} captions are not in"
-                           f" the cache, first {captions[(rows < 0).argmax()]!r}")
+            raise KeyError(
+                f"EmbeddingCache: {(rows < 0).sum()} of {len(captions)} captions are not in"
+                f" the cache, first {captions[(rows < 0).argmax()]!r}"
+            )
         i = self.index
         places = zip(i.part[rows].tolist(), i.start[rows].tolist(), i.length[rows].tolist())
-        return pad_rows([self.part(k)[a:a+n] for k, a, n in places])
+        return pad_rows([self.part(k)[a : a + n] for k, a, n in places])
 
     def part(self, k) -> Tensor:  # tokens of the k-th file end to end, (n d)
         "Memory-mapped at its first use: bytes are read from disk when they are used."

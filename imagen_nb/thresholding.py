@@ -13,75 +13,79 @@ from torch import Tensor
 
 # %% ../nbs/06_thresholding.ipynb #3c63fddd
 def static_threshold(
-    x0_hat:Tensor,  # predicted clean images, any shape
-) -> Tensor:        # the same, in [-1, 1]
+    x0_hat: Tensor,  # predicted clean images, any shape
+) -> Tensor:  # the same, in [-1, 1]
     "Clip every pixel on its own (section 2.3)."
     return x0_hat.clamp(-1, 1)
 
 # %% ../nbs/06_thresholding.ipynb #5bc6ccea
 def _largest(
-    x:Tensor,   # one row per sample, (b, n)
-    k:int,      # how many, 1 to n
-) -> Tensor:    # in any order, (b, k)
+    x: Tensor,  # one row per sample, (b, n)
+    k: int,  # how many, 1 to n
+) -> Tensor:  # in any order, (b, k)
     "The k largest values of each row, by way of the k blocks with the largest maxima."
-    size = math.isqrt(x.shape[1]//k)    # values per block: both searches equally long
-    if size < 3: return x.topk(k, dim=1, sorted=False).values
-    m = x.shape[1]//size                # blocks, at least k
-    blocks, rest = x[:, :size*m].unflatten(1, (size, m)), x[:, size*m:]
+    size = math.isqrt(x.shape[1] // k)  # values per block: both searches equally long
+    if size < 3:
+        return x.topk(k, dim=1, sorted=False).values
+    m = x.shape[1] // size  # blocks, at least k
+    blocks, rest = x[:, : size * m].unflatten(1, (size, m)), x[:, size * m :]
     best = blocks.amax(1).topk(k, dim=1, sorted=False).indices
     kept = blocks.gather(2, best[:, None].expand(-1, size, -1)).flatten(1)
     return torch.cat([kept, rest], 1).topk(k, dim=1, sorted=False).values
 
 # %% ../nbs/06_thresholding.ipynb #306f07f6
 def row_quantile(
-    x:Tensor,   # one row per sample, any length, (b, n)
-    p:float,    # share of values at or below the result, in (0, 1]
-) -> Tensor:    # (b,), at least float32
+    x: Tensor,  # one row per sample, any length, (b, n)
+    p: float,  # share of values at or below the result, in (0, 1]
+) -> Tensor:  # (b,), at least float32
     "Exact quantile of each row, linear between neighbours, without a full sort."
     if not isinstance(p, (int, float)) or not 0 < p <= 1:
-        raise ValueError(f"row_quantile: p, got {p!r}, expected in (0, 1],"
-                         " as in 0.995, not 99.5")
+        raise ValueError(f"row_quantile: p, got {p!r}, expected in (0, 1], as in 0.995, not 99.5")
     if x.ndim != 2 or not x.numel():
-        raise ValueError(f"row_quantile: x, got {tuple(x.shape)},"
-                         " expected (b, n), n >= 1")
-    if x.dtype != torch.float64: x = x.float()
-    place = p*(x.shape[1] - 1)        # position in the sorted row, from 0
+        raise ValueError(f"row_quantile: x, got {tuple(x.shape)}, expected (b, n), n >= 1")
+    if x.dtype != torch.float64:
+        x = x.float()
+    place = p * (x.shape[1] - 1)  # position in the sorted row, from 0
     below = math.floor(place)
-    tail = _largest(x, x.shape[1]-below)
-    if place == below: return tail.amin(1)
+    tail = _largest(x, x.shape[1] - below)
+    if place == below:
+        return tail.amin(1)
     low, high = tail.topk(2, dim=1, largest=False).values.unbind(1)
-    return torch.lerp(low, high, place-below)
+    return torch.lerp(low, high, place - below)
 
 # %% ../nbs/06_thresholding.ipynb #65b42d4a
 def dynamic_threshold(
-    x0_hat:Tensor,         # predicted clean images, (b, ...)
-    p:float=0.995,         # share of values at or below the scale, in (0, 1]
-    cap:float|None=None,   # largest scale, at least 1; not in paper (DeepFloyd IF)
-) -> Tensor:               # the same, in [-1, 1]
+    x0_hat: Tensor,  # predicted clean images, (b, ...)
+    p: float = 0.995,  # share of values at or below the scale, in (0, 1]
+    cap: float | None = None,  # largest scale, at least 1; not in paper (DeepFloyd IF)
+) -> Tensor:  # the same, in [-1, 1]
     "Clip each image at its own quantile of |x0_hat|, then shrink it (section 2.3)."
     if cap is not None and not cap >= 1:
         raise ValueError(f"dynamic_threshold: cap, got {cap}, expected None or >= 1")
     if x0_hat.ndim < 2 or not x0_hat.numel() or not x0_hat.is_floating_point():
-        raise ValueError(f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)}"
-                         f" {x0_hat.dtype}, expected floats (b, ...)")
+        raise ValueError(
+            f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)}"
+            f" {x0_hat.dtype}, expected floats (b, ...)"
+        )
     size = x0_hat.abs().reshape(len(x0_hat), -1)
     if size.device.type == "cpu" and not size.amax().isfinite():  # a GPU would stall
-        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity,"
-                         " expected numbers")
+        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity, expected numbers")
     s = row_quantile(size, p).clamp(min=1, max=cap)
-    s = s.reshape(-1, *[1]*(x0_hat.ndim-1))
-    return (x0_hat/s).clamp_(-1, 1).to(x0_hat.dtype)
+    s = s.reshape(-1, *[1] * (x0_hat.ndim - 1))
+    return (x0_hat / s).clamp_(-1, 1).to(x0_hat.dtype)
 
 # %% ../nbs/06_thresholding.ipynb #e744a175
 def threshold(
-    x0_hat:Tensor,              # predicted clean images, (b, ...)
-    kind:str|None="dynamic",    # None, "static" or "dynamic"
-    p:float=0.995,              # for "dynamic", see `dynamic_threshold`
-    cap:float|None=None,        # for "dynamic", see `dynamic_threshold`
-) -> Tensor:                    # same shape
+    x0_hat: Tensor,  # predicted clean images, (b, ...)
+    kind: str | None = "dynamic",  # None, "static" or "dynamic"
+    p: float = 0.995,  # for "dynamic", see `dynamic_threshold`
+    cap: float | None = None,  # for "dynamic", see `dynamic_threshold`
+) -> Tensor:  # same shape
     "The thresholding called `kind` (section 2.3)."
-    if kind is None: return x0_hat
-    if kind == "static": return static_threshold(x0_hat)
-    if kind == "dynamic": return dynamic_threshold(x0_hat, p, cap)
-    raise ValueError(f"threshold: kind, got {kind!r},"
-                     " expected None, 'static' or 'dynamic'")
+    if kind is None:
+        return x0_hat
+    if kind == "static":
+        return static_threshold(x0_hat)
+    if kind == "dynamic":
+        return dynamic_threshold(x0_hat, p, cap)
+    raise ValueError(f"threshold: kind, got {kind!r}, expected None, 'static' or 'dynamic'")

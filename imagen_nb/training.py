@@ -22,12 +22,30 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
-from .cascade import (CONFIGS, SCHEDULES, Draws, Stage, StageConfig, config_to_dict, lowres_pair,
-                               noisy_lowres, sample_in_parts)
-from .checkpoint import (CheckpointError, checkpoints, load_directory, load_into, locked,
-                                  prune, save_directory)
+
+from imagen_nb.cascade import (
+    CONFIGS,
+    SCHEDULES,
+    Draws,
+    Stage,
+    StageConfig,
+    config_to_dict,
+    lowres_pair,
+    noisy_lowres,
+    sample_in_parts,
+)
+from imagen_nb.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_directory,
+    load_into,
+    locked,
+    prune,
+    save_directory,
+)
 from .data import Batch, Crop, in_order, permute, resize
 from .diffusion import alpha_sigma, broadcast_to, to_eps, to_v
 from .health import StopSignal, TrainingError, check_pictures, replace_text
@@ -37,30 +55,33 @@ from .sampling import keyed_generator
 from .unet import compile_blocks
 
 # %% ../nbs/11_training.ipynb #d1529f52
-GOLDEN = (5**0.5 - 1)/2  # steps of this length, modulo 1, fill [0, 1] evenly
+GOLDEN = (5**0.5 - 1) / 2  # steps of this length, modulo 1, fill [0, 1] evenly
+
 
 def keyed_times(
-    seed:int,                     # of the run
-    index:Tensor,                 # samples drawn before each sample, int64 (b,)
-    law:tuple[float,float]|None,  # (m, s): t = sigmoid(m + s z); None: uniform
-) -> Tensor:                      # times in (0, 1), (b,), float32
+    seed: int,  # of the run
+    index: Tensor,  # samples drawn before each sample, int64 (b,)
+    law: tuple[float, float] | None,  # (m, s): t = sigmoid(m + s z); None: uniform
+) -> Tensor:  # times in (0, 1), (b,), float32
     "Diffusion times: uniform (paper), spread evenly over consecutive samples."
     start = torch.rand((), generator=keyed_generator(seed, "times"), dtype=torch.float64)
-    u = ((start + index.double()*GOLDEN) % 1).clamp(1e-6, 1 - 1e-6)
-    if law is None: return u.float()
-    return torch.sigmoid(law[0] + law[1]*torch.special.ndtri(u)).float()  # not in paper
+    u = ((start + index.double() * GOLDEN) % 1).clamp(1e-6, 1 - 1e-6)
+    if law is None:
+        return u.float()
+    return torch.sigmoid(law[0] + law[1] * torch.special.ndtri(u)).float()  # not in paper
 
 # %% ../nbs/11_training.ipynb #ba6738c5
 def draw(
-    seed:int,                              # of the run
-    index:Tensor,                          # samples drawn before each sample, int64 (b,)
-    shape:tuple[int,...],                  # of one picture, (3, h, w)
+    seed: int,  # of the run
+    index: Tensor,  # samples drawn before each sample, int64 (b,)
+    shape: tuple[int, ...],  # of one picture, (3, h, w)
     *,
-    lowres_shape:tuple[int,...]|None=None, # of its low-res version with margin; None: the base
-    caption_drop:float=0.1,                # share of captions dropped (paper 4.1)
-    time_law:tuple[float,float]|None=None, # see `keyed_times`
-    aug_max:float=1.,                      # aug_t ~ U(0, aug_max)
-) -> Draws:                                # one row per sample, on the CPU
+    lowres_shape: tuple[int, ...]
+    | None = None,  # of its low-res version with margin; None: the base
+    caption_drop: float = 0.1,  # share of captions dropped (paper 4.1)
+    time_law: tuple[float, float] | None = None,  # see `keyed_times`
+    aug_max: float = 1.0,  # aug_t ~ U(0, aug_max)
+) -> Draws:  # one row per sample, on the CPU
     "Every random number of a training step; a row depends on (seed, index) alone."
     rows = []
     for n in index.tolist():
@@ -68,49 +89,55 @@ def draw(
         u = torch.rand(2, generator=g)
         eps = torch.randn(shape, generator=g)
         aug_eps = torch.randn(lowres_shape, generator=g) if lowres_shape else None
-        rows.append((eps, u[0] >= caption_drop, u[1]*aug_max, aug_eps))
-    eps,keep,aug_t,aug_eps = zip(*rows)
+        rows.append((eps, u[0] >= caption_drop, u[1] * aug_max, aug_eps))
+    eps, keep, aug_t, aug_eps = zip(*rows)
     aug = (torch.stack(aug_t), torch.stack(aug_eps)) if lowres_shape else ()
     return Draws(keyed_times(seed, index, time_law), torch.stack(eps), torch.stack(keep), *aug)
 
 # %% ../nbs/11_training.ipynb #933f37c5
 def draw_crop(
-    seed:int,      # of the run
-    index:Tensor,  # samples drawn before each sample, int64 (b,)
-    size:int,      # side of the whole picture
-    side:int,      # side of the crop
-    margin:int,    # extra pixels on each side
-    align:int=1,   # corners fall on multiples of it
-) -> Crop:         # one window per sample, margin included
+    seed: int,  # of the run
+    index: Tensor,  # samples drawn before each sample, int64 (b,)
+    size: int,  # side of the whole picture
+    side: int,  # side of the crop
+    margin: int,  # extra pixels on each side
+    align: int = 1,  # corners fall on multiples of it
+) -> Crop:  # one window per sample, margin included
     "Where each sample's training crop lies; keyed like every other draw."
-    spots = (size - side)//align + 1
-    pick = lambda n: torch.randint(spots, (2,), generator=keyed_generator(seed, n, "crop"))
-    top,left = torch.stack([pick(n) for n in index.tolist()]).T*align
-    return Crop(top - margin, left - margin, side + 2*margin, side + 2*margin)
+    spots = (size - side) // align + 1
+
+    def pick(n):
+        return torch.randint(spots, (2,), generator=keyed_generator(seed, n, "crop"))
+
+    top, left = torch.stack([pick(n) for n in index.tolist()]).T * align
+    return Crop(top - margin, left - margin, side + 2 * margin, side + 2 * margin)
 
 # %% ../nbs/11_training.ipynb #f4774757
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     "How one stage is trained; the defaults are Imagen's base (paper F.1)."
-    batch:int = 2048             # samples per step, over all processes
-    steps:int = 2_500_000        # optimizer steps
-    optimizer:str = "adafactor"  # "adafactor", "adam"; "adamw", "muon"  # these two: not in paper
-    lr:float = 1e-4              # peak learning rate
-    betas:tuple[float,float] = (.9, .999) # of Adam and AdamW
-    weight_decay:float = 0.      # the paper has none
-    warmup:int = 10_000          # steps of linear warm-up
-    decay:str = "cosine"         # after warm-up: "cosine", "constant"; "late"  # not in paper
-    final:float = 0.             # learning rate at the end / peak
-    clip:float = 1.              # largest gradient norm; the paper is silent
-    ema:float = 0.9999           # largest decay of the average; the paper is silent
-    ema_power:float = 13.        # decay at step k is min(ema, (1 - 1/k)^power)
-    seed:int = 0                 # of every draw
-    save_every:int = 5000        # steps between checkpoints
-    keep:int = 2                 # checkpoints kept
+
+    batch: int = 2048  # samples per step, over all processes
+    steps: int = 2_500_000  # optimizer steps
+    optimizer: str = "adafactor"  # "adafactor", "adam"; "adamw", "muon"  # these two: not in paper
+    lr: float = 1e-4  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam and AdamW
+    weight_decay: float = 0.0  # the paper has none
+    warmup: int = 10_000  # steps of linear warm-up
+    decay: str = "cosine"  # after warm-up: "cosine", "constant"; "late"  # not in paper
+    final: float = 0.0  # learning rate at the end / peak
+    clip: float = 1.0  # largest gradient norm; the paper is silent
+    ema: float = 0.9999  # largest decay of the average; the paper is silent
+    ema_power: float = 13.0  # decay at step k is min(ema, (1 - 1/k)^power)
+    seed: int = 0  # of every draw
+    save_every: int = 5000  # steps between checkpoints
+    keep: int = 2  # checkpoints kept
 
     def __post_init__(self):
-        one_of = dict(optimizer=("adafactor", "adam", "adamw", "muon"), decay=("cosine", "constant", "late"))
-        for name,ok in one_of.items():
+        one_of = dict(
+            optimizer=("adafactor", "adam", "adamw", "muon"), decay=("cosine", "constant", "late")
+        )
+        for name, ok in one_of.items():
             if (value := getattr(self, name)) not in ok:
                 raise ValueError(f"TrainConfig: {name}, got {value!r}, expected one of {ok}")
         for name in ("batch", "steps", "lr", "clip", "save_every", "keep"):
@@ -118,65 +145,72 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig: {name}, got {value}, expected > 0")
 
 # %% ../nbs/11_training.ipynb #bfd83e82
-LATE = .2  # share of a run in which `late` lets the learning rate fall
+LATE = 0.2  # share of a run in which `late` lets the learning rate fall
 
 # %% ../nbs/11_training.ipynb #c490c473
 def learning_rate(
-    step:int,            # steps done
-    config:TrainConfig,  # schedule
-) -> float:              # for the next step
+    step: int,  # steps done
+    config: TrainConfig,  # schedule
+) -> float:  # for the next step
     "Linear warm-up, then cosine or constant (paper F.1), or constant with a late fall."
     c = config
-    if step < c.warmup: return c.lr*(step + 1)/c.warmup
-    if c.decay=="constant": return c.lr
-    x = min(1, (step - c.warmup)/max(1, c.steps - c.warmup))
-    if c.decay=="late": return c.lr*min(1, c.final + (1 - c.final)*(1 - x)/LATE)  # not in paper
-    return c.lr*(c.final + (1 - c.final)*(1 + math.cos(math.pi*x))/2)
+    if step < c.warmup:
+        return c.lr * (step + 1) / c.warmup
+    if c.decay == "constant":
+        return c.lr
+    x = min(1, (step - c.warmup) / max(1, c.steps - c.warmup))
+    if c.decay == "late":
+        return c.lr * min(1, c.final + (1 - c.final) * (1 - x) / LATE)  # not in paper
+    return c.lr * (c.final + (1 - c.final) * (1 + math.cos(math.pi * x)) / 2)
 
 # %% ../nbs/11_training.ipynb #16b0af54
 def ema_decay(
-    step:int,            # steps done, from 1
-    config:TrainConfig,  # largest decay and power
-) -> float:              # weight of the old average
+    step: int,  # steps done, from 1
+    config: TrainConfig,  # largest decay and power
+) -> float:  # weight of the old average
     "Short memory at first, long memory later: the average spans a fixed share of the run."
-    return min(config.ema, (1 - 1/max(step, 1))**config.ema_power)
+    return min(config.ema, (1 - 1 / max(step, 1)) ** config.ema_power)
 
 # %% ../nbs/11_training.ipynb #afca1518
 @torch.no_grad()
 def update_ema(
-    average:nn.Module,  # the averaged network
-    network:nn.Module,  # the trained one
-    decay:float,        # weight of the old average
+    average: nn.Module,  # the averaged network
+    network: nn.Module,  # the trained one
+    decay: float,  # weight of the old average
 ):
     "average <- decay * average + (1 - decay) * network, all tensors at once."
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for a,b in zip(average.buffers(), network.buffers()): a.copy_(b)
+    for a, b in zip(average.buffers(), network.buffers()):
+        a.copy_(b)
 
 # %% ../nbs/11_training.ipynb #a93d979f
 def orthogonalize(
-    m:Tensor,     # matrices, (k rows cols)
-    steps:int=4,  # Newton-Schulz iterations
-) -> Tensor:      # nearest semi-orthogonal matrices, roughly, (k rows cols), float32
+    m: Tensor,  # matrices, (k rows cols)
+    steps: int = 4,  # Newton-Schulz iterations
+) -> Tensor:  # nearest semi-orthogonal matrices, roughly, (k rows cols), float32
     "U V^T of each matrix by a quintic Newton-Schulz iteration (Jordan et al., Muon)."
     x = m.float().mT if m.shape[-2] > m.shape[-1] else m.float()
-    x = x/x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     eye = torch.eye(x.shape[-2], device=m.device)
-    gram,total = x @ x.mT, eye
+    gram, total = x @ x.mT, eye
     for i in range(steps):  # x <- step @ x, done on the small side only
-        step = 3.4445*eye - 4.7750*gram + 2.0315*gram @ gram
+        step = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
         total = step @ total
-        if i < steps-1: gram = step @ gram @ step
+        if i < steps - 1:
+            gram = step @ gram @ step
     x = total @ x
     return x.mT if m.shape[-2] > m.shape[-1] else x
 
 # %% ../nbs/11_training.ipynb #c3e1ef4a
 class Muon(torch.optim.Optimizer):
     "Momentum with orthogonal updates; a convolution is a matrix (out, in*k*k).  # not in paper"
-    def __init__(self,
-        params:Iterable[Tensor],# tensors with at least two dimensions
-        lr:float=1e-3,          # in units of AdamW's: updates are scaled to its size
-        momentum:float=.95,     # Nesterov
-        weight_decay:float=0.,  # decoupled
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],  # tensors with at least two dimensions
+        lr: float = 1e-3,  # in units of AdamW's: updates are scaled to its size
+        momentum: float = 0.95,  # Nesterov
+        weight_decay: float = 0.0,  # decoupled
     ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
@@ -186,416 +220,548 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape = {}
             for p in group["params"]:
-                if p.grad is None: continue
+                if p.grad is None:
+                    continue
                 state = self.state[p]
-                if not state: state["momentum"] = torch.zeros_like(p)
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = torch.lerp(p.grad, state["momentum"], group["momentum"])
                 by_shape.setdefault((p.shape[0], p[0].numel()), []).append((p, update))
-            for (rows,cols),pairs in by_shape.items():
-                updates = orthogonalize(torch.stack([u.reshape(rows, cols) for _,u in pairs]))
-                scale = 0.2*max(rows, cols)**0.5  # root mean square of an AdamW update
-                for (p,_),u in zip(pairs, updates):
-                    p.mul_(1 - group["lr"]*group["weight_decay"])
-                    p.add_(u.reshape(p.shape), alpha=-group["lr"]*scale)
+            for (rows, cols), pairs in by_shape.items():
+                updates = orthogonalize(torch.stack([u.reshape(rows, cols) for _, u in pairs]))
+                scale = 0.2 * max(rows, cols) ** 0.5  # root mean square of an AdamW update
+                for (p, _), u in zip(pairs, updates):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(u.reshape(p.shape), alpha=-group["lr"] * scale)
 
 # %% ../nbs/11_training.ipynb #d43ea81a
 def make_optimizers(
-    network:nn.Module,   # what to train
-    config:TrainConfig,  # which optimizer, and its settings
-) -> list[torch.optim.Optimizer]: # one, or Muon and AdamW
+    network: nn.Module,  # what to train
+    config: TrainConfig,  # which optimizer, and its settings
+) -> list[torch.optim.Optimizer]:  # one, or Muon and AdamW
     "Optimizers by name. Muon takes the inner matrices, AdamW the rest."
-    c,params = config, [p for p in network.parameters() if p.requires_grad]
-    adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=params[0].is_cuda or None)
-    if c.optimizer=="adafactor":
+    c, params = config, [p for p in network.parameters() if p.requires_grad]
+    adam = dict(
+        lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=params[0].is_cuda or None
+    )
+    if c.optimizer == "adafactor":
         return [torch.optim.Adafactor(params, lr=c.lr, weight_decay=c.weight_decay)]
-    if c.optimizer=="adam": return [torch.optim.Adam(params, **adam)]
-    if c.optimizer=="adamw": return [torch.optim.AdamW(params, **adam)]
-    is_edge = lambda name: name.startswith(("conv_in", "out."))
-    edges = {id(p) for name,p in network.named_parameters() if is_edge(name)}
-    is_inner = lambda p: p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in edges
-    return [Muon([p for p in params if is_inner(p)], c.lr, weight_decay=c.weight_decay),
-            torch.optim.AdamW([p for p in params if not is_inner(p)], **adam)]
+    if c.optimizer == "adam":
+        return [torch.optim.Adam(params, **adam)]
+    if c.optimizer == "adamw":
+        return [torch.optim.AdamW(params, **adam)]
+
+    def is_edge(name):
+        return name.startswith(("conv_in", "out."))
+
+    edges = {id(p) for name, p in network.named_parameters() if is_edge(name)}
+
+    def is_inner(p):
+        return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in edges
+
+    return [
+        Muon([p for p in params if is_inner(p)], c.lr, weight_decay=c.weight_decay),
+        torch.optim.AdamW([p for p in params if not is_inner(p)], **adam),
+    ]
 
 # %% ../nbs/11_training.ipynb #6bc5e5e9
 def one_ahead(
-    work:Callable,   # called with each item in turn, in another thread
-    items:Iterable,  # what to call it with
-) -> Iterator:       # the results in order; an exception comes where its result would
+    work: Callable,  # called with each item in turn, in another thread
+    items: Iterable,  # what to call it with
+) -> Iterator:  # the results in order; an exception comes where its result would
     "Work on the next item while the last result is in use."
     ahead = None
     with ThreadPoolExecutor(1) as pool:
         for item in items:
-            now,ahead = ahead, pool.submit(work, item)
-            if now is not None: yield now.result()
-        if ahead is not None: yield ahead.result()
+            now, ahead = ahead, pool.submit(work, item)
+            if now is not None:
+                yield now.result()
+        if ahead is not None:
+            yield ahead.result()
+
 
 def loading_workers(
-    device:torch.device, # where the network computes
-) -> int:                # processes
+    device: torch.device,  # where the network computes
+) -> int:  # processes
     "Who prepares batches ahead: cores that nobody else needs; on a CPU there are none."
-    if device.type=="cpu": return 0
-    return min(8, max(1, (os.cpu_count() or 1)//max(1, torch.cuda.device_count()) - 1))
+    if device.type == "cpu":
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count()) - 1))
 
 # %% ../nbs/11_training.ipynb #f036e255
 def to_device(
-    rows:NamedTuple,         # a Batch or Draws
-    device:torch.device|str, # where it goes
-) -> NamedTuple:             # the same, moved
+    rows: NamedTuple,  # a Batch or Draws
+    device: torch.device | str,  # where it goes
+) -> NamedTuple:  # the same, moved
     "Move what can be moved."
     return type(rows)(*(v.to(device) if hasattr(v, "to") else v for v in rows))
 
 # %% ../nbs/11_training.ipynb #a7eb51e1
 class Samples:
     "Sample n of a run, wherever it is computed."
-    def __init__(self,
-        stage_config:StageConfig, # size, crop and laws of the draws
-        dataset,                  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
-        text,                     # text[captions] -> TextEmbedding: an `EmbeddingCache`
-        config:TrainConfig,       # seed, batch and steps
-        rank:int=0,               # which of the processes this is
-        ranks:int=1,              # processes
-        device:torch.device|str="cpu", # where batches go
+
+    def __init__(
+        self,
+        stage_config: StageConfig,  # size, crop and laws of the draws
+        dataset,  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
+        text,  # text[captions] -> TextEmbedding: an `EmbeddingCache`
+        config: TrainConfig,  # seed, batch and steps
+        rank: int = 0,  # which of the processes this is
+        ranks: int = 1,  # processes
+        device: torch.device | str = "cpu",  # where batches go
     ):
         if config.batch % ranks:
-            raise ValueError(f"Samples: batch, got {config.batch},"
-                             f" expected a multiple of the {ranks} processes")
-        self.stage_config,self.dataset,self.text,self.config = stage_config, dataset, text, config
-        self.rank,self.ranks,self.device = rank, ranks, torch.device(device)
+            raise ValueError(
+                f"Samples: batch, got {config.batch}, expected a multiple of the {ranks} processes"
+            )
+        self.stage_config, self.dataset, self.text, self.config = (
+            stage_config,
+            dataset,
+            text,
+            config,
+        )
+        self.rank, self.ranks, self.device = rank, ranks, torch.device(device)
         self.workers = loading_workers(self.device)
         self.text_multiple = 1  # captions are padded to a multiple; compiled code wants few lengths
 
-    def __call__(self,
-        index:Tensor,           # numbers of the samples, int64 (b,)
-    ) -> tuple[Batch,Draws]:    # on the CPU
+    def __call__(
+        self,
+        index: Tensor,  # numbers of the samples, int64 (b,)
+    ) -> tuple[Batch, Draws]:  # on the CPU
         "Pictures, captions and random numbers."
-        c,seed,total = self.stage_config, self.config.seed, len(self.dataset)
+        c, seed, total = self.stage_config, self.config.seed, len(self.dataset)
         rows = [permute(n, total, seed) for n in index.tolist()]
-        captions = [self.dataset.caption(i, n//total) for i,n in zip(rows, index.tolist())]
+        captions = [self.dataset.caption(i, n // total) for i, n in zip(rows, index.tolist())]
         is_cut = c.lowres_size or c.crop
         crop = draw_crop(seed, index, c.size, c.side, c.margin, c.factor) if is_cut else None
         images = self.dataset.images(rows, c.size, crop)
         text = self.text[captions]
-        if (m := self.text_multiple) > 1: text = text.pad(math.ceil(text.mask.shape[1]/m)*m)
-        low_side = c.side//c.factor + 2
-        draws = draw(seed, index, (3, c.side, c.side), time_law=c.time_law, aug_max=c.aug_max,
-                     lowres_shape=(3, low_side, low_side) if c.lowres_size else None,
-                     caption_drop=c.caption_drop)
+        if (m := self.text_multiple) > 1:
+            text = text.pad(math.ceil(text.mask.shape[1] / m) * m)
+        low_side = c.side // c.factor + 2
+        draws = draw(
+            seed,
+            index,
+            (3, c.side, c.side),
+            time_law=c.time_law,
+            aug_max=c.aug_max,
+            lowres_shape=(3, low_side, low_side) if c.lowres_size else None,
+            caption_drop=c.caption_drop,
+        )
         return Batch(images, text, index, captions), draws
 
-    def index(self,
-        step:int,  # steps done
-    ) -> Tensor:   # numbers of this process's samples of the next step, int64 (b,)
+    def index(
+        self,
+        step: int,  # steps done
+    ) -> Tensor:  # numbers of this process's samples of the next step, int64 (b,)
         "Processes take equal shares of a step, one after the other."
-        share = self.config.batch//self.ranks
-        return step*self.config.batch + self.rank*share + torch.arange(share)
+        share = self.config.batch // self.ranks
+        return step * self.config.batch + self.rank * share + torch.arange(share)
 
-    def batches(self,
-        start:int,                        # steps done
-    ) -> Iterator[tuple[Batch,Draws]]:    # on the device
+    def batches(
+        self,
+        start: int,  # steps done
+    ) -> Iterator[tuple[Batch, Draws]]:  # on the device
         "What every step from `start` to the last trains on."
         indices = map(self.index, range(start, self.config.steps))
         ready = in_order(self, indices, self.workers)
-        move = lambda pair: tuple(to_device(rows, self.device) for rows in pair)
-        yield from ready if self.device.type=="cpu" else one_ahead(move, ready)
+
+        def move(pair):
+            return tuple(to_device(rows, self.device) for rows in pair)
+
+        yield from ready if self.device.type == "cpu" else one_ahead(move, ready)
 
 # %% ../nbs/11_training.ipynb #69ed5475
 class LinearPixels(nn.Module):
     "A network that has learned nothing: the best linear guess of each pixel, by channel."
-    def __init__(self,
-        config:StageConfig,  # whose target it gives
-        x0:Tensor,           # pictures, (b 3 h w)
-        lowres:Tensor,       # what is known of them, alike; zeros: nothing
+
+    def __init__(
+        self,
+        config: StageConfig,  # whose target it gives
+        x0: Tensor,  # pictures, (b 3 h w)
+        lowres: Tensor,  # what is known of them, alike; zeros: nothing
     ):
         super().__init__()
-        flat = lambda images: images.double().transpose(0, 1).flatten(1)  # (3, b*h*w)
-        x,y = flat(x0), flat(lowres)
-        m,m_low = x.mean(1), y.mean(1)
-        x,y = x - m[:, None], y - m_low[:, None]
-        slope = (x*y).mean(1)/y.square().mean(1).clamp(min=1e-12)
-        v = (x - slope[:, None]*y).square().mean(1)  # what is left to guess
-        numbers = (m - slope*m_low, slope, v)
+
+        def flat(images):
+            return images.double().transpose(0, 1).flatten(1)  # (3, b*h*w)
+
+        x, y = flat(x0), flat(lowres)
+        m, m_low = x.mean(1), y.mean(1)
+        x, y = x - m[:, None], y - m_low[:, None]
+        slope = (x * y).mean(1) / y.square().mean(1).clamp(min=1e-12)
+        v = (x - slope[:, None] * y).square().mean(1)  # what is left to guess
+        numbers = (m - slope * m_low, slope, v)
         self.config = config
-        self.numbers = nn.Parameter(torch.stack(numbers).float()[..., None, None], requires_grad=False)
+        self.numbers = nn.Parameter(
+            torch.stack(numbers).float()[..., None, None], requires_grad=False
+        )
 
     def forward(self, z_t, log_snr, text, lowres=None, aug_log_snr=None):
-        offset,slope,v = self.numbers  # (3, 1, 1)
-        m = offset if lowres is None else offset + slope*lowres
-        alpha,sigma = (broadcast_to(o, z_t) for o in alpha_sigma(log_snr))
-        x0_hat = m + alpha*v/(alpha**2*v + sigma**2)*(z_t - alpha*m)
-        if self.config.target=="eps": return to_eps(x0_hat, z_t, log_snr, "x0")
-        if self.config.target=="v": return to_v(x0_hat, z_t, log_snr, "x0")
+        offset, slope, v = self.numbers  # (3, 1, 1)
+        m = offset if lowres is None else offset + slope * lowres
+        alpha, sigma = (broadcast_to(o, z_t) for o in alpha_sigma(log_snr))
+        x0_hat = m + alpha * v / (alpha**2 * v + sigma**2) * (z_t - alpha * m)
+        if self.config.target == "eps":
+            return to_eps(x0_hat, z_t, log_snr, "x0")
+        if self.config.target == "v":
+            return to_v(x0_hat, z_t, log_snr, "x0")
         return x0_hat - lowres if self.config.is_residual else x0_hat
 
 # %% ../nbs/11_training.ipynb #a8056927
 def other_captions(
-    captions:list[str],  # one per picture
-) -> list[str]:          # one per picture, of another
+    captions: list[str],  # one per picture
+) -> list[str]:  # one per picture, of another
     "The next caption that says something else; where all say the same, that."
-    others = lambda k: captions[k + 1:] + captions[:k]
-    return [next((c for c in others(k) if c!=own), own) for k,own in enumerate(captions)]
+
+    def others(k):
+        return captions[k + 1 :] + captions[:k]
+
+    return [next((c for c in others(k) if c != own), own) for k, own in enumerate(captions)]
 
 # %% ../nbs/11_training.ipynb #81838fc0
 VALIDATION = 2**20  # validation draws come from this epoch on, which no run reaches
 
+
 def validation_samples(
-    stage:Stage,        # whose crops and draws
-    dataset,            # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
-    text,               # text[captions] -> TextEmbedding
-    n:int,              # pictures
-    seed:int,           # of the draws
-    levels:int,         # equal bins of t, visited in turn
-    batch_size:int,     # pictures at a time
-) -> list[tuple[Batch,Draws]]: # no caption dropped; on the CPU
+    stage: Stage,  # whose crops and draws
+    dataset,  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
+    text,  # text[captions] -> TextEmbedding
+    n: int,  # pictures
+    seed: int,  # of the draws
+    levels: int,  # equal bins of t, visited in turn
+    batch_size: int,  # pictures at a time
+) -> list[tuple[Batch, Draws]]:  # no caption dropped; on the CPU
     "Samples that depend on seed and number alone; a small dataset is seen more than once."
     number = torch.arange(n)
-    samples = Samples(replace(stage.config, caption_drop=0.), dataset, text, TrainConfig(seed=seed))
-    t = (number % levels + keyed_times(seed, number//levels, None))/levels
-    parts = [samples(VALIDATION*len(dataset) + part) for part in number.split(batch_size)]
-    return [(batch, draws._replace(t=u)) for (batch,draws),u in zip(parts, t.split(batch_size))]
+    samples = Samples(
+        replace(stage.config, caption_drop=0.0), dataset, text, TrainConfig(seed=seed)
+    )
+    t = (number % levels + keyed_times(seed, number // levels, None)) / levels
+    parts = [samples(VALIDATION * len(dataset) + part) for part in number.split(batch_size)]
+    return [(batch, draws._replace(t=u)) for (batch, draws), u in zip(parts, t.split(batch_size))]
 
 # %% ../nbs/11_training.ipynb #aedfe0fc
 @torch.no_grad()
 def validation_loss(
-    stage:Stage,        # with averaged weights
-    dataset,            # pictures held back: `len`, `caption`, `images`
-    text,               # text[captions] -> TextEmbedding of their captions
+    stage: Stage,  # with averaged weights
+    dataset,  # pictures held back: `len`, `caption`, `images`
+    text,  # text[captions] -> TextEmbedding of their captions
     *,
-    n:int=64,           # pictures
-    seed:int=0,         # of their draws
-    batch_size:int=16,  # at a time
-) -> dict:              # a row of `validation.jsonl` without step and samples
+    n: int = 64,  # pictures
+    seed: int = 0,  # of their draws
+    batch_size: int = 16,  # at a time
+) -> dict:  # a row of `validation.jsonl` without step and samples
     "Loss by noise level with the true captions, with other ones, and of a linear guess."
-    levels,c = 8, stage.config
-    if n < levels: raise ValueError(f"validation_loss: n, got {n}, expected at least {levels} pictures")
+    levels, c = 8, stage.config
+    if n < levels:
+        raise ValueError(f"validation_loss: n, got {n}, expected at least {levels} pictures")
     parts = validation_samples(stage, dataset, text, n, seed, levels, batch_size)
-    others = other_captions([caption for batch,_ in parts for caption in batch.captions])
+    others = other_captions([caption for batch, _ in parts for caption in batch.captions])
+
     def seen(batch, draws):
-        if not c.lowres_size: return batch.images, torch.zeros_like(batch.images)
-        x0,low = lowres_pair(batch.images, c.factor)
-        return x0, noisy_lowres(low, SCHEDULES[c.aug_schedule](draws.aug_t), draws.aug_eps, c.factor)
+        if not c.lowres_size:
+            return batch.images, torch.zeros_like(batch.images)
+        x0, low = lowres_pair(batch.images, c.factor)
+        return x0, noisy_lowres(
+            low, SCHEDULES[c.aug_schedule](draws.aug_t), draws.aug_eps, c.factor
+        )
+
     linear = Stage(c, LinearPixels(c, *map(torch.cat, zip(*(seen(*part) for part in parts)))))
-    was_training,rows = stage.network.training, []
+    was_training, rows = stage.network.training, []
     stage.network.eval()
-    for k,(batch,draws) in enumerate(parts):
+    for k, (batch, draws) in enumerate(parts):
         trivial = linear.loss(batch, draws)
-        other = batch._replace(text=text[others[k*batch_size:(k + 1)*batch_size]])
-        batch,other,draws = (to_device(o, stage.device) for o in (batch, other, draws))
-        rows.append(torch.stack([stage.loss(batch, draws).cpu(), stage.loss(other, draws).cpu(), trivial]))
+        other = batch._replace(text=text[others[k * batch_size : (k + 1) * batch_size]])
+        batch, other, draws = (to_device(o, stage.device) for o in (batch, other, draws))
+        rows.append(
+            torch.stack([stage.loss(batch, draws).cpu(), stage.loss(other, draws).cpu(), trivial])
+        )
     stage.network.train(was_training)
     losses = torch.cat(rows, 1).double()  # (3, n)
-    true,shuffled,trivial = ([row[k::levels].mean().item() for k in range(levels)] for row in losses)
+    true, shuffled, trivial = (
+        [row[k::levels].mean().item() for k in range(levels)] for row in losses
+    )
     gain = losses[0] - losses[1]  # (n,)
-    mean,half = gain.mean().item(), 1.96*gain.std().item()/n**.5
-    return dict(n=n, levels=[k/levels for k in range(levels)], loss=true, shuffled=shuffled, trivial=trivial,
-                text_gain=dict(mean=mean, low=mean - half, high=mean + half))
+    mean, half = gain.mean().item(), 1.96 * gain.std().item() / n**0.5
+    return dict(
+        n=n,
+        levels=[k / levels for k in range(levels)],
+        loss=true,
+        shuffled=shuffled,
+        trivial=trivial,
+        text_gain=dict(mean=mean, low=mean - half, high=mean + half),
+    )
 
 # %% ../nbs/11_training.ipynb #d29b3633
 def optimizer_tensors(
-    optimizers:list[torch.optim.Optimizer], # what `make_optimizers` gave
-) -> dict[str,Tensor]:                      # their state by name, ready for safetensors
+    optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
+) -> dict[str, Tensor]:  # their state by name, ready for safetensors
     "Flatten optimizer state: no pickle in a checkpoint."
-    return {f"{i}.{k}.{name}": torch.as_tensor(v).cpu() for i,o in enumerate(optimizers)
-            for k,state in o.state_dict()["state"].items() for name,v in state.items()}
+    return {
+        f"{i}.{k}.{name}": torch.as_tensor(v).cpu()
+        for i, o in enumerate(optimizers)
+        for k, state in o.state_dict()["state"].items()
+        for name, v in state.items()
+    }
 
 # %% ../nbs/11_training.ipynb #17cc406c
 def load_optimizer_tensors(
-    optimizers:list[torch.optim.Optimizer], # freshly made, same configuration
-    tensors:dict[str,Tensor],               # what `optimizer_tensors` gave
+    optimizers: list[torch.optim.Optimizer],  # freshly made, same configuration
+    tensors: dict[str, Tensor],  # what `optimizer_tensors` gave
 ):
     "Put the state back, learning rates excepted: those follow from the step."
-    for i,o in enumerate(optimizers):
+    for i, o in enumerate(optimizers):
         states = {}
-        for key,v in tensors.items():
-            which,k,name = key.split(".", 2)
-            if int(which)==i: states.setdefault(int(k), {})[name] = v
+        for key, v in tensors.items():
+            which, k, name = key.split(".", 2)
+            if int(which) == i:
+                states.setdefault(int(k), {})[name] = v
         o.load_state_dict(dict(state=states, param_groups=o.state_dict()["param_groups"]))
 
 # %% ../nbs/11_training.ipynb #6e9e09e5
 def config_diff(
-    old:dict,     # config on disk
-    new:dict,     # config of this run
-    path:str="",  # name of the part that is compared; empty: the whole
-) -> list[str]:   # one line for each difference
+    old: dict,  # config on disk
+    new: dict,  # config of this run
+    path: str = "",  # name of the part that is compared; empty: the whole
+) -> list[str]:  # one line for each difference
     "What differs between two nested configs."
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old==new else [f"{path}: {old!r} on disk, {new!r} now"]
-    inside = lambda k: f"{path}.{k}" if path else k
+        return [] if old == new else [f"{path}: {old!r} on disk, {new!r} now"]
+
+    def inside(k):
+        return f"{path}.{k}" if path else k
+
     keys = dict.fromkeys([*old, *new])
     return [line for k in keys for line in config_diff(old.get(k), new.get(k), inside(k))]
 
 # %% ../nbs/11_training.ipynb #55244d74
 def with_defaults(
     values,  # what `config_to_dict` gave, perhaps long ago
-):           # the same; a field that did not exist then has its default
+):  # the same; a field that did not exist then has its default
     "A config on disk as it would be written today."
-    if isinstance(values, list): return [with_defaults(v) for v in values]
-    if not isinstance(values, dict): return values
+    if isinstance(values, list):
+        return [with_defaults(v) for v in values]
+    if not isinstance(values, dict):
+        return values
     known = {kind.__name__: kind for kind in (TrainConfig, *CONFIGS)}
     kind = known.get(values.get("type"))
-    return (config_to_dict(kind()) if kind else {}) | {k: with_defaults(v) for k,v in values.items()}
+    return (config_to_dict(kind()) if kind else {}) | {
+        k: with_defaults(v) for k, v in values.items()
+    }
 
 # %% ../nbs/11_training.ipynb #d84820c2
 def claim_directory(
-    out:str|Path,  # directory of a run; made if it is not there
-    config:dict,   # everything the run depends on, as JSON can hold it
+    out: str | Path,  # directory of a run; made if it is not there
+    config: dict,  # everything the run depends on, as JSON can hold it
 ):
     "Write `config.json`, or refuse a directory that belongs to another configuration."
-    path,new = Path(out)/"config.json", json.loads(json.dumps(config))
+    path, new = Path(out) / "config.json", json.loads(json.dumps(config))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return replace_text(path, json.dumps(new, indent=1))
-    try: old = with_defaults(json.loads(path.read_text()))
+    try:
+        old = with_defaults(json.loads(path.read_text()))
     except ValueError as e:
-        raise ValueError(f"claim_directory: {path} is damaged, got {e}, expected JSON;"
-                         " restore it, or use another directory") from e
+        raise ValueError(
+            f"claim_directory: {path} is damaged, got {e}, expected JSON;"
+            " restore it, or use another directory"
+        ) from e
     if diff := config_diff(old, new):
-        raise ValueError(f"claim_directory: {out} belongs to another run:\n  " + "\n  ".join(diff)
-                         + "\nUse another directory, or the old settings.")
+        raise ValueError(
+            f"claim_directory: {out} belongs to another run:\n  "
+            + "\n  ".join(diff)
+            + "\nUse another directory, or the old settings."
+        )
 
 # %% ../nbs/11_training.ipynb #98fe501d
 def describe_run(
-    stage_config:StageConfig,  # what is trained
-    config:TrainConfig,        # how
-    dataset,                   # named by its `identity`, else by its class
-    text,                      # likewise
-) -> dict:                     # plain values, for `claim_directory`
+    stage_config: StageConfig,  # what is trained
+    config: TrainConfig,  # how
+    dataset,  # named by its `identity`, else by its class
+    text,  # likewise
+) -> dict:  # plain values, for `claim_directory`
     "What a run depends on."
-    name = lambda o: getattr(o, "identity", type(o).__name__)
-    return dict(stage=config_to_dict(stage_config), train=config_to_dict(config),
-                data=name(dataset), text=name(text))
+
+    def name(o):
+        return getattr(o, "identity", type(o).__name__)
+
+    return dict(
+        stage=config_to_dict(stage_config),
+        train=config_to_dict(config),
+        data=name(dataset),
+        text=name(text),
+    )
 
 # %% ../nbs/11_training.ipynb #21c90347
 def newest_checkpoint(
-    out:Path,                  # directory of a run
-) -> tuple[dict,dict]|None:    # tensors and meta; None: there is none
+    out: Path,  # directory of a run
+) -> tuple[dict, dict] | None:  # tensors and meta; None: there is none
     "The newest sound checkpoint; one that is damaged is named and passed over."
     for path in checkpoints(out):
-        try: return load_directory(path)
+        try:
+            return load_directory(path)
         except CheckpointError as e:
             warnings.warn(f"Trainer: {e}; going back to the checkpoint before")
 
 # %% ../nbs/11_training.ipynb #c13fc669
 def any_rank(
     accelerator,  # of this process
-    flag:bool,    # this process's answer
-) -> bool:        # the same on every process
+    flag: bool,  # this process's answer
+) -> bool:  # the same on every process
     "True everywhere if true anywhere."
-    if accelerator.num_processes==1: return flag
+    if accelerator.num_processes == 1:
+        return flag
     flag = torch.tensor(float(flag), device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum") > 0)
 
 # %% ../nbs/11_training.ipynb #c973ecc4
 def in_parts(
-    batch:Batch,  # pictures and captions, b rows
-    draws:Draws,  # their random numbers
-    parts:int,    # how many, at most b
-) -> Iterator[tuple[Batch,Draws]]: # in order, equal up to one row
+    batch: Batch,  # pictures and captions, b rows
+    draws: Draws,  # their random numbers
+    parts: int,  # how many, at most b
+) -> Iterator[tuple[Batch, Draws]]:  # in order, equal up to one row
     "Cut a batch into micro-batches."
+
     def cut(rows, at):
-        some = lambda v: v if v is None else v.rows(at) if hasattr(v, "rows") else v[at]
+        def some(v):
+            return v if v is None else v.rows(at) if hasattr(v, "rows") else v[at]
+
         return type(rows)(*map(some, rows))
+
     for part in torch.arange(len(batch.index)).tensor_split(parts):
         at = slice(int(part[0]), int(part[-1]) + 1)
         yield cut(batch, at), cut(draws, at)
 
 # %% ../nbs/11_training.ipynb #e37ad890
 def is_finite(
-    network:nn.Module, # any
-) -> bool:             # no weight is NaN or infinite
+    network: nn.Module,  # any
+) -> bool:  # no weight is NaN or infinite
     "May these weights be kept?"
     return all(bool(p.isfinite().all()) for p in network.parameters())
 
 # %% ../nbs/11_training.ipynb #248ffe0c
 DRAWN = 4  # pictures
 
+
 def draw_samples(
-    stage:Stage,  # with averaged weights
-    dataset,      # pictures held back: `len`, `caption(i, epoch)`, `images(indices, size, crop)`
-    text,         # text[captions] -> TextEmbedding
-    n:int=DRAWN,  # pictures
-) -> tuple[Tensor,Tensor|None]: # drawn, (b 3 h w) in [-1, 1]; what they enlarge; None: the base
+    stage: Stage,  # with averaged weights
+    dataset,  # pictures held back: `len`, `caption(i, epoch)`, `images(indices, size, crop)`
+    text,  # text[captions] -> TextEmbedding
+    n: int = DRAWN,  # pictures
+) -> tuple[Tensor, Tensor | None]:  # drawn, (b 3 h w) in [-1, 1]; what they enlarge; None: the base
     "Draw, or enlarge, the first pictures of validation; same captions and seeds each time."
-    c,total = stage.config, len(dataset)
-    rows = [permute(VALIDATION*total + k, total, 0) for k in range(n)]
-    lowres = resize(dataset.images(rows, c.size), (c.lowres_size,)*2) if c.lowres_size else None
+    c, total = stage.config, len(dataset)
+    rows = [permute(VALIDATION * total + k, total, 0) for k in range(n)]
+    lowres = resize(dataset.images(rows, c.size), (c.lowres_size,) * 2) if c.lowres_size else None
     captions = [dataset.caption(i, VALIDATION) for i in rows]
     at_once = n if lowres is None else 1
     return sample_in_parts(stage, text[captions], lowres, list(range(n)), at_once), lowres
 
 # %% ../nbs/11_training.ipynb #dcc29856
 def describe_samples(
-    images:Tensor,           # drawn, (b 3 h w) in [-1, 1]
-    lowres:Tensor|None=None, # what they enlarge, (b 3 h' w'); None: the base
-) -> dict:                   # a row of `samples.jsonl` without its step
+    images: Tensor,  # drawn, (b 3 h w) in [-1, 1]
+    lowres: Tensor | None = None,  # what they enlarge, (b 3 h' w'); None: the base
+) -> dict:  # a row of `samples.jsonl` without its step
     "What a look at pictures would tell, in numbers."
-    gap = None if lowres is None else (resize(images, lowres.shape[-2:]) - lowres).abs().mean().item()
-    return dict(min=images.min().item(), max=images.max().item(), mean=images.mean((0, 2, 3)).tolist(),
-                std=images.std().item(), saturated=(images.abs() > .99).float().mean().item(), lowres_gap=gap)
+    gap = (
+        None if lowres is None else (resize(images, lowres.shape[-2:]) - lowres).abs().mean().item()
+    )
+    return dict(
+        min=images.min().item(),
+        max=images.max().item(),
+        mean=images.mean((0, 2, 3)).tolist(),
+        std=images.std().item(),
+        saturated=(images.abs() > 0.99).float().mean().item(),
+        lowres_gap=gap,
+    )
 
 # %% ../nbs/11_training.ipynb #e1ad25b0
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     "How a run is carried out and watched: nothing of it changes what is learned."
-    accumulate:int = 1              # micro-batches of a process's share of a step
-    compile:bool|None = None        # the network's blocks; None: on a GPU
-    recompute:bool = False          # activations going back, instead of keeping them: less memory
-    validate_every:int|None = None  # steps, and at the end; None: see `settle`; 0: never
-    sample_every:int|None = None    # likewise
-    track:tuple[str,...] = ()       # "tensorboard", "wandb"
-    progress:bool = True            # a bar; in a notebook a live figure
+
+    accumulate: int = 1  # micro-batches of a process's share of a step
+    compile: bool | None = None  # the network's blocks; None: on a GPU
+    recompute: bool = False  # activations going back, instead of keeping them: less memory
+    validate_every: int | None = None  # steps, and at the end; None: see `settle`; 0: never
+    sample_every: int | None = None  # likewise
+    track: tuple[str, ...] = ()  # "tensorboard", "wandb"
+    progress: bool = True  # a bar; in a notebook a live figure
 
     def __post_init__(self):
-        for name,least in dict(accumulate=1, validate_every=0, sample_every=0).items():
+        for name, least in dict(accumulate=1, validate_every=0, sample_every=0).items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"Execution: {name}, got {value}, expected at least {least}")
         check_trackers(self.track)
 
-    def settle(self,
-        stage_config:StageConfig, # what is trained
-        config:TrainConfig,       # how
-        samples:Samples,          # on which device and how many processes
-    ) -> "Execution":             # nothing left open
+    def settle(
+        self,
+        stage_config: StageConfig,  # what is trained
+        config: TrainConfig,  # how
+        samples: Samples,  # on which device and how many processes
+    ) -> "Execution":  # nothing left open
         "Decide what was left to us: watching takes 1 % of the time each, or less."
-        c,step = stage_config, 3*config.batch/samples.ranks  # passes through the network
-        draw = DRAWN*c.steps*(2 if c.w!=1 else 1)*(c.size/c.side)**2
-        often = lambda passes, most: max(min(math.ceil(config.steps/5), most), math.ceil(passes/step/.01))
-        ours = dict(compile=samples.device.type=="cuda", validate_every=often(2*64, 5000),
-                    sample_every=often(draw, 25_000))
-        return replace(self, **{k: v for k,v in ours.items() if getattr(self, k) is None})
+        c, step = stage_config, 3 * config.batch / samples.ranks  # passes through the network
+        draw = DRAWN * c.steps * (2 if c.w != 1 else 1) * (c.size / c.side) ** 2
+
+        def often(passes, most):
+            return max(min(math.ceil(config.steps / 5), most), math.ceil(passes / step / 0.01))
+
+        ours = dict(
+            compile=samples.device.type == "cuda",
+            validate_every=often(2 * 64, 5000),
+            sample_every=often(draw, 25_000),
+        )
+        return replace(self, **{k: v for k, v in ours.items() if getattr(self, k) is None})
 
 # %% ../nbs/11_training.ipynb #6307f2f6
 MISSES = 3  # checkpoints in a row that may fail
 
+
 class Run:
     "One stage, its average and its optimizers, and the directory that keeps them."
-    def __init__(self,
-        stage:Stage,         # what to train; its weights are the start
-        dataset,             # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
-        text,                # text[captions] -> TextEmbedding: an `EmbeddingCache`
-        config:TrainConfig,  # how
-        out_dir:str|Path,    # checkpoints and logs; one run each
-        valid=None,          # pictures held back for validation; None: some of the dataset
-        **execution,         # fields of `Execution`
+
+    def __init__(
+        self,
+        stage: Stage,  # what to train; its weights are the start
+        dataset,  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`
+        text,  # text[captions] -> TextEmbedding: an `EmbeddingCache`
+        config: TrainConfig,  # how
+        out_dir: str | Path,  # checkpoints and logs; one run each
+        valid=None,  # pictures held back for validation; None: some of the dataset
+        **execution,  # fields of `Execution`
     ):
         from accelerate import Accelerator
+
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.ranks,self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.stage,self.dataset,self.text,self.config = stage, dataset, text, config
-        self.valid,self.device,self.row = valid, self.accelerator.device, None  # row: of the log, begun
-        self.samples = Samples(stage.config, dataset, text, config, self.rank, self.ranks, self.device)
+        self.ranks, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.stage, self.dataset, self.text, self.config = stage, dataset, text, config
+        self.valid, self.device, self.row = (
+            valid,
+            self.accelerator.device,
+            None,
+        )  # row: of the log, begun
+        self.samples = Samples(
+            stage.config, dataset, text, config, self.rank, self.ranks, self.device
+        )
         self.execution = Execution(**execution).settle(stage.config, config, self.samples)
-        self.out,self.step,self.misses,self.clock = Path(out_dir), 0, 0, Stopwatch(self.device)
-        if self.execution.compile: self.samples.text_multiple = 32
-        if (share := config.batch//self.ranks) < self.execution.accumulate:
-            raise ValueError(f"Trainer: accumulate, got {self.execution.accumulate},"
-                             f" expected at most {share}, a process's samples in a step")
+        self.out, self.step, self.misses, self.clock = Path(out_dir), 0, 0, Stopwatch(self.device)
+        if self.execution.compile:
+            self.samples.text_multiple = 32
+        if (share := config.batch // self.ranks) < self.execution.accumulate:
+            raise ValueError(
+                f"Trainer: accumulate, got {self.execution.accumulate},"
+                f" expected at most {share}, a process's samples in a step"
+            )
 
     def prepare(self) -> Log:
         "Claim the directory, look at the data, place the network, go on from the newest checkpoint."
-        if self.ranks > 1 and self.device.type=="cpu": torch.set_num_threads(1)
+        if self.ranks > 1 and self.device.type == "cpu":
+            torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        config,size = self.stage.config, self.stage.config.size
+        config, size = self.stage.config, self.stage.config.size
         claim_directory(self.out, describe_run(config, self.config, self.dataset, self.text))
         self.accelerator.wait_for_everyone()
         check_pictures(self.dataset.images(list(range(min(16, len(self.dataset)))), size), size)
@@ -604,123 +770,161 @@ class Run:
         self.optimizers = make_optimizers(self.network, self.config)
         self.resume()
         self.network.recompute = self.execution.recompute
-        if self.execution.compile: compile_blocks(self.network)
+        if self.execution.compile:
+            compile_blocks(self.network)
         self.stage = Stage(config, self.accelerator.prepare(self.network))
         return Log(self, start=self.step, begun=self.row)
 
     def resume(self):
         "Go on from the newest checkpoint, if there is one."
-        if (found := newest_checkpoint(self.out)) is None: return
-        tensors,meta = found
+        if (found := newest_checkpoint(self.out)) is None:
+            return
+        tensors, meta = found
         where = f"Trainer: {self.out}, step {meta['step']}"
         if missing := {"network", "average", "optimizer"} - tensors.keys():
-            raise CheckpointError(f"{where}: got no {', '.join(sorted(missing))}, expected all three")
+            raise CheckpointError(
+                f"{where}: got no {', '.join(sorted(missing))}, expected all three"
+            )
         load_into(self.average, tensors["average"], f"{where}, average")
         load_into(self.network, tensors["network"], f"{where}, network")
         load_optimizer_tensors(self.optimizers, tensors["optimizer"])
-        self.step,self.row = meta["step"], meta.get("log")
+        self.step, self.row = meta["step"], meta.get("log")
 
-    def write(self,
-        row:dict, # of the log, begun
+    def write(
+        self,
+        row: dict,  # of the log, begun
     ):
         "A complete checkpoint, or none."
-        state = dict(network=dict(self.network.state_dict()), average=dict(self.average.state_dict()),
-                     optimizer=optimizer_tensors(self.optimizers))
+        state = dict(
+            network=dict(self.network.state_dict()),
+            average=dict(self.average.state_dict()),
+            optimizer=optimizer_tensors(self.optimizers),
+        )
         meta = dict(kind="training", step=self.step, ranks=self.ranks, log=row)
-        save_directory(self.out/f"step_{self.step:08d}", state, meta)
+        save_directory(self.out / f"step_{self.step:08d}", state, meta)
         prune(self.out, self.config.keep)
 
     def save(self):
         "Save by one process; where that fails the run goes on, and the next save tries again."
         if not (is_finite(self.network) and is_finite(self.average)):
-            raise TrainingError(f"Trainer: a weight of step {self.step} is not finite; it is not saved,"
-                                " what was saved before stays. Lower the learning rate.")
+            raise TrainingError(
+                f"Trainer: a weight of step {self.step} is not finite; it is not saved,"
+                " what was saved before stays. Lower the learning rate."
+            )
         problem = None
         with self.clock("saving"):
             row = self.log.begun()  # over all processes
             try:
-                if self.rank==0: self.write(row)
-            except (OSError, CheckpointError) as e: problem = e
+                if self.rank == 0:
+                    self.write(row)
+            except (OSError, CheckpointError) as e:
+                problem = e
             has_failed = any_rank(self.accelerator, problem is not None)
         self.misses = self.misses + 1 if has_failed else 0
-        what = (f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'});"
-                " what was saved before stays")
-        if self.misses==MISSES or has_failed and self.step==self.config.steps: raise TrainingError(what)
-        if problem: warnings.warn(f"{what}, the next save tries again")
+        what = (
+            f"Trainer: step {self.step} could not be saved ({problem or 'see the first process'});"
+            " what was saved before stays"
+        )
+        if self.misses == MISSES or has_failed and self.step == self.config.steps:
+            raise TrainingError(what)
+        if problem:
+            warnings.warn(f"{what}, the next save tries again")
 
 # %% ../nbs/11_training.ipynb #8c5d73c5
 class Trainer(Run):
     "Train one stage; stop it anywhere, call it again, and it goes on."
-    def gradient(self,
-        batch:Batch,  # this process's share of a step
-        draws:Draws,  # its random numbers
-    ) -> Tensor:      # losses, (b,)
+
+    def gradient(
+        self,
+        batch: Batch,  # this process's share of a step
+        draws: Draws,  # its random numbers
+    ) -> Tensor:  # losses, (b,)
         "Gradient of the mean loss, by micro-batches; with the last one processes average it."
-        losses,n = [], self.execution.accumulate
-        for k,part in enumerate(in_parts(batch, draws, n)):
-            is_last = k==n-1
+        losses, n = [], self.execution.accumulate
+        for k, part in enumerate(in_parts(batch, draws, n)):
+            is_last = k == n - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.stage.network):
                 losses.append(self.stage.loss(*part))
-                self.accelerator.backward(losses[-1].sum()/len(batch.index))
+                self.accelerator.backward(losses[-1].sum() / len(batch.index))
         return torch.cat(losses).detach()
 
-    def train_step(self,
-        batch:Batch,  # this process's share of a step
-        draws:Draws,  # its random numbers
-    ) -> dict|None:   # losses, norm, lr; None: the gradient was not finite, nothing changed
+    def train_step(
+        self,
+        batch: Batch,  # this process's share of a step
+        draws: Draws,  # its random numbers
+    ) -> dict | None:  # losses, norm, lr; None: the gradient was not finite, nothing changed
         "Loss, gradient, clip, update, average."
         lr = learning_rate(self.step, self.config)
-        for group in (g for o in self.optimizers for g in o.param_groups): group["lr"] = lr
+        for group in (g for o in self.optimizers for g in o.param_groups):
+            group["lr"] = lr
         losses = self.gradient(batch, draws)
         with self.clock("updating"):
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
             if is_good := bool(norm.isfinite()):  # the same on every process
-                for o in self.optimizers: o.step()
+                for o in self.optimizers:
+                    o.step()
                 update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))
-            for o in self.optimizers: o.zero_grad(set_to_none=True)
+            for o in self.optimizers:
+                o.zero_grad(set_to_none=True)
         self.step += 1
         return dict(losses=losses, norm=norm, lr=lr) if is_good else None
 
     def fit(self) -> Stage:
         "Train from the newest checkpoint to the end; returns the stage with averaged weights."
-        alone = locked(self.out) if self.rank==0 else nullcontext()
+        alone = locked(self.out) if self.rank == 0 else nullcontext()
         with alone, StopSignal() as stop, closing(self.prepare()) as self.log:
             self.watch()  # what a stop left out
-            for batch,draws in self.clock.each("waiting", self.samples.batches(self.step)):
+            for batch, draws in self.clock.each("waiting", self.samples.batches(self.step)):
                 self.log.add(self.train_step(batch, draws), draws)
                 is_stopping = any_rank(self.accelerator, stop.received)
-                if is_stopping or self.is_due(self.config.save_every): self.save()
-                if is_stopping: self.stop()
+                if is_stopping or self.is_due(self.config.save_every):
+                    self.save()
+                if is_stopping:
+                    self.stop()
                 self.watch()
         return Stage(self.stage.config, self.average)
 
-    def is_due(self,
-        every:int,  # steps; 0: never
-    ) -> bool:      # now
+    def is_due(
+        self,
+        every: int,  # steps; 0: never
+    ) -> bool:  # now
         "Every so many steps, and at the end."
-        return bool(every and self.step) and (self.step % every==0 or self.step==self.config.steps)
+        return bool(every and self.step) and (
+            self.step % every == 0 or self.step == self.config.steps
+        )
 
-    def is_new(self,
-        kind:str,   # "validation" or "samples"
-        every:int,  # steps; 0: never
-    ) -> bool:      # such a row is due, and not there yet
+    def is_new(
+        self,
+        kind: str,  # "validation" or "samples"
+        every: int,  # steps; 0: never
+    ) -> bool:  # such a row is due, and not there yet
         return self.is_due(every) and self.step not in self.log.steps[kind]
 
     def watch(self):
         "Validate and draw with averaged weights, where it is time; one process does it."
-        if self.rank: return
-        stage,pictures,e = Stage(self.stage.config, self.average), self.valid or self.dataset, self.execution
-        now = dict(step=self.step, samples=self.step*self.config.batch)
+        if self.rank:
+            return
+        stage, pictures, e = (
+            Stage(self.stage.config, self.average),
+            self.valid or self.dataset,
+            self.execution,
+        )
+        now = dict(step=self.step, samples=self.step * self.config.batch)
         with self.clock("watching"):
             if self.is_new("validation", e.validate_every):
                 on = "valid" if self.valid else "train"
-                self.log.note("validation", now | dict(on=on) | validation_loss(stage, pictures, self.text))
+                self.log.note(
+                    "validation", now | dict(on=on) | validation_loss(stage, pictures, self.text)
+                )
             if self.is_new("samples", e.sample_every):
-                images,lowres = draw_samples(stage, pictures, self.text)
+                images, lowres = draw_samples(stage, pictures, self.text)
                 grid = image_grid(images if lowres is None else [lowres, images])
                 self.log.note("samples", now | describe_samples(images, lowres), grid)
 
     def stop(self):
         "End early, and say what is on disk."
-        if self.misses: raise TrainingError(f"Trainer: stopped at step {self.step}, which is not saved")
-        raise KeyboardInterrupt(f"stopped at step {self.step}, saved; run the same command to go on")
+        if self.misses:
+            raise TrainingError(f"Trainer: stopped at step {self.step}, which is not saved")
+        raise KeyboardInterrupt(
+            f"stopped at step {self.step}, saved; run the same command to go on"
+        )

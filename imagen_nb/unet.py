@@ -8,86 +8,110 @@ __all__ = ['UNetConfig', 'AttentionStack', 'Conditioner', 'Layer', 'check_inputs
 
 # %% ../nbs/08_unet.ipynb #40db081c
 from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from imagen_nb.layers import (
+    Attention,
+    AttentionPool,
+    Downsample,
+    FeedForward,
+    NoiseEmbedding,
+    ResBlock,
+    TextProjection,
+    Upsample,
+    group_norm,
+    zero_init,
+)
 from .text import TextEmbedding
-from .layers import (Attention, AttentionPool, Downsample, FeedForward, NoiseEmbedding,
-                              ResBlock, TextProjection, Upsample, group_norm, zero_init)
 
 # %% ../nbs/08_unet.ipynb #cfeb1af0
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     "The base network; the defaults are Imagen's 2 B (paper F.1)."
-    dim:int = 512                       # width of the first level
-    mults:tuple[int,...] = (1, 2, 3, 4) # width of each level / dim
-    blocks:int = 3                      # residual blocks per level
-    attention:tuple[bool,...] = (False, True, True, True) # attention at this level
-    head_dim:int = 64                   # channels per attention head
-    text_dim:int = 4096                 # width of the text encoder (T5-XXL); 0: no text
-    text_width:int = 2048               # width of the words inside the network
-    emb_dim:int = 2048                  # width of the conditioning vector (4 x dim)
-    pool_queries:int = 4                # learned queries that pool the caption
-    text_depth:int = 0                  # trainable layers over the words  # not in paper
-    skips:str = "concat"                # "concat" (ADM) or "add"  # "add" is not in paper
-    resample:str = "block"              # "block" (BigGAN) or "conv"  # "conv" is not in paper
-    separate_attention:bool = False     # words and pixels in two softmaxes  # not in paper
-    feed_forward:int = 0                # hidden / width of an MLP after attention  # not in paper
-    patch:int = 1                       # pixels folded into channels at the entry  # not in paper
-    dropout:float = 0.                  # the paper trains without
-    has_lowres:bool = False             # classic super-resolution (Fig. A.14), see 09
+
+    dim: int = 512  # width of the first level
+    mults: tuple[int, ...] = (1, 2, 3, 4)  # width of each level / dim
+    blocks: int = 3  # residual blocks per level
+    attention: tuple[bool, ...] = (False, True, True, True)  # attention at this level
+    head_dim: int = 64  # channels per attention head
+    text_dim: int = 4096  # width of the text encoder (T5-XXL); 0: no text
+    text_width: int = 2048  # width of the words inside the network
+    emb_dim: int = 2048  # width of the conditioning vector (4 x dim)
+    pool_queries: int = 4  # learned queries that pool the caption
+    text_depth: int = 0  # trainable layers over the words  # not in paper
+    skips: str = "concat"  # "concat" (ADM) or "add"  # "add" is not in paper
+    resample: str = "block"  # "block" (BigGAN) or "conv"  # "conv" is not in paper
+    separate_attention: bool = False  # words and pixels in two softmaxes  # not in paper
+    feed_forward: int = 0  # hidden / width of an MLP after attention  # not in paper
+    patch: int = 1  # pixels folded into channels at the entry  # not in paper
+    dropout: float = 0.0  # the paper trains without
+    has_lowres: bool = False  # classic super-resolution (Fig. A.14), see 09
 
     def __post_init__(self):
-        if len(self.mults)!=len(self.attention):
-            raise ValueError(f"UNetConfig: attention, got {len(self.attention)} levels,"
-                             f" expected {len(self.mults)}")
-        for name,ok in dict(skips=("concat", "add"), resample=("block", "conv")).items():
+        if len(self.mults) != len(self.attention):
+            raise ValueError(
+                f"UNetConfig: attention, got {len(self.attention)} levels,"
+                f" expected {len(self.mults)}"
+            )
+        for name, ok in dict(skips=("concat", "add"), resample=("block", "conv")).items():
             value = getattr(self, name)
             if value not in ok:
                 raise ValueError(f"UNetConfig: {name}, got {value!r}, expected one of {ok}")
         least = dict(text_dim=0)
         for name in ("dim", "blocks", "head_dim", "text_dim", "text_width", "emb_dim", "patch"):
-            value,low = getattr(self, name), least.get(name, 1)
-            if value < low: raise ValueError(f"UNetConfig: {name}, got {value}, expected >= {low}")
+            value, low = getattr(self, name), least.get(name, 1)
+            if value < low:
+                raise ValueError(f"UNetConfig: {name}, got {value}, expected >= {low}")
 
     @property
     def stride(self) -> int:
         "Sides of a picture must be multiples of this."
-        return self.patch*2**(len(self.mults) - 1)
+        return self.patch * 2 ** (len(self.mults) - 1)
 
 # %% ../nbs/08_unet.ipynb #b396b8b9
 class AttentionStack(nn.Module):
     "One softmax over words and pixels (paper D.3.1), or the variant that the config asks for."
-    def __init__(self,
-        channels:int,      # width of the pixels
-        config:UNetConfig, # of the whole network
+
+    def __init__(
+        self,
+        channels: int,  # width of the pixels
+        config: UNetConfig,  # of the whole network
     ):
         super().__init__()
-        c,width = config, config.text_width if config.text_dim else 0
+        c, width = config, config.text_width if config.text_dim else 0
         parts = [Attention(channels, width, c.head_dim, has_self=not c.separate_attention)]
-        if c.separate_attention: parts.append(Attention(channels, 0, c.head_dim))
-        if c.feed_forward: parts.append(FeedForward(channels, c.feed_forward))
+        if c.separate_attention:
+            parts.append(Attention(channels, 0, c.head_dim))
+        if c.feed_forward:
+            parts.append(FeedForward(channels, c.feed_forward))
         self.parts = nn.ModuleList(parts)
 
-    def forward(self,
-        x:Tensor,           # features, (b c h w)
-        text:TextEmbedding, # words, (b l text_width)
-    ) -> Tensor:            # (b c h w)
-        for part in self.parts: x = part(x, text) if isinstance(part, Attention) else part(x)
+    def forward(
+        self,
+        x: Tensor,  # features, (b c h w)
+        text: TextEmbedding,  # words, (b l text_width)
+    ) -> Tensor:  # (b c h w)
+        for part in self.parts:
+            x = part(x, text) if isinstance(part, Attention) else part(x)
         return x
 
 # %% ../nbs/08_unet.ipynb #d97e0091
 class Conditioner(nn.Module):
     "Noise level, pooled caption and augmentation level as one vector; the words (paper 2.5)."
-    def __init__(self,
-        dim:int,               # features of each noise level, even
-        emb_dim:int,           # width of the conditioning vector
-        text_dim:int,          # width of the text encoder; 0: no text
-        text_width:int,        # width of the words inside the network
-        queries:int=4,         # of the attention pool
-        text_depth:int=0,      # trainable layers over the words  # not in paper
-        has_lowres:bool=False, # embed the augmentation level too
+
+    def __init__(
+        self,
+        dim: int,  # features of each noise level, even
+        emb_dim: int,  # width of the conditioning vector
+        text_dim: int,  # width of the text encoder; 0: no text
+        text_width: int,  # width of the words inside the network
+        queries: int = 4,  # of the attention pool
+        text_depth: int = 0,  # trainable layers over the words  # not in paper
+        has_lowres: bool = False,  # embed the augmentation level too
     ):
         super().__init__()
         self.time = NoiseEmbedding(dim, emb_dim)
@@ -95,12 +119,13 @@ class Conditioner(nn.Module):
         self.pool = AttentionPool(text_width, emb_dim, queries) if text_dim else None
         self.aug = NoiseEmbedding(dim, emb_dim) if has_lowres else None
 
-    def forward(self,
-        log_snr:Tensor,               # noise level, (b,)
-        text:TextEmbedding|None,      # encoder output, (b l text_dim)
-        aug_log_snr:Tensor|None=None, # noise level of the low-res picture, (b,)
-    ) -> tuple[Tensor,TextEmbedding|None]: # vector (b emb_dim); words (b l text_width)
-        emb,words = self.time(log_snr), None
+    def forward(
+        self,
+        log_snr: Tensor,  # noise level, (b,)
+        text: TextEmbedding | None,  # encoder output, (b l text_dim)
+        aug_log_snr: Tensor | None = None,  # noise level of the low-res picture, (b,)
+    ) -> tuple[Tensor, TextEmbedding | None]:  # vector (b emb_dim); words (b l text_width)
+        emb, words = self.time(log_snr), None
         if self.text is not None:
             words = self.text(text)
             emb = emb + self.pool(words)
@@ -109,81 +134,91 @@ class Conditioner(nn.Module):
 # %% ../nbs/08_unet.ipynb #a76b2ad3
 class Layer(nn.Module):
     "One step of a U-Net: a block, then attention if it has any."
-    def __init__(self,
-        block:nn.Module,                # `ResBlock`, `Downsample` or `Upsample`
-        attention:nn.Module|None=None,  # attention after the block
-        gives_skip:bool=False,          # on the way down: its output goes on the stack of skips
-        takes_skip:bool=False,          # on the way up: a skip is joined to its input
+
+    def __init__(
+        self,
+        block: nn.Module,  # `ResBlock`, `Downsample` or `Upsample`
+        attention: nn.Module | None = None,  # attention after the block
+        gives_skip: bool = False,  # on the way down: its output goes on the stack of skips
+        takes_skip: bool = False,  # on the way up: a skip is joined to its input
     ):
         super().__init__()
-        self.block,self.attention = block,attention
-        self.gives_skip,self.takes_skip = gives_skip,takes_skip
+        self.block, self.attention = block, attention
+        self.gives_skip, self.takes_skip = gives_skip, takes_skip
 
-    def forward(self,
-        h:Tensor,            # features, (b c h w)
-        emb:Tensor,          # conditioning vector, (b emb_dim)
-        words:TextEmbedding, # words, (b l text_width)
-    ) -> Tensor:             # (b c' h' w')
+    def forward(
+        self,
+        h: Tensor,  # features, (b c h w)
+        emb: Tensor,  # conditioning vector, (b emb_dim)
+        words: TextEmbedding,  # words, (b l text_width)
+    ) -> Tensor:  # (b c' h' w')
         h = self.block(h, emb) if isinstance(self.block, ResBlock) else self.block(h)
         return h if self.attention is None else self.attention(h, words)
 
 # %% ../nbs/08_unet.ipynb #7e23932a
 def check_inputs(
-    who:str,             # name of the network, for the message
-    z_t:Tensor,          # noisy pictures, (b 3 h w)
-    log_snr:Tensor,      # noise level, (b,)
-    text:TextEmbedding|None, # captions, (b l text_dim)
-    text_dim:int,        # expected width of the captions; 0: none
-    stride:int,          # sides must be multiples of it
+    who: str,  # name of the network, for the message
+    z_t: Tensor,  # noisy pictures, (b 3 h w)
+    log_snr: Tensor,  # noise level, (b,)
+    text: TextEmbedding | None,  # captions, (b l text_dim)
+    text_dim: int,  # expected width of the captions; 0: none
+    stride: int,  # sides must be multiples of it
 ):
     "One clear error for each of the usual mistakes."
-    if z_t.ndim!=4 or z_t.shape[1]!=3:
+    if z_t.ndim != 4 or z_t.shape[1] != 3:
         raise ValueError(f"{who}: z_t, got shape {tuple(z_t.shape)}, expected (b 3 h w)")
-    b,_,h,w = z_t.shape
+    b, _, h, w = z_t.shape
     if h % stride or w % stride:
-        near = tuple(max(stride, round(s/stride)*stride) for s in (h, w))
-        raise ValueError(f"{who}: size, got {(h, w)}, expected multiples of {stride};"
-                         f" the nearest is {near}")
-    if log_snr.shape!=(b,):
+        near = tuple(max(stride, round(s / stride) * stride) for s in (h, w))
+        raise ValueError(
+            f"{who}: size, got {(h, w)}, expected multiples of {stride}; the nearest is {near}"
+        )
+    if log_snr.shape != (b,):
         raise ValueError(f"{who}: log_snr, got shape {tuple(log_snr.shape)}, expected ({b},)")
     if not text_dim:
-        if text is None: return
+        if text is None:
+            return
         raise ValueError(f"{who}: text, got captions, expected None (text_dim=0)")
-    if text is None: raise ValueError(f"{who}: text, got None, expected ({b}, l, {text_dim})")
-    if text.tokens.shape[0]!=b or text.tokens.shape[-1]!=text_dim:
-        raise ValueError(f"{who}: text, got {tuple(text.tokens.shape)}, expected ({b}, l, {text_dim})")
-    if text.mask.dtype!=torch.bool:
-        raise ValueError(f"{who}: text.mask, got {text.mask.dtype},"
-                         " expected torch.bool (True = real token)")
+    if text is None:
+        raise ValueError(f"{who}: text, got None, expected ({b}, l, {text_dim})")
+    if text.tokens.shape[0] != b or text.tokens.shape[-1] != text_dim:
+        raise ValueError(
+            f"{who}: text, got {tuple(text.tokens.shape)}, expected ({b}, l, {text_dim})"
+        )
+    if text.mask.dtype != torch.bool:
+        raise ValueError(
+            f"{who}: text.mask, got {text.mask.dtype}, expected torch.bool (True = real token)"
+        )
 
 # %% ../nbs/08_unet.ipynb #544c3b31
 def check_lowres(
-    who:str,                 # name of the network, for the message
-    z_t:Tensor,              # noisy pictures, (b 3 h w)
-    lowres:Tensor|None,      # low-res pictures, already at this size
-    aug_log_snr:Tensor|None, # their noise level
-    has_lowres:bool,         # does the network take them?
+    who: str,  # name of the network, for the message
+    z_t: Tensor,  # noisy pictures, (b 3 h w)
+    lowres: Tensor | None,  # low-res pictures, already at this size
+    aug_log_snr: Tensor | None,  # their noise level
+    has_lowres: bool,  # does the network take them?
 ):
     "A low-resolution picture exactly when the network takes one, at its size, with its level."
     if not has_lowres:
-        if lowres is None: return
+        if lowres is None:
+            return
         raise ValueError(f"{who}: lowres, got a picture, expected None (has_lowres=False)")
     if lowres is None or aug_log_snr is None:
         raise ValueError(f"{who}: lowres and aug_log_snr, got None, expected both")
-    if lowres.shape!=z_t.shape:
-        raise ValueError(f"{who}: lowres, got {tuple(lowres.shape)},"
-                         f" expected {tuple(z_t.shape)}")
-    if aug_log_snr.shape!=z_t.shape[:1]:
-        raise ValueError(f"{who}: aug_log_snr, got {tuple(aug_log_snr.shape)},"
-                         f" expected ({len(z_t)},)")
+    if lowres.shape != z_t.shape:
+        raise ValueError(f"{who}: lowres, got {tuple(lowres.shape)}, expected {tuple(z_t.shape)}")
+    if aug_log_snr.shape != z_t.shape[:1]:
+        raise ValueError(
+            f"{who}: aug_log_snr, got {tuple(aug_log_snr.shape)}, expected ({len(z_t)},)"
+        )
 
 # %% ../nbs/08_unet.ipynb #9a9f32de
 def block_layer(
-    in_ch:int,           # channels in
-    out_ch:int,          # channels out
-    config:UNetConfig,   # of the whole network
-    has_attention:bool,  # attention after the block
-    **skip:bool,         # `gives_skip` or `takes_skip`, see `Layer`
+    in_ch: int,  # channels in
+    out_ch: int,  # channels out
+    config: UNetConfig,  # of the whole network
+    has_attention: bool,  # attention after the block
+    **skip: bool,  # `gives_skip` or `takes_skip`, see `Layer`
 ) -> Layer:
     "A residual block, and attention where the level has it."
     block = ResBlock(in_ch, out_ch, config.emb_dim, dropout=config.dropout)
@@ -191,52 +226,53 @@ def block_layer(
 
 # %% ../nbs/08_unet.ipynb #b555da98
 def resize_layer(
-    in_ch:int,               # channels in
-    out_ch:int,              # channels out
-    config:UNetConfig,       # of the whole network
-    direction:str,           # "down" or "up"
-    gives_skip:bool=False,   # see `Layer`
+    in_ch: int,  # channels in
+    out_ch: int,  # channels out
+    config: UNetConfig,  # of the whole network
+    direction: str,  # "down" or "up"
+    gives_skip: bool = False,  # see `Layer`
 ) -> Layer:
     "Halve or double the resolution, inside a residual block (BigGAN) or by a convolution."
-    if config.resample=="block":
+    if config.resample == "block":
         block = ResBlock(in_ch, out_ch, config.emb_dim, direction, dropout=config.dropout)
     else:
-        block = (Downsample if direction=="down" else Upsample)(in_ch, out_ch)
+        block = (Downsample if direction == "down" else Upsample)(in_ch, out_ch)
     return Layer(block, gives_skip=gives_skip)
 
 # %% ../nbs/08_unet.ipynb #34e82363
 def down_layers(
-    config:UNetConfig,          # of the network
-) -> tuple[list[Layer],list[int]]: # the layers; the width of each skip that they push
+    config: UNetConfig,  # of the network
+) -> tuple[list[Layer], list[int]]:  # the layers; the width of each skip that they push
     "The way down. With `concat` the entry and each change of size give a skip, too (ADM)."
-    c,is_concat = config, config.skips=="concat"
-    ch = c.dim*c.mults[0]
-    layers,skips = [], [ch] if is_concat else []
-    for level,(mult,has_attention) in enumerate(zip(c.mults, c.attention)):
+    c, is_concat = config, config.skips == "concat"
+    ch = c.dim * c.mults[0]
+    layers, skips = [], [ch] if is_concat else []
+    for level, (mult, has_attention) in enumerate(zip(c.mults, c.attention)):
         for _ in range(c.blocks):
-            layers.append(block_layer(ch, c.dim*mult, c, has_attention, gives_skip=True))
-            ch = c.dim*mult
+            layers.append(block_layer(ch, c.dim * mult, c, has_attention, gives_skip=True))
+            ch = c.dim * mult
             skips.append(ch)
         if level < len(c.mults) - 1:
             layers.append(resize_layer(ch, ch, c, "down", gives_skip=is_concat))
-            if is_concat: skips.append(ch)
-    return layers,skips
+            if is_concat:
+                skips.append(ch)
+    return layers, skips
 
 # %% ../nbs/08_unet.ipynb #f0074557
 def up_layers(
-    config:UNetConfig,   # of the network
-    skips:list[int],     # what `down_layers` gave
+    config: UNetConfig,  # of the network
+    skips: list[int],  # what `down_layers` gave
 ) -> list[Layer]:
     "The way up: each block takes one skip; none may be left."
-    c,is_concat = config, config.skips=="concat"
-    layers,skips,ch = [], list(skips), c.dim*c.mults[-1]
-    for level,(mult,has_attention) in reversed(list(enumerate(zip(c.mults, c.attention)))):
+    c, is_concat = config, config.skips == "concat"
+    layers, skips, ch = [], list(skips), c.dim * c.mults[-1]
+    for level, (mult, has_attention) in reversed(list(enumerate(zip(c.mults, c.attention)))):
         for _ in range(c.blocks + is_concat):
             in_ch = skips.pop() + (ch if is_concat else 0)
-            layers.append(block_layer(in_ch, c.dim*mult, c, has_attention, takes_skip=True))
-            ch = c.dim*mult
+            layers.append(block_layer(in_ch, c.dim * mult, c, has_attention, takes_skip=True))
+            ch = c.dim * mult
         if level:
-            next_ch = ch if is_concat else c.dim*c.mults[level - 1]
+            next_ch = ch if is_concat else c.dim * c.mults[level - 1]
             layers.append(resize_layer(ch, next_ch, c, "up"))
             ch = next_ch
     assert not skips, "every skip must be used"
@@ -244,21 +280,23 @@ def up_layers(
 
 # %% ../nbs/08_unet.ipynb #6346d5e4
 def run_block(
-    network:nn.Module, # whose attribute `recompute` decides
-    block:nn.Module,   # one of its blocks
-    *args,             # what the block takes
-):                     # what it gives
+    network: nn.Module,  # whose attribute `recompute` decides
+    block: nn.Module,  # one of its blocks
+    *args,  # what the block takes
+):  # what it gives
     "Run a block; with `recompute` its inside is computed again going back, not kept."
-    if not (network.recompute and torch.is_grad_enabled()): return block(*args)
+    if not (network.recompute and torch.is_grad_enabled()):
+        return block(*args)
     return checkpoint(block, *args, use_reentrant=False)
 
 # %% ../nbs/08_unet.ipynb #33c998e8
 def compile_blocks(
-    network:nn.Module, # `UNet` or `EfficientUNet`
-    **options,         # of `torch.compile`
-) -> nn.Module:        # the same network, its names unchanged
+    network: nn.Module,  # `UNet` or `EfficientUNet`
+    **options,  # of `torch.compile`
+) -> nn.Module:  # the same network, its names unchanged
     "Compile every block by itself: most are alike, so little is compiled; one graph each."
     import torch._dynamo as dynamo
+
     # each shape of a block is a version of the same code; the default keeps eight
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 128)
     for block in network.modules():
@@ -269,53 +307,64 @@ def compile_blocks(
 # %% ../nbs/08_unet.ipynb #a37fbc78
 class UNet(nn.Module):
     "ADM U-Net with text: `network(z_t, log_snr, text) -> prediction` (paper 2.1, 2.5, F.1)."
-    def __init__(self,
-        config:UNetConfig, # what to build
+
+    def __init__(
+        self,
+        config: UNetConfig,  # what to build
     ):
         super().__init__()
-        self.config,self.recompute = config, False  # see `run_block`
+        self.config, self.recompute = config, False  # see `run_block`
         c = config
-        first,last = c.dim*c.mults[0], c.dim*c.mults[-1]
+        first, last = c.dim * c.mults[0], c.dim * c.mults[-1]
         self.cond = Conditioner(
-            c.dim, c.emb_dim, c.text_dim, c.text_width, c.pool_queries, c.text_depth, c.has_lowres)
+            c.dim, c.emb_dim, c.text_dim, c.text_width, c.pool_queries, c.text_depth, c.has_lowres
+        )
         pictures = 2 if c.has_lowres else 1
-        self.conv_in = nn.Conv2d(pictures*3*c.patch**2, first, 3, padding=1)
-        layers,skips = down_layers(c)
+        self.conv_in = nn.Conv2d(pictures * 3 * c.patch**2, first, 3, padding=1)
+        layers, skips = down_layers(c)
         self.down = nn.ModuleList(layers)
-        self.middle = nn.ModuleList([block_layer(last, last, c, c.attention[-1]),
-                                     block_layer(last, last, c, False)])
+        self.middle = nn.ModuleList(
+            [block_layer(last, last, c, c.attention[-1]), block_layer(last, last, c, False)]
+        )
         self.up = nn.ModuleList(up_layers(c, skips))
-        self.out = nn.Sequential(group_norm(first), nn.SiLU(),
-                                 zero_init(nn.Conv2d(first, 3*c.patch**2, 3, padding=1)))
+        self.out = nn.Sequential(
+            group_norm(first), nn.SiLU(), zero_init(nn.Conv2d(first, 3 * c.patch**2, 3, padding=1))
+        )
 
-    def join(self,
-        h:Tensor,    # features, (b c h w)
-        skip:Tensor, # from the way down, (b c' h w); with "add" c' = c
-    ) -> Tensor:     # (b c+c' h w), or (b c h w)
+    def join(
+        self,
+        h: Tensor,  # features, (b c h w)
+        skip: Tensor,  # from the way down, (b c' h w); with "add" c' = c
+    ) -> Tensor:  # (b c+c' h w), or (b c h w)
         "Hand the detail across."
-        if self.config.skips=="concat": return torch.cat([h, skip], dim=1)
-        return (h + skip)*0.5**0.5
+        if self.config.skips == "concat":
+            return torch.cat([h, skip], dim=1)
+        return (h + skip) * 0.5**0.5
 
-    def forward(self,
-        z_t:Tensor,                   # noisy pictures, (b 3 h w)
-        log_snr:Tensor,               # noise level, (b,)
-        text:TextEmbedding|None,      # captions, (b l text_dim); None with text_dim=0
-        lowres:Tensor|None=None,      # None, unless has_lowres: pictures at this size, (b 3 h w)
-        aug_log_snr:Tensor|None=None, # noise level of the low-res pictures, (b,)
-    ) -> Tensor:                      # prediction, (b 3 h w), float32
+    def forward(
+        self,
+        z_t: Tensor,  # noisy pictures, (b 3 h w)
+        log_snr: Tensor,  # noise level, (b,)
+        text: TextEmbedding | None,  # captions, (b l text_dim); None with text_dim=0
+        lowres: Tensor | None = None,  # None, unless has_lowres: pictures at this size, (b 3 h w)
+        aug_log_snr: Tensor | None = None,  # noise level of the low-res pictures, (b,)
+    ) -> Tensor:  # prediction, (b 3 h w), float32
         c = self.config
         check_inputs("UNet", z_t, log_snr, text, c.text_dim, c.stride)
         check_lowres("UNet", z_t, lowres, aug_log_snr, c.has_lowres)
-        emb,words = self.cond(log_snr, text, aug_log_snr)
+        emb, words = self.cond(log_snr, text, aug_log_snr)
         x = torch.cat([z_t, lowres], dim=1) if c.has_lowres else z_t
         h = self.conv_in(F.pixel_unshuffle(x.to(self.conv_in.weight.dtype), c.patch))
-        skips = [h] if c.skips=="concat" else []
+        skips = [h] if c.skips == "concat" else []
         for layer in self.down:
             h = run_block(self, layer, h, emb, words)
-            if layer.gives_skip: skips.append(h)
-        for layer in self.middle: h = run_block(self, layer, h, emb, words)
+            if layer.gives_skip:
+                skips.append(h)
+        for layer in self.middle:
+            h = run_block(self, layer, h, emb, words)
         for layer in self.up:
-            if layer.takes_skip: h = self.join(h, skips.pop())
+            if layer.takes_skip:
+                h = self.join(h, skips.pop())
             h = run_block(self, layer, h, emb, words)
         assert not skips, "every skip must be used"
         return F.pixel_shuffle(self.out(h), c.patch).float()

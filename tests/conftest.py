@@ -1,4 +1,5 @@
 "Every test runs on one thread and without the network."
+
 import os
 import socket
 

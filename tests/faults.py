@@ -2,6 +2,7 @@
 
 A fault is caught when a test fails. The list names (what, module, right text, wrong text); each right text must occur.
 """
+
 import os
 import shutil
 import subprocess
@@ -14,104 +15,430 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FAULTS = [
     ("cosine schedule halved", "diffusion", "math.pi/2", "math.pi/4"),
-    ("alpha and sigma swapped", "diffusion", "return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()", "return (-log_snr).sigmoid().sqrt(), log_snr.sigmoid().sqrt()"),
+    (
+        "alpha and sigma swapped",
+        "diffusion",
+        "return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()",
+        "return (-log_snr).sigmoid().sqrt(), log_snr.sigmoid().sqrt()",
+    ),
     ("sign of v", "diffusion", "v=alpha*eps - sigma*x0", "v=alpha*eps + sigma*x0"),
     ("posterior uses t's variance", "diffusion", "c*sigma_s**2", "c*sigma_t**2"),
-    ("noise on the last ancestral step", "sampling", "z = mean + std*noise(i, z) if i < n-1 else mean", "z = mean + std*noise(i, z)"),
-    ("variance bounds swapped", "sampling", "small**(1-gamma)*large**gamma", "small**gamma*large**(1-gamma)"),
-    ("DDIM ignores the threshold", "sampling", "eps_hat = (z - alpha_t*x0_hat)/sigma_t", "eps_hat = (z - alpha_s*x0_hat)/sigma_t"),
-    ("multistep extrapolates backwards", "sampling", "aim = x0_hat + ratio/2*(x0_hat - previous)", "aim = x0_hat - ratio/2*(x0_hat - previous)"),
-    ("guidance branches swapped", "guidance", "return w*cond + (1-w)*uncond", "return w*uncond + (1-w)*cond"),
-    ("caption dropout inverted", "guidance", "torch.where(keep[:, None, None], text.tokens, 0)", "torch.where(keep[:, None, None], 0, text.tokens)"),
-    ("caption dropout keeps the mask", "guidance", "torch.where(keep[:, None], text.mask, only_first)", "text.mask"),
-    ("threshold over the batch", "thresholding", "s = row_quantile(size, p).clamp(min=1, max=cap)", "s = row_quantile(size, p).max().expand(len(x0_hat)).clamp(min=1, max=cap)"),
-    ("threshold shrinks good pictures", "thresholding", ".clamp(min=1, max=cap)", ".clamp(max=cap)"),
+    (
+        "noise on the last ancestral step",
+        "sampling",
+        "z = mean + std*noise(i, z) if i < n-1 else mean",
+        "z = mean + std*noise(i, z)",
+    ),
+    (
+        "variance bounds swapped",
+        "sampling",
+        "small**(1-gamma)*large**gamma",
+        "small**gamma*large**(1-gamma)",
+    ),
+    (
+        "DDIM ignores the threshold",
+        "sampling",
+        "eps_hat = (z - alpha_t*x0_hat)/sigma_t",
+        "eps_hat = (z - alpha_s*x0_hat)/sigma_t",
+    ),
+    (
+        "multistep extrapolates backwards",
+        "sampling",
+        "aim = x0_hat + ratio/2*(x0_hat - previous)",
+        "aim = x0_hat - ratio/2*(x0_hat - previous)",
+    ),
+    (
+        "guidance branches swapped",
+        "guidance",
+        "return w*cond + (1-w)*uncond",
+        "return w*uncond + (1-w)*cond",
+    ),
+    (
+        "caption dropout inverted",
+        "guidance",
+        "torch.where(keep[:, None, None], text.tokens, 0)",
+        "torch.where(keep[:, None, None], 0, text.tokens)",
+    ),
+    (
+        "caption dropout keeps the mask",
+        "guidance",
+        "torch.where(keep[:, None], text.mask, only_first)",
+        "text.mask",
+    ),
+    (
+        "threshold over the batch",
+        "thresholding",
+        "s = row_quantile(size, p).clamp(min=1, max=cap)",
+        "s = row_quantile(size, p).max().expand(len(x0_hat)).clamp(min=1, max=cap)",
+    ),
+    (
+        "threshold shrinks good pictures",
+        "thresholding",
+        ".clamp(min=1, max=cap)",
+        ".clamp(max=cap)",
+    ),
     ("slope of the linear schedule", "diffusion", "9.95*t**2", "9.9*t**2"),
-    ("EDM's sigma of the whole log-SNR", "diffusion", "(-_floats(\"edm_sigma\", \"log_snr\", log_snr)/2).exp()", "(-_floats(\"edm_sigma\", \"log_snr\", log_snr)).exp()"),
-    ("EDM's sigma back without the factor", "diffusion", "return -2*sigma.log()", "return -sigma.log()"),
-    ("DDPM's table off by one", "diffusion", "log_kept = torch.log1p(-betas).cumsum(0)", "log_kept = torch.log1p(-betas).cumsum(0) + torch.log1p(-betas)"),
+    (
+        "EDM's sigma of the whole log-SNR",
+        "diffusion",
+        '(-_floats("edm_sigma", "log_snr", log_snr)/2).exp()',
+        '(-_floats("edm_sigma", "log_snr", log_snr)).exp()',
+    ),
+    (
+        "EDM's sigma back without the factor",
+        "diffusion",
+        "return -2*sigma.log()",
+        "return -sigma.log()",
+    ),
+    (
+        "DDPM's table off by one",
+        "diffusion",
+        "log_kept = torch.log1p(-betas).cumsum(0)",
+        "log_kept = torch.log1p(-betas).cumsum(0) + torch.log1p(-betas)",
+    ),
     ("DDPM's timestep off by one", "diffusion", "return right - 1 + ", "return right + "),
-    ("posterior leans on alpha_t", "diffusion", "*alpha_s/alpha_t, c*alpha_s", "*alpha_s/alpha_t, c*alpha_t"),
-    ("x0 from v with the wrong sign", "diffusion", "return alpha*z_t - sigma*prediction", "return alpha*z_t + sigma*prediction"),
-    ("capped weight not capped", "diffusion", "capped=rise.clamp(max=math.log(cap))", "capped=rise"),
-    ("network told the next level", "sampling", "denoise(z, log_snrs[i].expand", "denoise(z, log_snrs[i+1].expand"),
+    (
+        "posterior leans on alpha_t",
+        "diffusion",
+        "*alpha_s/alpha_t, c*alpha_s",
+        "*alpha_s/alpha_t, c*alpha_t",
+    ),
+    (
+        "x0 from v with the wrong sign",
+        "diffusion",
+        "return alpha*z_t - sigma*prediction",
+        "return alpha*z_t + sigma*prediction",
+    ),
+    (
+        "capped weight not capped",
+        "diffusion",
+        "capped=rise.clamp(max=math.log(cap))",
+        "capped=rise",
+    ),
+    (
+        "network told the next level",
+        "sampling",
+        "denoise(z, log_snrs[i].expand",
+        "denoise(z, log_snrs[i+1].expand",
+    ),
     ("eta not squared", "sampling", "eta**2*", "eta*"),
     ("old noise not reduced", "sampling", "sigma_s*(1 - fresh).sqrt()*eps_hat", "sigma_s*eps_hat"),
-    ("multistep counts the whole log-SNR", "sampling", "(log_snr_t - log_snr_s)/2)", "(log_snr_t - log_snr_s))"),
-    ("multistep remembers the first look only", "sampling", "        previous = x0_hat", "        previous = x0_hat if i == 0 else previous"),
-    ("a picture's seed forgotten", "sampling", "keyed_generator(\"noise\", s, stream)", "keyed_generator(\"noise\", stream)"),
-    ("no caption outside the interval", "guidance", "torch.as_tensor(w, device=z.device), 1.)", "torch.as_tensor(w, device=z.device), 0.)"),
+    (
+        "multistep counts the whole log-SNR",
+        "sampling",
+        "(log_snr_t - log_snr_s)/2)",
+        "(log_snr_t - log_snr_s))",
+    ),
+    (
+        "multistep remembers the first look only",
+        "sampling",
+        "        previous = x0_hat",
+        "        previous = x0_hat if i == 0 else previous",
+    ),
+    (
+        "a picture's seed forgotten",
+        "sampling",
+        'keyed_generator("noise", s, stream)',
+        'keyed_generator("noise", stream)',
+    ),
+    (
+        "no caption outside the interval",
+        "guidance",
+        "torch.as_tensor(w, device=z.device), 1.)",
+        "torch.as_tensor(w, device=z.device), 0.)",
+    ),
     ("blocks chosen by their least value", "thresholding", "blocks.amax(1)", "blocks.amin(1)"),
-    ("values left over by the blocks", "thresholding", "torch.cat([kept, rest], 1).topk", "kept.topk"),
-    ("quantile not between neighbours", "thresholding", "torch.lerp(low, high, place-below)", "low"),
+    (
+        "values left over by the blocks",
+        "thresholding",
+        "torch.cat([kept, rest], 1).topk",
+        "kept.topk",
+    ),
+    (
+        "quantile not between neighbours",
+        "thresholding",
+        "torch.lerp(low, high, place-below)",
+        "low",
+    ),
     ("mixture pulls with the wrong variance", "mixture", "alpha*stds**2/", "alpha*stds/"),
     ("mixture ignores the label", "mixture", "share.masked_fill(~mine, -math.inf)", "share"),
-    ("text mask inverted", "layers", "mask = torch.cat([text.mask, mask], dim=1)", "mask = torch.cat([~text.mask, mask], dim=1)"),
-    ("pool reads padding", "layers", ".masked_fill(~text.mask[..., None], float(\"-inf\"))", ""),
+    (
+        "text mask inverted",
+        "layers",
+        "mask = torch.cat([text.mask, mask], dim=1)",
+        "mask = torch.cat([~text.mask, mask], dim=1)",
+    ),
+    ("pool reads padding", "layers", '.masked_fill(~text.mask[..., None], float("-inf"))', ""),
     ("sum not scaled", "layers", "return y if self.sum_scale==1 else y*self.sum_scale", "return y"),
-    ("pooled caption unused", "unet", "emb = emb + self.pool(words)", "emb = emb + 0*self.pool(words)"),
-    ("attention before the block", "efficient_unet", "            h = block(h, emb)\n            if attend is not None: h = attend(h, words)", "            if attend is not None: h = attend(h, words)\n            h = block(h, emb)"),
-    ("last skip dropped", "unet", "if layer.takes_skip: h = self.join(h, skips.pop())", "if layer.takes_skip: h = self.join(h, skips.pop()*(len(skips) > 0))"),
-    ("skips in the wrong order", "efficient_unet", "h = self.join(h, features[-1-k])", "h = self.join(h, features[k - len(features)])"),
-    ("time dropped", "unet", "emb,words = self.time(log_snr), None", "emb,words = 0*self.time(log_snr), None"),
-    ("augmentation level unused", "unet", "emb + self.aug(aug_log_snr)", "emb + 0*self.aug(aug_log_snr)"),
-    ("low-res picture ignored", "efficient_unet", "x = torch.cat([z_t, lowres], dim=1)", "x = torch.cat([z_t, z_t], dim=1)"),
-    ("scale missing in FiLM", "layers", "normalize(self.norm2, h), 1 + scale)", "normalize(self.norm2, h), torch.ones_like(scale))"),
-    ("norm missing in the block", "layers", "h = F.silu(normalize(self.norm1, x))", "h = F.silu(x)"),
-    ("norm missing on the words", "layers", "self.text_kv(self.text_norm(text.tokens))", "self.text_kv(text.tokens)"),
-    ("heads mixed up", "layers", "return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)", "return x.unflatten(-1, (self.head_dim, -1)).movedim(-1, 1)"),
-    ("attention speaks from the start", "layers", "self.out = zero_init(nn.Linear(self.inner, channels))", "self.out = nn.Linear(self.inner, channels)"),
-    ("even and odd pixels swapped", "layers", "torch.stack([a + b, c], -1)])", "torch.stack([a, b + c], -1)])"),
-    ("averaging before the activation", "layers", "        h = F.silu(normalize(self.norm1, x))\n        if self.resample==\"down\": h = resample(h, \"down\")", "        h = F.silu(normalize(self.norm1, resample(x, \"down\") if self.resample==\"down\" else x))"),
-    ("recomputation cuts the gradient", "unet", "return checkpoint(block, *args, use_reentrant=False)", "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)"),
-    ("noise after enlargement", "cascade", "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))", "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)"),
-    ("augmentation level not told", "cascade", "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)", "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)"),
-    ("sampling forgets the residual", "cascade", "return out + low if stage.config.is_residual else out", "return out"),
-    ("margin off by one", "cascade", "return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]", "return images[..., m-1:-m-1, m:-m], low[..., 1:-1, 1:-1]"),
-    ("captions never dropped in training", "cascade", "text = drop_text(batch.text, draws.keep_text)", "text = batch.text"),
-    ("average never updated", "training", "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))", "pass"),
-    ("loss around the wrapper", "training", "self.stage = Stage(config, self.accelerator.prepare(self.network))", "self.accelerator.prepare(self.network)"),
-    ("a stream of random numbers", "training", "g = keyed_generator(seed, n, \"draw\")", "g = None"),
-    ("every process takes the same samples", "training", "step*self.config.batch + self.rank*share", "step*self.config.batch"),
-    ("optimizer state not restored", "training", "load_optimizer_tensors(self.optimizers, tensors[\"optimizer\"])", "pass"),
-    ("low-res pictures share one seed", "cascade", "keyed_noise(seeds, low.shape[1:]", "keyed_noise(seeds[:1]*len(seeds), low.shape[1:]"),
-    ("low-res margin black in sampling", "cascade", "mode=\"replicate\"", "mode=\"constant\""),
-    ("low-res pictures of the branches mixed up", "cascade", "low.repeat(branches, 1, 1, 1)", "low.repeat_interleave(branches, 0)"),
-    ("loss forgets the residual", "cascade", "if c.is_residual: prediction = prediction + lowres", "pass"),
+    (
+        "pooled caption unused",
+        "unet",
+        "emb = emb + self.pool(words)",
+        "emb = emb + 0*self.pool(words)",
+    ),
+    (
+        "attention before the block",
+        "efficient_unet",
+        "            h = block(h, emb)\n            if attend is not None: h = attend(h, words)",
+        "            if attend is not None: h = attend(h, words)\n            h = block(h, emb)",
+    ),
+    (
+        "last skip dropped",
+        "unet",
+        "if layer.takes_skip: h = self.join(h, skips.pop())",
+        "if layer.takes_skip: h = self.join(h, skips.pop()*(len(skips) > 0))",
+    ),
+    (
+        "skips in the wrong order",
+        "efficient_unet",
+        "h = self.join(h, features[-1-k])",
+        "h = self.join(h, features[k - len(features)])",
+    ),
+    (
+        "time dropped",
+        "unet",
+        "emb,words = self.time(log_snr), None",
+        "emb,words = 0*self.time(log_snr), None",
+    ),
+    (
+        "augmentation level unused",
+        "unet",
+        "emb + self.aug(aug_log_snr)",
+        "emb + 0*self.aug(aug_log_snr)",
+    ),
+    (
+        "low-res picture ignored",
+        "efficient_unet",
+        "x = torch.cat([z_t, lowres], dim=1)",
+        "x = torch.cat([z_t, z_t], dim=1)",
+    ),
+    (
+        "scale missing in FiLM",
+        "layers",
+        "normalize(self.norm2, h), 1 + scale)",
+        "normalize(self.norm2, h), torch.ones_like(scale))",
+    ),
+    (
+        "norm missing in the block",
+        "layers",
+        "h = F.silu(normalize(self.norm1, x))",
+        "h = F.silu(x)",
+    ),
+    (
+        "norm missing on the words",
+        "layers",
+        "self.text_kv(self.text_norm(text.tokens))",
+        "self.text_kv(text.tokens)",
+    ),
+    (
+        "heads mixed up",
+        "layers",
+        "return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)",
+        "return x.unflatten(-1, (self.head_dim, -1)).movedim(-1, 1)",
+    ),
+    (
+        "attention speaks from the start",
+        "layers",
+        "self.out = zero_init(nn.Linear(self.inner, channels))",
+        "self.out = nn.Linear(self.inner, channels)",
+    ),
+    (
+        "even and odd pixels swapped",
+        "layers",
+        "torch.stack([a + b, c], -1)])",
+        "torch.stack([a, b + c], -1)])",
+    ),
+    (
+        "averaging before the activation",
+        "layers",
+        '        h = F.silu(normalize(self.norm1, x))\n        if self.resample=="down": h = resample(h, "down")',
+        '        h = F.silu(normalize(self.norm1, resample(x, "down") if self.resample=="down" else x))',
+    ),
+    (
+        "recomputation cuts the gradient",
+        "unet",
+        "return checkpoint(block, *args, use_reentrant=False)",
+        "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)",
+    ),
+    (
+        "noise after enlargement",
+        "cascade",
+        "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))",
+        "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)",
+    ),
+    (
+        "augmentation level not told",
+        "cascade",
+        "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)",
+        "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)",
+    ),
+    (
+        "sampling forgets the residual",
+        "cascade",
+        "return out + low if stage.config.is_residual else out",
+        "return out",
+    ),
+    (
+        "margin off by one",
+        "cascade",
+        "return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]",
+        "return images[..., m-1:-m-1, m:-m], low[..., 1:-1, 1:-1]",
+    ),
+    (
+        "captions never dropped in training",
+        "cascade",
+        "text = drop_text(batch.text, draws.keep_text)",
+        "text = batch.text",
+    ),
+    (
+        "average never updated",
+        "training",
+        "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))",
+        "pass",
+    ),
+    (
+        "loss around the wrapper",
+        "training",
+        "self.stage = Stage(config, self.accelerator.prepare(self.network))",
+        "self.accelerator.prepare(self.network)",
+    ),
+    ("a stream of random numbers", "training", 'g = keyed_generator(seed, n, "draw")', "g = None"),
+    (
+        "every process takes the same samples",
+        "training",
+        "step*self.config.batch + self.rank*share",
+        "step*self.config.batch",
+    ),
+    (
+        "optimizer state not restored",
+        "training",
+        'load_optimizer_tensors(self.optimizers, tensors["optimizer"])',
+        "pass",
+    ),
+    (
+        "low-res pictures share one seed",
+        "cascade",
+        "keyed_noise(seeds, low.shape[1:]",
+        "keyed_noise(seeds[:1]*len(seeds), low.shape[1:]",
+    ),
+    ("low-res margin black in sampling", "cascade", 'mode="replicate"', 'mode="constant"'),
+    (
+        "low-res pictures of the branches mixed up",
+        "cascade",
+        "low.repeat(branches, 1, 1, 1)",
+        "low.repeat_interleave(branches, 0)",
+    ),
+    (
+        "loss forgets the residual",
+        "cascade",
+        "if c.is_residual: prediction = prediction + lowres",
+        "pass",
+    ),
     ("an untrained stage draws", "cascade", "if not stage.is_trained:", "if False:"),
-    ("loading calls every stage trained", "cascade", "    stage.is_trained = is_trained", "    stage.is_trained = True"),
-    ("average weighs the wrong side", "training", "list(network.parameters()), 1 - decay)", "list(network.parameters()), decay)"),
-    ("warm-up one step late", "training", "return c.lr*(step + 1)/c.warmup", "return c.lr*step/c.warmup"),
+    (
+        "loading calls every stage trained",
+        "cascade",
+        "    stage.is_trained = is_trained",
+        "    stage.is_trained = True",
+    ),
+    (
+        "average weighs the wrong side",
+        "training",
+        "list(network.parameters()), 1 - decay)",
+        "list(network.parameters()), decay)",
+    ),
+    (
+        "warm-up one step late",
+        "training",
+        "return c.lr*(step + 1)/c.warmup",
+        "return c.lr*step/c.warmup",
+    ),
     ("gradients pile up", "training", "o.zero_grad(set_to_none=True)", "pass"),
-    ("gradient never clipped", "training", "self.network.parameters(), self.config.clip)", "self.network.parameters(), math.inf)"),
+    (
+        "gradient never clipped",
+        "training",
+        "self.network.parameters(), self.config.clip)",
+        "self.network.parameters(), math.inf)",
+    ),
     ("steps that are not finite are taken", "training", "bool(norm.isfinite())", "True"),
-    ("a signal heard by one process alone", "training", "any_rank(self.accelerator, stop.received)", "stop.received"),
-    ("resume starts counting anew", "training", "self.step,self.row = meta[\"step\"],", "self.row ="),
-    ("a row of the log begun anew", "training", "self.step,self.row = meta[\"step\"], meta.get(\"log\")", "self.step = meta[\"step\"]"),
-    ("average not resumed", "training", "load_into(self.average, tensors[\"average\"], f\"{where}, average\")", "pass"),
-    ("weights that are not finite are saved", "training", "if not (is_finite(self.network) and is_finite(self.average)):", "if False:"),
+    (
+        "a signal heard by one process alone",
+        "training",
+        "any_rank(self.accelerator, stop.received)",
+        "stop.received",
+    ),
+    ("resume starts counting anew", "training", 'self.step,self.row = meta["step"],', "self.row ="),
+    (
+        "a row of the log begun anew",
+        "training",
+        'self.step,self.row = meta["step"], meta.get("log")',
+        'self.step = meta["step"]',
+    ),
+    (
+        "average not resumed",
+        "training",
+        'load_into(self.average, tensors["average"], f"{where}, average")',
+        "pass",
+    ),
+    (
+        "weights that are not finite are saved",
+        "training",
+        "if not (is_finite(self.network) and is_finite(self.average)):",
+        "if False:",
+    ),
     ("augmentation level not limited", "training", "u[1]*aug_max", "u[1]"),
-    ("crop without its margin", "training", "return Crop(top - margin, left - margin,", "return Crop(top, left,"),
-    ("captions of the first epoch for ever", "training", "self.dataset.caption(i, n//total)", "self.dataset.caption(i, 0)"),
-    ("digest not checked", "checkpoint", "if actual != entry[\"sha256\"]:", "if False:"),
+    (
+        "crop without its margin",
+        "training",
+        "return Crop(top - margin, left - margin,",
+        "return Crop(top, left,",
+    ),
+    (
+        "captions of the first epoch for ever",
+        "training",
+        "self.dataset.caption(i, n//total)",
+        "self.dataset.caption(i, 0)",
+    ),
+    ("digest not checked", "checkpoint", 'if actual != entry["sha256"]:', "if False:"),
     ("manifest not checked", "checkpoint", "if stated != actual or", "if False and"),
     ("any name in a manifest", "checkpoint", "if not NAME.fullmatch(name) or", "if False and"),
-    ("old checkpoint deleted before the new one stands", "checkpoint", "        os.rename(path, old)\n", "        shutil.rmtree(path)\n"),
-    ("what a dead writer left is not found", "checkpoint", "return next((p for p in _siblings(path) if _is_complete(p)), path)", "return path"),
-    ("a live writer's files removed", "checkpoint", "    host, pid, token = match[3]", "    return True\n    host, pid, token = match[3]"),
+    (
+        "old checkpoint deleted before the new one stands",
+        "checkpoint",
+        "        os.rename(path, old)\n",
+        "        shutil.rmtree(path)\n",
+    ),
+    (
+        "what a dead writer left is not found",
+        "checkpoint",
+        "return next((p for p in _siblings(path) if _is_complete(p)), path)",
+        "return path",
+    ),
+    (
+        "a live writer's files removed",
+        "checkpoint",
+        "    host, pid, token = match[3]",
+        "    return True\n    host, pid, token = match[3]",
+    ),
     ("pruning trusts the newest", "checkpoint", "    verify(found[0])\n", ""),
     ("oldest checkpoint first", "checkpoint", "sorted(found, reverse=True)", "sorted(found)"),
-    ("two runs in one directory", "checkpoint", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    (
+        "two runs in one directory",
+        "checkpoint",
+        "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+    ),
     ("weights loaded though some do not fit", "checkpoint", "    if differ:\n", "    if False:\n"),
-    ("nearest-neighbour shrinking", "data", "mode=\"bilinear\", antialias=True", "mode=\"nearest\""),
+    ("nearest-neighbour shrinking", "data", 'mode="bilinear", antialias=True', 'mode="nearest"'),
 ]
 
 
 def plant(folder: Path, module: str, right: str, wrong: str):
     "Write the wrong text into a copy."
-    file = folder/"imagen_nb"/f"{module}.py"
+    file = folder / "imagen_nb" / f"{module}.py"
     text = file.read_text()
-    if right not in text: raise SystemExit(f"faults.py: {module}.py no longer holds {right!r}")
+    if right not in text:
+        raise SystemExit(f"faults.py: {module}.py no longer holds {right!r}")
     file.write_text(text.replace(right, wrong))
 
 
@@ -119,17 +446,52 @@ def is_caught(fault) -> tuple[bool, str]:
     "Run the tests over a copy with one fault; the first failing test is named."
     what, module, right, wrong = fault
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("imagen_nb", "tests", "data", "tools", "bench"): shutil.copytree(ROOT/name, Path(folder)/name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pytest.ini", "settings.ini"): shutil.copy(ROOT/name, folder)
+        for name in ("imagen_nb", "tests", "data", "tools", "bench"):
+            shutil.copytree(
+                ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        for name in ("pytest.ini", "settings.ini"):
+            shutil.copy(ROOT / name, folder)
         plant(Path(folder), module, right, wrong)
-        env = dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{folder}/tests", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
-        files = [str(Path(folder)/"tests"/f"test_{n}.py") for n in sorted(ORDER, key=lambda n: n != module)]
-        run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files], cwd=folder, env=env, capture_output=True, text=True)
-    failed = [line.split(" - ")[0] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        env = dict(
+            os.environ,
+            PYTHONPATH=f"{folder}{os.pathsep}{folder}/tests",
+            OMP_NUM_THREADS="1",
+            PYTHONDONTWRITEBYTECODE="1",
+        )
+        files = [
+            str(Path(folder) / "tests" / f"test_{n}.py")
+            for n in sorted(ORDER, key=lambda n: n != module)
+        ]
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+    failed = [
+        line.split(" - ")[0]
+        for line in run.stdout.splitlines()
+        if line.startswith(("FAILED", "ERROR"))
+    ]
     return run.returncode != 0, failed[0] if failed else f"exit {run.returncode}"
 
 
-ORDER = ("diffusion", "sampling", "guidance", "thresholding", "mixture", "laboratory", "networks", "cascade", "checkpoint", "training", "data", "soak")
+ORDER = (
+    "diffusion",
+    "sampling",
+    "guidance",
+    "thresholding",
+    "mixture",
+    "laboratory",
+    "networks",
+    "cascade",
+    "checkpoint",
+    "training",
+    "data",
+    "soak",
+)
 
 
 def main(names: list[str]) -> int:
@@ -143,4 +505,5 @@ def main(names: list[str]) -> int:
     return caught != len(chosen)
 
 
-if __name__ == "__main__": sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

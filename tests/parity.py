@@ -2,6 +2,7 @@
 
 What has to be matched is listed in `CONVENTIONS`; `UNMATCHED` are some of it, for `tools/prove_samplers.py` to say what each is worth.
 """
+
 import math
 
 import torch
@@ -30,43 +31,78 @@ CONVENTIONS = [
     "v is alpha*eps - sigma*x0 in both; epsilon and v are turned into x0_hat before the threshold",
     "dynamic_thresholding_ratio is a share (0.995), with linear interpolation between neighbours, per picture over all channels",
 ]
-KINDS = {"ddpm gamma 0": (sample_ddpm, dict(gamma=0.)), "ddpm gamma 0.3": (sample_ddpm, dict(gamma=.3)), "ddpm gamma 1": (sample_ddpm, dict(gamma=1.)),
-         "ddim eta 0": (sample_ddim, dict(eta=0.)), "ddim eta 0.5": (sample_ddim, dict(eta=.5)), "ddim eta 1": (sample_ddim, dict(eta=1.)),
-         "dpmpp_2m": (sample_dpmpp_2m, {})}
-BETAS, PREDICTIONS, STEPS, THRESHOLDS = ("squaredcos_cap_v2", "linear"), dict(epsilon="eps", v_prediction="v", sample="x0"), (5, 20, 100), (False, True)
-RATIO, CAP, CLEAN = .95, 100., 60.
-UNMATCHED = {"DDIM steps not at 1000//n": ("ddim eta 0", dict(timestep_spacing="linspace")),
-             "DDIM ends at timestep 0": ("ddim eta 0", dict(set_alpha_to_one=False)),
-             "x0_hat clipped by default": ("ddpm gamma 0", dict(clip_sample=True)),
-             "sample_max_value left at 1": ("ddpm gamma 0", dict(thresholding=True, sample_max_value=1.)),
-             "DPM-Solver++ by Heun": ("dpmpp_2m", dict(solver_type="heun")),
-             "DPM-Solver++ ends at its smallest sigma": ("dpmpp_2m", dict(final_sigmas_type="sigma_min")),
-             "float32 tables": ("ddpm gamma 0", dict(double=False)),
-             "DDIM keeps the eps of before the threshold": ("ddim eta 0", dict(thresholding=True, recompute=False))}
+KINDS = {
+    "ddpm gamma 0": (sample_ddpm, dict(gamma=0.0)),
+    "ddpm gamma 0.3": (sample_ddpm, dict(gamma=0.3)),
+    "ddpm gamma 1": (sample_ddpm, dict(gamma=1.0)),
+    "ddim eta 0": (sample_ddim, dict(eta=0.0)),
+    "ddim eta 0.5": (sample_ddim, dict(eta=0.5)),
+    "ddim eta 1": (sample_ddim, dict(eta=1.0)),
+    "dpmpp_2m": (sample_dpmpp_2m, {}),
+}
+BETAS, PREDICTIONS, STEPS, THRESHOLDS = (
+    ("squaredcos_cap_v2", "linear"),
+    dict(epsilon="eps", v_prediction="v", sample="x0"),
+    (5, 20, 100),
+    (False, True),
+)
+RATIO, CAP, CLEAN = 0.95, 100.0, 60.0
+UNMATCHED = {
+    "DDIM steps not at 1000//n": ("ddim eta 0", dict(timestep_spacing="linspace")),
+    "DDIM ends at timestep 0": ("ddim eta 0", dict(set_alpha_to_one=False)),
+    "x0_hat clipped by default": ("ddpm gamma 0", dict(clip_sample=True)),
+    "sample_max_value left at 1": ("ddpm gamma 0", dict(thresholding=True, sample_max_value=1.0)),
+    "DPM-Solver++ by Heun": ("dpmpp_2m", dict(solver_type="heun")),
+    "DPM-Solver++ ends at its smallest sigma": ("dpmpp_2m", dict(final_sigmas_type="sigma_min")),
+    "float32 tables": ("ddpm gamma 0", dict(double=False)),
+    "DDIM keeps the eps of before the threshold": (
+        "ddim eta 0",
+        dict(thresholding=True, recompute=False),
+    ),
+}
 
 
 def network(z, log_snr):
     "A prediction with no structure that could hide a mistake."
-    return torch.tanh(1.3*z + .1*log_snr.reshape(-1, *[1]*(z.ndim-1)) + .2)
+    return torch.tanh(1.3 * z + 0.1 * log_snr.reshape(-1, *[1] * (z.ndim - 1)) + 0.2)
 
 
 def their_scheduler(kind, betas, prediction, threshold, n, double=True, **changes):
     "diffusers' scheduler, set up as `CONVENTIONS` says, with tables in float64."
     import diffusers
-    common = dict(beta_start=1e-4, beta_end=.02, beta_schedule=betas, prediction_type=prediction,
-                  thresholding=threshold, dynamic_thresholding_ratio=RATIO, sample_max_value=CAP)
-    changes = {"clip_sample": False, "timestep_spacing": "leading", **changes} if kind != "dpmpp_2m" else changes
+
+    common = dict(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule=betas,
+        prediction_type=prediction,
+        thresholding=threshold,
+        dynamic_thresholding_ratio=RATIO,
+        sample_max_value=CAP,
+    )
+    changes = (
+        {"clip_sample": False, "timestep_spacing": "leading", **changes}
+        if kind != "dpmpp_2m"
+        else changes
+    )
     if kind == "dpmpp_2m":
-        common.update(algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero", timestep_spacing="linspace")
+        common.update(
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+            final_sigmas_type="zero",
+            timestep_spacing="linspace",
+        )
         scheduler = diffusers.DPMSolverMultistepScheduler(**common | changes)
-    elif kind.startswith("ddim"): scheduler = diffusers.DDIMScheduler(**common | changes)
+    elif kind.startswith("ddim"):
+        scheduler = diffusers.DDIMScheduler(**common | changes)
     else:
         variance = {"0": "fixed_small", "1": "fixed_large"}.get(kind.split()[-1], "learned_range")
         scheduler = diffusers.DDPMScheduler(**common | dict(variance_type=variance) | changes)
     if double:
         scheduler.betas = scheduler.betas.double()
-        scheduler.alphas_cumprod = (1-scheduler.betas).cumprod(0)
-        scheduler.one = torch.tensor(1.).double()
+        scheduler.alphas_cumprod = (1 - scheduler.betas).cumprod(0)
+        scheduler.one = torch.tensor(1.0).double()
         ends_clean = getattr(scheduler.config, "set_alpha_to_one", True)
         scheduler.final_alpha_cumprod = scheduler.one if ends_clean else scheduler.alphas_cumprod[0]
     scheduler.set_timesteps(n)
@@ -75,22 +111,26 @@ def their_scheduler(kind, betas, prediction, threshold, n, double=True, **change
 
 def levels(scheduler):
     "The log-SNR their scheduler visits, and our end."
-    if hasattr(scheduler, "sigmas"): visited = -2*scheduler.sigmas[:-1].double().log()
+    if hasattr(scheduler, "sigmas"):
+        visited = -2 * scheduler.sigmas[:-1].double().log()
     else:
         abar = scheduler.alphas_cumprod[scheduler.timesteps]
-        visited = torch.log(abar/(1-abar)).double()
+        visited = torch.log(abar / (1 - abar)).double()
     return torch.cat([visited, torch.tensor([CLEAN]).double()])
 
 
 def their_steps(kind, scheduler, grid, z, g, recompute=True):
     "(z, x0_hat) after each of their steps; DPM-Solver++ does not tell x0_hat."
     options = dict(KINDS[kind][1])
-    gamma = options.pop("gamma", 0.)
-    if kind.startswith("ddim") and scheduler.config.thresholding: options["use_clipped_model_output"] = recompute
-    if kind != "dpmpp_2m": options["generator"] = g
+    gamma = options.pop("gamma", 0.0)
+    if kind.startswith("ddim") and scheduler.config.thresholding:
+        options["use_clipped_model_output"] = recompute
+    if kind != "dpmpp_2m":
+        options["generator"] = g
     for i, t in enumerate(scheduler.timesteps):
         out = network(z, grid[i].to(z).expand(len(z)))
-        if scheduler.config.get("variance_type") == "learned_range": out = torch.cat([out, torch.full_like(out, 2*gamma-1)], 1)
+        if scheduler.config.get("variance_type") == "learned_range":
+            out = torch.cat([out, torch.full_like(out, 2 * gamma - 1)], 1)
         step = scheduler.step(out, t, z, **options)
         z = step.prev_sample
         yield z, getattr(step, "pred_original_sample", None)
@@ -100,16 +140,30 @@ def largest_difference(kind, betas, prediction, threshold, n, recompute=True, **
     "Largest difference of any step's z or x0_hat, relative to its largest value: ours in float64, each on its own path."
     scheduler = their_scheduler(kind, betas, prediction, threshold, n, **changes)
     grid, draws = levels(scheduler), torch.Generator().manual_seed(7)
-    start = 1.3*torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = 1.3 * torch.randn(
+        2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     sampler, options = KINDS[kind]
+
     def denoise(z, log_snr):
         x0_hat = to_x0(network(z, log_snr), z, log_snr, PREDICTIONS[prediction])
         return dynamic_threshold(x0_hat, RATIO, CAP) if threshold else x0_hat
-    def noise(i, z): return torch.randn(z.shape, generator=draws, dtype=z.dtype)
+
+    def noise(i, z):
+        return torch.randn(z.shape, generator=draws, dtype=z.dtype)
+
     ours = sampler(denoise, start, grid, noise=noise, **options)
-    theirs = their_steps(kind, scheduler, grid, start.float() if kind == "dpmpp_2m" else start, torch.Generator().manual_seed(7), recompute)
-    worst = 0.
+    theirs = their_steps(
+        kind,
+        scheduler,
+        grid,
+        start.float() if kind == "dpmpp_2m" else start,
+        torch.Generator().manual_seed(7),
+        recompute,
+    )
+    worst = 0.0
     for (_, *mine), other in zip(ours, theirs, strict=True):
         for a, b in zip(mine, other):
-            if b is not None: worst = max(worst, ((a-b).abs().max()/b.abs().max()).item())
+            if b is not None:
+                worst = max(worst, ((a - b).abs().max() / b.abs().max()).item())
     return worst if math.isfinite(worst) else math.inf

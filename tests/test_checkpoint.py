@@ -1,4 +1,5 @@
 "Directories are complete or do not exist: damage is named, kills lose nothing."
+
 import errno
 import hashlib
 import json
@@ -14,8 +15,14 @@ import torch
 
 from imagen_nb import checkpoint
 from imagen_nb.checkpoint import (
-    CheckpointError, assets, checkpoints, load_directory, load_meta, prune,
-    save_directory, verify,
+    CheckpointError,
+    assets,
+    checkpoints,
+    load_directory,
+    load_meta,
+    prune,
+    save_directory,
+    verify,
 )
 
 META = {"step": 7, "config": {"dim": 64, "mults": [1, 2]}, "name": "Größe", "none": None}
@@ -61,6 +68,7 @@ def rewrite_manifest(path, change):
 
 # ---- round trip
 
+
 def test_round_trip(saved):
     tensors, meta = load_directory(saved)
     assert_equal(tensors, groups())
@@ -68,8 +76,11 @@ def test_round_trip(saved):
     verify(saved)
     names = {p.name for p in saved.iterdir()}
     assert names == {
-        "network.safetensors", "optimizer.safetensors", "nothing.safetensors",
-        "meta.json", "manifest.json",
+        "network.safetensors",
+        "optimizer.safetensors",
+        "nothing.safetensors",
+        "meta.json",
+        "manifest.json",
     }
     assert [p.name for p in saved.parent.iterdir()] == ["step-7"]
 
@@ -77,8 +88,12 @@ def test_round_trip(saved):
 def test_views_and_shared_memory(tmp_path):
     base = torch.arange(24.0).view(2, 3, 2, 2)
     tensors = {
-        "view": base[:, 1], "same": base, "tied": base, "turned": base.transpose(0, 1),
-        "last": base.to(memory_format=torch.channels_last), "corner": base[0, 0, 0, 0],
+        "view": base[:, 1],
+        "same": base,
+        "tied": base,
+        "turned": base.transpose(0, 1),
+        "last": base.to(memory_format=torch.channels_last),
+        "corner": base[0, 0, 0, 0],
         "parameter": torch.nn.Parameter(base),
     }
     save_directory(tmp_path / "a", {"network": tensors}, {})
@@ -109,27 +124,33 @@ def test_what_it_refuses_to_replace(tmp_path, saved):
     (tmp_path / "file").write_text("")
     (saved / "notes.md").write_text("mine")
     load_directory(saved)  # a file beside ours does no harm
-    for path, what in ((tmp_path / "home", "letter.txt"), (tmp_path / "file", "a file"),
-                       (saved, "notes.md")):
+    for path, what in (
+        (tmp_path / "home", "letter.txt"),
+        (tmp_path / "file", "a file"),
+        (saved, "notes.md"),
+    ):
         with pytest.raises(CheckpointError, match=what):
             save_directory(path, groups(), META)
     assert (tmp_path / "home" / "letter.txt").exists()
 
 
-@pytest.mark.parametrize("tensors, meta, what", [
-    ({"../x": {}}, {}, "'../x'"),
-    ({".hidden": {}}, {}, "'.hidden'"),
-    ({"a/b": {}}, {}, "'a/b'"),
-    ({"a": {"w": 1.0}}, {}, "a float"),
-    ({"a": {3: torch.zeros(1)}}, {}, "3"),
-    ({"a": {"w": torch.zeros(1, device="meta")}}, {}, "meta"),
-    ({"a": {"w": torch.eye(2).to_sparse()}}, {}, "sparse"),
-    ({}, {1: 2}, "a key of meta"),
-    ({}, {"a": [{"b": {None: 1}}]}, "a key of meta"),
-    ({}, {"a": float("nan")}, "JSON"),
-    ({}, {"a": torch.zeros(1)}, "JSON"),
-    ({}, [1], "expected a dict"),
-])
+@pytest.mark.parametrize(
+    "tensors, meta, what",
+    [
+        ({"../x": {}}, {}, "'../x'"),
+        ({".hidden": {}}, {}, "'.hidden'"),
+        ({"a/b": {}}, {}, "'a/b'"),
+        ({"a": {"w": 1.0}}, {}, "a float"),
+        ({"a": {3: torch.zeros(1)}}, {}, "3"),
+        ({"a": {"w": torch.zeros(1, device="meta")}}, {}, "meta"),
+        ({"a": {"w": torch.eye(2).to_sparse()}}, {}, "sparse"),
+        ({}, {1: 2}, "a key of meta"),
+        ({}, {"a": [{"b": {None: 1}}]}, "a key of meta"),
+        ({}, {"a": float("nan")}, "JSON"),
+        ({}, {"a": torch.zeros(1)}, "JSON"),
+        ({}, [1], "expected a dict"),
+    ],
+)
 def test_arguments_it_refuses(tmp_path, tensors, meta, what):
     with pytest.raises(ValueError, match=what):
         save_directory(tmp_path / "a", tensors, meta)
@@ -137,6 +158,7 @@ def test_arguments_it_refuses(tmp_path, tensors, meta, what):
 
 
 # ---- damage
+
 
 def files_of(path):
     return sorted(p for p in path.iterdir() if p.name != "nothing.safetensors")
@@ -217,10 +239,19 @@ def test_another_format_is_refused_by_name(saved):
         checkpoints(saved.parent)
 
 
-@pytest.mark.parametrize("name", [
-    "../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "weights.pkl",
-    "C:\\x.safetensors", ".hidden.safetensors", "x\n.safetensors",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "weights.pkl",
+        "C:\\x.safetensors",
+        ".hidden.safetensors",
+        "x\n.safetensors",
+    ],
+)
 def test_hostile_names_in_a_manifest(saved, name):
     entry = {"bytes": 1, "sha256": "0" * 64}
     rewrite_manifest(saved, lambda m: m["files"].update({name: entry}))
@@ -228,14 +259,17 @@ def test_hostile_names_in_a_manifest(saved, name):
         load_directory(saved)
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m.pop("files"),
-    lambda m: m.update(files=[]),
-    lambda m: m["files"].pop("meta.json"),
-    lambda m: m["files"].update({"meta.json": None}),
-    lambda m: m["files"]["meta.json"].update(bytes="9"),
-    lambda m: m["files"]["meta.json"].update(more=1),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("files"),
+        lambda m: m.update(files=[]),
+        lambda m: m["files"].pop("meta.json"),
+        lambda m: m["files"].update({"meta.json": None}),
+        lambda m: m["files"]["meta.json"].update(bytes="9"),
+        lambda m: m["files"]["meta.json"].update(more=1),
+    ],
+)
 def test_malformed_manifests(saved, change):
     rewrite_manifest(saved, change)
     with pytest.raises(CheckpointError):
@@ -262,6 +296,7 @@ def test_hostile_contents_with_sound_digests(saved):
 
 
 # ---- many
+
 
 def test_checkpoints_newest_first(tmp_path):
     for name in ("step-9", "step-10", "step-2", "step_11", "8"):
@@ -296,6 +331,7 @@ def test_prune_keeps_the_newest_and_only_if_it_is_sound(tmp_path):
 
 
 # ---- failures while writing
+
 
 def test_a_failed_write_changes_nothing(saved, monkeypatch):
     flush, calls = checkpoint._flush, []
@@ -404,7 +440,9 @@ KILLS = """
         prune(folder, 2)
 """
 
-RANDOM = KILLS + """
+RANDOM = (
+    KILLS
+    + """
     folder, r, n, died = Path(sys.argv[1]), random.Random(0), 1, 0
     save(folder, n)
     t = time.time(); settle(folder, n + 1); n += 2
@@ -429,8 +467,11 @@ RANDOM = KILLS + """
         died += 1
     print(json.dumps({"kills": died}))
 """
+)
 
-SWEEP = KILLS + """
+SWEEP = (
+    KILLS
+    + """
     folder = Path(sys.argv[1])
     save(folder, 1)
     n, k, phases = 2, 0, []
@@ -468,13 +509,16 @@ SWEEP = KILLS + """
         n += 1
     print(json.dumps({"kills": len(phases), "between renames": phases.count(False)}))
 """
+)
 
 
 def run(script, folder):
     folder.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(folder)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -491,6 +535,7 @@ def test_sigkill_at_every_step_of_a_save(tmp_path):
 
 
 # ---- assets
+
 
 def test_assets_are_found():
     assert assets().is_dir()

@@ -1,4 +1,5 @@
 """The command line: whole tiny runs, stopping and going on, pictures of one's own, and errors in one line."""
+
 import json
 import os
 import shutil
@@ -22,10 +23,25 @@ from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, change, find_recipe, paper, toy, toy_full
 from imagen_nb.text import EmbeddingCache, TextEncoder
 
-TINY = [f"--set={path}={value}" for k in range(3) for path, value in (
-    (f"training.{k}.steps", 2), (f"training.{k}.batch", 4), (f"training.{k}.warmup", 1), (f"stages.{k}.steps", 2))]
-TINY += ["--set=stages.0.network.dim=16", "--set=stages.0.network.head_dim=16", "--set=stages.1.network.channels=(16,16)",
-         "--set=stages.2.network.channels=(16,16)", "--validate-every=0", "--sample-every=0", "--processes=1"]
+TINY = [
+    f"--set={path}={value}"
+    for k in range(3)
+    for path, value in (
+        (f"training.{k}.steps", 2),
+        (f"training.{k}.batch", 4),
+        (f"training.{k}.warmup", 1),
+        (f"stages.{k}.steps", 2),
+    )
+]
+TINY += [
+    "--set=stages.0.network.dim=16",
+    "--set=stages.0.network.head_dim=16",
+    "--set=stages.1.network.channels=(16,16)",
+    "--set=stages.2.network.channels=(16,16)",
+    "--validate-every=0",
+    "--sample-every=0",
+    "--processes=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,148 +50,371 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures")
     world = ShapesWorld("train", level="quick", size=64)
     for i in range(6):
-        image_grid(world.images([i]), padding=0).save(path/f"{i}.png")
-        (path/f"{i}.txt").write_text(world.caption(i) if i else "")
+        image_grid(world.images([i]), padding=0).save(path / f"{i}.png")
+        (path / f"{i}.txt").write_text(world.caption(i) if i else "")
     return path
 
 
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
     "A run on those pictures."
-    out = tmp_path_factory.mktemp("runs")/"own"
+    out = tmp_path_factory.mktemp("runs") / "own"
     assert main(["train", "toy", "--data", str(folder), "--out", str(out), *TINY]) == 0
     return out
 
 
 def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(runs, "open_data", lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40))
-    command = ["train", "toy", "--out", str(tmp_path/"run"), "--held-out", "2", *TINY, "--validate-every=2", "--sample-every=2"]
+    monkeypatch.setattr(
+        runs,
+        "open_data",
+        lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40),
+    )
+    command = [
+        "train",
+        "toy",
+        "--out",
+        str(tmp_path / "run"),
+        "--held-out",
+        "2",
+        *TINY,
+        "--validate-every=2",
+        "--sample-every=2",
+    ]
     assert main(command) == 0
-    scores = json.loads((tmp_path/"run"/"scores.json").read_text())
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert {"32", "128", "512", "seconds"} == set(scores) and scores["512"]["all"]["all"]["n"] == 2
-    for name in ("samples.png", "model/manifest.json", "samples/00001_512.png", "32px/log.jsonl", "128px/log.csv", "512px/samples/step_00000002.png"):
-        assert (tmp_path/"run"/name).exists(), name
+    for name in (
+        "samples.png",
+        "model/manifest.json",
+        "samples/00001_512.png",
+        "32px/log.jsonl",
+        "128px/log.csv",
+        "512px/samples/step_00000002.png",
+    ):
+        assert (tmp_path / "run" / name).exists(), name
     for size in (32, 128, 512):
-        check, look = (json.loads((tmp_path/"run"/f"{size}px"/f"{name}.jsonl").read_text()) for name in ("validation", "samples"))
-        assert check["on"] == "valid" and check["n"] == 64 and (look["lowres_gap"] is None) == (size == 32)
+        check, look = (
+            json.loads((tmp_path / "run" / f"{size}px" / f"{name}.jsonl").read_text())
+            for name in ("validation", "samples")
+        )
+        assert (
+            check["on"] == "valid"
+            and check["n"] == 64
+            and (look["lowres_gap"] is None) == (size == 32)
+        )
     assert main(command) == 0 and "is finished" in capsys.readouterr().out
     assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
 
 
 def test_a_run_on_own_pictures(trained, folder, tmp_path, capsys):
-    assert len(list((trained/"samples").glob("*.png"))) == 6 and (trained/"samples.png").exists()
-    out = tmp_path/"pictures"
-    assert main(["sample", "a red circle", "", "--model", str(trained/"model"), "--out", str(out), "--n", "2", "--seed", "5", "--steps", "2,1,1", "--w", "2", "--threshold", "none,static,dynamic"]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["a-red-circle-seed5.png", "a-red-circle-seed6.png", "empty-seed5.png", "empty-seed6.png", "grid.png"]
-    assert Image.open(out/"empty-seed5.png").size == (512, 512)
+    assert (
+        len(list((trained / "samples").glob("*.png"))) == 6 and (trained / "samples.png").exists()
+    )
+    out = tmp_path / "pictures"
+    assert (
+        main(
+            [
+                "sample",
+                "a red circle",
+                "",
+                "--model",
+                str(trained / "model"),
+                "--out",
+                str(out),
+                "--n",
+                "2",
+                "--seed",
+                "5",
+                "--steps",
+                "2,1,1",
+                "--w",
+                "2",
+                "--threshold",
+                "none,static,dynamic",
+            ]
+        )
+        == 0
+    )
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a-red-circle-seed5.png",
+        "a-red-circle-seed6.png",
+        "empty-seed5.png",
+        "empty-seed6.png",
+        "grid.png",
+    ]
+    assert Image.open(out / "empty-seed5.png").size == (512, 512)
     assert len(capsys.readouterr().out.split()) == 5
-    one = Imagen.from_pretrained(trained/"model").sample(["a red circle"], seeds=[6], steps=[2, 1, 1], w=2., threshold=[None, "static", "dynamic"])
-    again, saved = image_grid(one, padding=0), Image.open(out/"a-red-circle-seed6.png")
-    assert max(high for _, high in ImageChops.difference(again, saved).getextrema()) <= 2  # convolutions depend a little on the batch
+    one = Imagen.from_pretrained(trained / "model").sample(
+        ["a red circle"], seeds=[6], steps=[2, 1, 1], w=2.0, threshold=[None, "static", "dynamic"]
+    )
+    again, saved = image_grid(one, padding=0), Image.open(out / "a-red-circle-seed6.png")
+    assert (
+        max(high for _, high in ImageChops.difference(again, saved).getextrema()) <= 2
+    )  # convolutions depend a little on the batch
 
 
 def test_pictures_without_captions(folder, tmp_path):
-    bare = tmp_path/"bare"
+    bare = tmp_path / "bare"
     bare.mkdir()
-    for p in folder.glob("*.png"): (bare/p.name).write_bytes(p.read_bytes())
-    assert main(["train", "toy", "--data", str(bare), "--out", str(tmp_path/"run"), *TINY]) == 0
-    assert len(list((tmp_path/"run"/"samples").glob("empty-seed*.png"))) == runs.EXAMPLES
+    for p in folder.glob("*.png"):
+        (bare / p.name).write_bytes(p.read_bytes())
+    assert main(["train", "toy", "--data", str(bare), "--out", str(tmp_path / "run"), *TINY]) == 0
+    assert len(list((tmp_path / "run" / "samples").glob("empty-seed*.png"))) == runs.EXAMPLES
 
 
 def test_one_stage_at_a_time(folder, tmp_path, capsys):
-    command = ["train", "toy", "--data", str(folder), "--out", str(tmp_path/"run"), *TINY]
+    command = ["train", "toy", "--data", str(folder), "--out", str(tmp_path / "run"), *TINY]
     assert main([*command, "--stage", "1"]) == 0
     assert "never trained: 0, 2 (--stage 0 is next)" in capsys.readouterr().out
-    assert main(["sample", "a", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"none")]) == 2
+    assert (
+        main(
+            [
+                "sample",
+                "a",
+                "--model",
+                str(tmp_path / "run" / "model"),
+                "--out",
+                str(tmp_path / "none"),
+            ]
+        )
+        == 2
+    )
     assert "never trained" in capsys.readouterr().err
     assert main([*command, "--stage", "0"]) == 0
     capsys.readouterr()
-    assert main(["sample", "a", "--model", str(tmp_path/"run"/"model"), "--out", str(tmp_path/"two")]) == 0
-    assert "left out: 512 px" in capsys.readouterr().err and Image.open(tmp_path/"two"/"a-seed0.png").size == (128, 128)
-    assert main(command) == 0 and (tmp_path/"run"/"samples.png").exists()
+    assert (
+        main(
+            [
+                "sample",
+                "a",
+                "--model",
+                str(tmp_path / "run" / "model"),
+                "--out",
+                str(tmp_path / "two"),
+            ]
+        )
+        == 0
+    )
+    assert "left out: 512 px" in capsys.readouterr().err and Image.open(
+        tmp_path / "two" / "a-seed0.png"
+    ).size == (128, 128)
+    assert main(command) == 0 and (tmp_path / "run" / "samples.png").exists()
 
 
 def test_another_encoder(folder, tmp_path, capsys):
     from test_text import random_t5
-    random_t5(tmp_path/"t5")
-    command = ["train", "toy", "--data", str(folder), "--out", str(tmp_path/"run"), *TINY, "--stage", "2"]
-    assert main([*command, "--set", f"encoder={tmp_path/'t5'}"]) == 2 and not (tmp_path/"run").exists()
+
+    random_t5(tmp_path / "t5")
+    command = [
+        "train",
+        "toy",
+        "--data",
+        str(folder),
+        "--out",
+        str(tmp_path / "run"),
+        *TINY,
+        "--stage",
+        "2",
+    ]
+    assert (
+        main([*command, "--set", f"encoder={tmp_path / 't5'}"]) == 2
+        and not (tmp_path / "run").exists()
+    )
     assert "expected 32, the width of encoder" in capsys.readouterr().err
-    assert main([*command, "--encoder", str(tmp_path/"t5")]) == 0
-    model = Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.from_pretrained(tmp_path/"t5"))
+    assert main([*command, "--encoder", str(tmp_path / "t5")]) == 0
+    model = Imagen.from_pretrained(
+        tmp_path / "run" / "model", TextEncoder.from_pretrained(tmp_path / "t5")
+    )
     assert model.encoder.width == 32 and {o.config.network.text_dim for o in model.stages} == {32}
-    shutil.copytree(tmp_path/"t5", tmp_path/"moved")  # another name, the same weights
-    assert Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.from_pretrained(tmp_path/"moved")).encoder.width == 32
-    with pytest.raises(ValueError, match="expected the encoder of training"): Imagen.from_pretrained(tmp_path/"run"/"model", TextEncoder.toy())
-    assert main(["upscale", str(folder/"1.png"), "a", "--model", str(tmp_path/"run"/"model"), "--encoder", str(tmp_path/"t5"), "--out", str(tmp_path/"u.png")]) == 2
+    shutil.copytree(tmp_path / "t5", tmp_path / "moved")  # another name, the same weights
+    assert (
+        Imagen.from_pretrained(
+            tmp_path / "run" / "model", TextEncoder.from_pretrained(tmp_path / "moved")
+        ).encoder.width
+        == 32
+    )
+    with pytest.raises(ValueError, match="expected the encoder of training"):
+        Imagen.from_pretrained(tmp_path / "run" / "model", TextEncoder.toy())
+    assert (
+        main(
+            [
+                "upscale",
+                str(folder / "1.png"),
+                "a",
+                "--model",
+                str(tmp_path / "run" / "model"),
+                "--encoder",
+                str(tmp_path / "t5"),
+                "--out",
+                str(tmp_path / "u.png"),
+            ]
+        )
+        == 2
+    )
     assert "stage was never trained" in capsys.readouterr().err
     assert main([*command, "--encoder", "toy", "--init", "toy"]) == 2
 
 
 def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
-    command = ["train", "toy", "--data", str(folder), "--init", str(trained/"model"), "--processes", "1"]
-    still = [f"--set=training.{k}.{name}={value}" for k in range(3) for name, value in (("lr", 1e-9), ("steps", 1), ("batch", 2))]
-    assert main([*command, "--out", str(tmp_path/"run"), *still]) == 0
-    old, new = (load_file(o/"model"/"stage0.safetensors") for o in (trained, tmp_path/"run"))
-    assert old.keys() == new.keys() and all(torch.allclose(old[k].float(), new[k].float(), atol=1e-3) for k in old)
-    assert max(v.abs().max() for v in old.values()) > .1
-    assert main([*command, "--out", str(tmp_path/"other"), "--set", "stages.0.network.dim=32"]) == 2
+    command = [
+        "train",
+        "toy",
+        "--data",
+        str(folder),
+        "--init",
+        str(trained / "model"),
+        "--processes",
+        "1",
+    ]
+    still = [
+        f"--set=training.{k}.{name}={value}"
+        for k in range(3)
+        for name, value in (("lr", 1e-9), ("steps", 1), ("batch", 2))
+    ]
+    assert main([*command, "--out", str(tmp_path / "run"), *still]) == 0
+    old, new = (load_file(o / "model" / "stage0.safetensors") for o in (trained, tmp_path / "run"))
+    assert old.keys() == new.keys() and all(
+        torch.allclose(old[k].float(), new[k].float(), atol=1e-3) for k in old
+    )
+    assert max(v.abs().max() for v in old.values()) > 0.1
+    assert (
+        main([*command, "--out", str(tmp_path / "other"), "--set", "stages.0.network.dim=32"]) == 2
+    )
     assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
     assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
     assert "no such directory" in capsys.readouterr().err
 
 
 def test_every_caption_of_a_picture_is_encoded_and_trained_on(folder, tmp_path):
-    many = tmp_path/"many"
+    many = tmp_path / "many"
     many.mkdir()
     for p in folder.glob("?.png"):
-        (many/p.name).write_bytes(p.read_bytes())
-        (many/p.name).with_suffix(".txt").write_text("\n".join(f"picture {p.stem}{k}" for k in "abc"))
-    command = ["train", "toy", "--data", str(many), "--out", str(tmp_path/"run"), *TINY, "--stage", "0", "--set=training.0.steps=12"]
+        (many / p.name).write_bytes(p.read_bytes())
+        (many / p.name).with_suffix(".txt").write_text(
+            "\n".join(f"picture {p.stem}{k}" for k in "abc")
+        )
+    command = [
+        "train",
+        "toy",
+        "--data",
+        str(many),
+        "--out",
+        str(tmp_path / "run"),
+        *TINY,
+        "--stage",
+        "0",
+        "--set=training.0.steps=12",
+    ]
     assert main(command) == 0  # eight epochs: a caption that is not in the cache would be an error
-    cache = EmbeddingCache.open(tmp_path/"run"/"captions")
+    cache = EmbeddingCache.open(tmp_path / "run" / "captions")
     assert len(cache) == 18 and all(f"picture {i}{k}" in cache for i in range(6) for k in "abc")
-    assert main(["embed", str(many), "--out", str(tmp_path/"cache")]) == 0 and len(EmbeddingCache.open(tmp_path/"cache")) == 18
+    assert (
+        main(["embed", str(many), "--out", str(tmp_path / "cache")]) == 0
+        and len(EmbeddingCache.open(tmp_path / "cache")) == 18
+    )
 
 
 def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
-    for i in range(6): shutil.copy(folder/f"{i}.png", tmp_path)
-    Image.open(folder/"0.png").resize((40, 40)).save(tmp_path/"small.png")
+    for i in range(6):
+        shutil.copy(folder / f"{i}.png", tmp_path)
+    Image.open(folder / "0.png").resize((40, 40)).save(tmp_path / "small.png")
     rows = [f"gone.png\t{name}.png\tno\ttitle {name}" for name in (*range(6), "small")]
-    (tmp_path/"list.tsv").write_text("\n".join(["thumb\tpath\tnote\ttitle", *rows]))
-    command = ["train", "toy", "--out", str(tmp_path/"run"), *TINY, "--stage", "2"]
-    own = ["--data", str(tmp_path/"list.tsv"), "--image-column", "path", "--caption-column", "title", "--min-size", "50", "--held-out", ".2"]
+    (tmp_path / "list.tsv").write_text("\n".join(["thumb\tpath\tnote\ttitle", *rows]))
+    command = ["train", "toy", "--out", str(tmp_path / "run"), *TINY, "--stage", "2"]
+    own = [
+        "--data",
+        str(tmp_path / "list.tsv"),
+        "--image-column",
+        "path",
+        "--caption-column",
+        "title",
+        "--min-size",
+        "50",
+        "--held-out",
+        ".2",
+    ]
     assert main([*command, *own]) == 0
-    recorded = runs.load_recipe(tmp_path/"run").data
-    assert recorded == DataConfig(source=str(tmp_path/"list.tsv"), image_column="path", caption_column="title", min_size=50, held_out=.2)
-    wanted = load_captioned(tmp_path/"list.tsv", 512, image_column="path", caption_column="title", min_size=50, held_out=.2)
-    assert 0 < len(wanted) < 6 and runs.open_data(runs.load_recipe(tmp_path/"run")).identity == wanted.identity
-    assert json.loads((tmp_path/"run"/"512px"/"config.json").read_text())["data"] == wanted.identity
-    cache = EmbeddingCache.open(tmp_path/"run"/"captions")
+    recorded = runs.load_recipe(tmp_path / "run").data
+    assert recorded == DataConfig(
+        source=str(tmp_path / "list.tsv"),
+        image_column="path",
+        caption_column="title",
+        min_size=50,
+        held_out=0.2,
+    )
+    wanted = load_captioned(
+        tmp_path / "list.tsv",
+        512,
+        image_column="path",
+        caption_column="title",
+        min_size=50,
+        held_out=0.2,
+    )
+    assert (
+        0 < len(wanted) < 6
+        and runs.open_data(runs.load_recipe(tmp_path / "run")).identity == wanted.identity
+    )
+    assert (
+        json.loads((tmp_path / "run" / "512px" / "config.json").read_text())["data"]
+        == wanted.identity
+    )
+    cache = EmbeddingCache.open(tmp_path / "run" / "captions")
     assert len(cache) == len(wanted) and all(wanted.caption(i) in cache for i in range(len(wanted)))
     capsys.readouterr()
     assert main([*command, *own]) == 0
-    assert main([*command, *own[:-2]]) == 2 and "data.held_out: 0.2 on disk, 0.0 now" in capsys.readouterr().err
-    assert main([*command, "--min-size", "50"]) == 2 and "only with --data" in capsys.readouterr().err
+    assert (
+        main([*command, *own[:-2]]) == 2
+        and "data.held_out: 0.2 on disk, 0.0 now" in capsys.readouterr().err
+    )
+    assert (
+        main([*command, "--min-size", "50"]) == 2 and "only with --data" in capsys.readouterr().err
+    )
     assert main([*command, *own[:-1], "7"]) == 2 and "a share below 0.5" in capsys.readouterr().err
 
 
 def processes_under(pid: int) -> list[int]:
     "All that a process started, and what those started."
-    mine = [int(o) for task in Path(f"/proc/{pid}/task").iterdir() for o in (task/"children").read_text().split()]
+    mine = [
+        int(o)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for o in (task / "children").read_text().split()
+    ]
     return mine + [o for child in mine for o in processes_under(child)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
-    def command(out): return [sys.executable, "-m", "imagen_nb.cli", "train", "toy", "--data", str(folder), "--out", str(tmp_path/out), "--stage", "0",
-                              *TINY[:-1], "--processes=2", "--set=training.0.steps=40", "--set=training.0.save_every=5"]
+
+    def command(out):
+        return [
+            sys.executable,
+            "-m",
+            "imagen_nb.cli",
+            "train",
+            "toy",
+            "--data",
+            str(folder),
+            "--out",
+            str(tmp_path / out),
+            "--stage",
+            "0",
+            *TINY[:-1],
+            "--processes=2",
+            "--set=training.0.steps=40",
+            "--set=training.0.save_every=5",
+        ]
+
     child = subprocess.Popen(command("killed"), env=env, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
-    while not (tmp_path/"killed"/"32px"/"step_00000010").exists() and time.time() < deadline: time.sleep(.02)
-    workers = [o for o in processes_under(child.pid) if b"imagen_nb.cli\0work" in Path(f"/proc/{o}/cmdline").read_bytes()
-               and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()]
+    while not (tmp_path / "killed" / "32px" / "step_00000010").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    workers = [
+        o
+        for o in processes_under(child.pid)
+        if b"imagen_nb.cli\0work" in Path(f"/proc/{o}/cmdline").read_bytes()
+        and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()
+    ]
     assert len(workers) == 2
     since = time.monotonic()
     os.kill(workers[1], signal.SIGKILL)
@@ -183,100 +422,184 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
     waited = time.monotonic() - since
     print(f"noticed after {waited:.1f} s")
     assert waited < 30 and child.returncode == 1
-    assert "a training process ended with an error" in err and "Run the same command to go on" in err.strip().splitlines()[-1]
-    for out in ("killed", "whole"): subprocess.run(command(out), env=env, check=True, capture_output=True, timeout=240)
-    killed, whole = (load_file(tmp_path/out/"32px"/"step_00000040"/"network.safetensors") for out in ("killed", "whole"))
+    assert (
+        "a training process ended with an error" in err
+        and "Run the same command to go on" in err.strip().splitlines()[-1]
+    )
+    for out in ("killed", "whole"):
+        subprocess.run(command(out), env=env, check=True, capture_output=True, timeout=240)
+    killed, whole = (
+        load_file(tmp_path / out / "32px" / "step_00000040" / "network.safetensors")
+        for out in ("killed", "whole")
+    )
     assert killed.keys() == whole.keys() and all(torch.equal(killed[k], whole[k]) for k in killed)
 
 
 @pytest.mark.parametrize("number, processes", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
-    out = tmp_path/"run"
-    command = [sys.executable, "-m", "imagen_nb.cli", "train", "toy", "--data", str(folder), "--out", str(out), "--stage", "0",
-               *TINY[:-1], f"--processes={processes}", "--set=training.0.steps=40"]
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "imagen_nb.cli",
+        "train",
+        "toy",
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+        "--stage",
+        "0",
+        *TINY[:-1],
+        f"--processes={processes}",
+        "--set=training.0.steps=40",
+    ]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
-    child = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.time() + 120
-    while not (out/"32px"/"log.jsonl").exists() and time.time() < deadline: time.sleep(.05)  # step 20
-    if number == signal.SIGINT: os.killpg(child.pid, number)  # as a terminal does
-    else: child.send_signal(number)
+    while not (out / "32px" / "log.jsonl").exists() and time.time() < deadline:
+        time.sleep(0.05)  # step 20
+    if number == signal.SIGINT:
+        os.killpg(child.pid, number)  # as a terminal does
+    else:
+        child.send_signal(number)
     err = child.communicate(timeout=120)[1]
-    assert child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1], err[-2000:]
-    step = max(int(p.name.split("_")[1]) for p in (out/"32px").glob("step_*"))
+    assert (
+        child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1]
+    ), err[-2000:]
+    step = max(int(p.name.split("_")[1]) for p in (out / "32px").glob("step_*"))
     assert 20 <= step < 40
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = [json.loads(o)["step"] for o in (out/"32px"/"log.jsonl").read_text().splitlines()]
+    rows = [json.loads(o)["step"] for o in (out / "32px" / "log.jsonl").read_text().splitlines()]
     assert rows == sorted(set(rows)) and rows[-1] == 40
 
 
 def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
     "Averaged weights of the stages that have some; the others cannot draw."
-    run, model = tmp_path/"run", tmp_path/"model"
-    assert main(["export", str(run), str(model)]) == 2 and "expected the directory of a run" in capsys.readouterr().err
-    assert main(["train", "toy", "--data", str(folder), "--out", str(run), "--stage", "0", *TINY]) == 0
-    shutil.rmtree(run/"model")
+    run, model = tmp_path / "run", tmp_path / "model"
+    assert (
+        main(["export", str(run), str(model)]) == 2
+        and "expected the directory of a run" in capsys.readouterr().err
+    )
+    assert (
+        main(["train", "toy", "--data", str(folder), "--out", str(run), "--stage", "0", *TINY]) == 0
+    )
+    shutil.rmtree(run / "model")
     capsys.readouterr()
     assert main(["export", str(run), str(model)]) == 0
-    assert "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no" in capsys.readouterr().out
-    imagen, average = Imagen.from_pretrained(model), load_file(run/"32px"/"step_00000002"/"average.safetensors")
+    assert (
+        "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no"
+        in capsys.readouterr().out
+    )
+    imagen, average = (
+        Imagen.from_pretrained(model),
+        load_file(run / "32px" / "step_00000002" / "average.safetensors"),
+    )
     assert [o.is_trained for o in imagen.stages] == [True, False, False]
-    assert all(torch.equal(v, average[k].half().float()) for k, v in imagen.stages[0].network.state_dict().items())
+    assert all(
+        torch.equal(v, average[k].half().float())
+        for k, v in imagen.stages[0].network.state_dict().items()
+    )
     assert imagen.sample(["a"], stages=1, steps=1).shape == (1, 3, 32, 32)
-    with pytest.raises(ValueError, match="128 px stage was never trained"): imagen.sample(["a"], steps=1)
-    shutil.rmtree(run/"32px")
-    assert main(["export", str(run), str(tmp_path/"none")]) == 2 and "got no checkpoint of any stage" in capsys.readouterr().err
-    assert not (tmp_path/"none").exists()
+    with pytest.raises(ValueError, match="128 px stage was never trained"):
+        imagen.sample(["a"], steps=1)
+    shutil.rmtree(run / "32px")
+    assert (
+        main(["export", str(run), str(tmp_path / "none")]) == 2
+        and "got no checkpoint of any stage" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "none").exists()
 
 
 def test_other_sizes_and_levels(tmp_path, capsys):
     command = ["sample", "a red circle", "two blue stars", "--out", str(tmp_path), "--steps", "1"]
     assert main([*command, "--n", "2", "--size", "8x12", "--aug-t", "0,.05,.02"]) == 0
-    assert sorted(p.name for p in tmp_path.glob("*-*.png")) == [f"{name}-seed{k}.png" for name in ("a-red-circle", "two-blue-stars") for k in (0, 1)]
+    assert sorted(p.name for p in tmp_path.glob("*-*.png")) == [
+        f"{name}-seed{k}.png" for name in ("a-red-circle", "two-blue-stars") for k in (0, 1)
+    ]
     assert {Image.open(p).size for p in tmp_path.glob("*-*.png")} == {(192, 128)}
     pixels = {Image.open(p).tobytes() for p in tmp_path.glob("*-*.png")}
-    assert len(pixels) == 4 and main([*command[:2], *command[3:], "--size", "8x12", "--aug-t", ".1"]) == 0
-    assert Image.open(tmp_path/"a-red-circle-seed0.png").tobytes() not in pixels
+    assert (
+        len(pixels) == 4
+        and main([*command[:2], *command[3:], "--size", "8x12", "--aug-t", ".1"]) == 0
+    )
+    assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() not in pixels
     capsys.readouterr()
-    for options, words in ((["--size", "8"], "as in 32x48"), (["--size", "10x12"], "got 10 x 12 pixels, expected multiples of 4; the nearest is 8 x 12"),
-                           (["--aug-t", "2"], "aug_t, got 2.0"), (["--aug-t", "much"], "--aug-t: got 'much'"), (["--aug-t", "0,1"], "--aug-t: got 2 values")):
+    for options, words in (
+        (["--size", "8"], "as in 32x48"),
+        (["--size", "10x12"], "got 10 x 12 pixels, expected multiples of 4; the nearest is 8 x 12"),
+        (["--aug-t", "2"], "aug_t, got 2.0"),
+        (["--aug-t", "much"], "--aug-t: got 'much'"),
+        (["--aug-t", "0,1"], "--aug-t: got 2 values"),
+    ):
         assert main([*command, *options]) == 2 and words in capsys.readouterr().err, options
 
 
 def test_upscale(trained, folder, tmp_path, capsys):
     for size, first in ((40, 32), (128, 128), (300, 128)):
-        Image.open(folder/"1.png").resize((size, size + 20)).convert("LA").save(tmp_path/f"{size}.png")
-        assert main(["upscale", str(tmp_path/f"{size}.png"), "a red circle", "--model", str(trained/"model"), "--steps", "1"]) == 0
-        assert Image.open(tmp_path/f"{size}-512px.png").size == (512, 512)
+        Image.open(folder / "1.png").resize((size, size + 20)).convert("LA").save(
+            tmp_path / f"{size}.png"
+        )
+        assert (
+            main(
+                [
+                    "upscale",
+                    str(tmp_path / f"{size}.png"),
+                    "a red circle",
+                    "--model",
+                    str(trained / "model"),
+                    "--steps",
+                    "1",
+                ]
+            )
+            == 0
+        )
+        assert Image.open(tmp_path / f"{size}-512px.png").size == (512, 512)
         assert f"is taken to {first} px" in capsys.readouterr().out
-    (tmp_path/"bad.png").write_bytes(b"no picture")
-    assert main(["upscale", str(tmp_path/"bad.png"), "a", "--model", str(trained/"model")]) == 2
-    assert main(["upscale", str(tmp_path/"none.png"), "a", "--model", str(trained/"model")]) == 2
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert main(["upscale", str(tmp_path / "bad.png"), "a", "--model", str(trained / "model")]) == 2
+    assert (
+        main(["upscale", str(tmp_path / "none.png"), "a", "--model", str(trained / "model")]) == 2
+    )
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and "JPEG" in lines[0] and "none.png" in lines[1]
 
 
 def test_embed_data_env(folder, tmp_path, capsys):
-    (tmp_path/"captions.txt").write_text("a red circle\na blue square\na red circle\n")
-    assert main(["embed", str(tmp_path/"captions.txt"), "--out", str(tmp_path/"cache")]) == 0
+    (tmp_path / "captions.txt").write_text("a red circle\na blue square\na red circle\n")
+    assert main(["embed", str(tmp_path / "captions.txt"), "--out", str(tmp_path / "cache")]) == 0
     assert "2 different captions of 3" in capsys.readouterr().out
-    assert main(["embed", str(folder), "--out", str(tmp_path/"more")]) == 0
-    (folder/"zero.png").write_bytes(b"")
-    assert main(["data", str(folder), "--out", str(tmp_path/"data.png")]) == 0
-    (folder/"zero.png").unlink()
+    assert main(["embed", str(folder), "--out", str(tmp_path / "more")]) == 0
+    (folder / "zero.png").write_bytes(b"")
+    assert main(["data", str(folder), "--out", str(tmp_path / "data.png")]) == 0
+    (folder / "zero.png").unlink()
     out = capsys.readouterr().out
-    assert "empty file" in out and "1" in out and Image.open(tmp_path/"data.png").width > 300
+    assert "empty file" in out and "1" in out and Image.open(tmp_path / "data.png").width > 300
     assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv, words", [
-    (["train", "nonsense"], "expected one of toy, toy-full, paper"), (["train", "toi"], "did you mean toy?"),
-    (["train", "toy", "--held-out", "0"], "at least 2"), (["train", "toy", "--stage", "3"], "expected 0 to 2"),
-    (["train", "toy", "--processes", "0"], "at least 1"), (["train", "paper"], "--data SOURCE"),
-    (["train", "toy", "--data", "./nowhere"], "does not exist"), (["train", "toy", "--set", "steps"], "expected path=value"),
-    (["train", "toy", "--set", "stages.0.network.dims=3"], "did you mean dim?"), (["train", "toy", "--set", "training.3.lr=1"], "from 0 to 2"),
-    (["sample", "a red circle", "--model", "./nowhere"], "no such directory"), (["data", "./nowhere"], "does not exist"),
-    (["sample", "a", "--n", "0"], "at least 1"), (["embed", "./nowhere", "--out", "x"], "does not exist")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["train", "nonsense"], "expected one of toy, toy-full, paper"),
+        (["train", "toi"], "did you mean toy?"),
+        (["train", "toy", "--held-out", "0"], "at least 2"),
+        (["train", "toy", "--stage", "3"], "expected 0 to 2"),
+        (["train", "toy", "--processes", "0"], "at least 1"),
+        (["train", "paper"], "--data SOURCE"),
+        (["train", "toy", "--data", "./nowhere"], "does not exist"),
+        (["train", "toy", "--set", "steps"], "expected path=value"),
+        (["train", "toy", "--set", "stages.0.network.dims=3"], "did you mean dim?"),
+        (["train", "toy", "--set", "training.3.lr=1"], "from 0 to 2"),
+        (["sample", "a red circle", "--model", "./nowhere"], "no such directory"),
+        (["data", "./nowhere"], "does not exist"),
+        (["sample", "a", "--n", "0"], "at least 1"),
+        (["embed", "./nowhere", "--out", "x"], "does not exist"),
+    ],
+)
 def test_mistakes_are_one_line(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
@@ -285,28 +608,58 @@ def test_mistakes_are_one_line(argv, words, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # nothing is left behind
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--steps", "two"], "a whole number"), (["--steps", "1,2"], "for each of 3"), (["--w", "strong"], "a number"),
-    (["--sampler", "euler"], "sampler"), (["--threshold", "much"], "threshold"), (["--steps", "0"], "steps")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--steps", "two"], "a whole number"),
+        (["--steps", "1,2"], "for each of 3"),
+        (["--w", "strong"], "a number"),
+        (["--sampler", "euler"], "sampler"),
+        (["--threshold", "much"], "threshold"),
+        (["--steps", "0"], "steps"),
+    ],
+)
 def test_wrong_options_of_sample(trained, options, words, capsys, tmp_path):
-    assert main(["sample", "a", "--model", str(trained/"model"), "--out", str(tmp_path/"x"), *options]) == 2
+    assert (
+        main(
+            [
+                "sample",
+                "a",
+                "--model",
+                str(trained / "model"),
+                "--out",
+                str(tmp_path / "x"),
+                *options,
+            ]
+        )
+        == 2
+    )
     err = capsys.readouterr().err.strip().splitlines()
     assert words in err[-1] and "Traceback" not in "".join(err)
 
 
-@pytest.mark.parametrize("argv, words", [
-    (["sampel", "x"], "Did you mean sample?"), ([], "required: COMMAND"), (["sample"], "required: CAPTION"),
-    (["sample", "x", "--step", "3", "--frobnicate"], "--frobnicate"), (["sample", "x", "--sed", "3"], "Did you mean --seed?"),
-    (["sample", "x", "--seed", "q"], "invalid int value")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["sampel", "x"], "Did you mean sample?"),
+        ([], "required: COMMAND"),
+        (["sample"], "required: CAPTION"),
+        (["sample", "x", "--step", "3", "--frobnicate"], "--frobnicate"),
+        (["sample", "x", "--sed", "3"], "Did you mean --seed?"),
+        (["sample", "x", "--seed", "q"], "invalid int value"),
+    ],
+)
 def test_wrong_words(argv, words, capsys):
-    with pytest.raises(SystemExit) as stop: main(argv)
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
     err = capsys.readouterr().err
     assert stop.value.code == 2 and words in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help(name, capsys):
-    with pytest.raises(SystemExit) as stop: main([name, "--help"] if name else ["--help"])
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"] if name else ["--help"])
     out = capsys.readouterr().out
     assert stop.value.code == 0 and "work" not in out.replace("networks", "").replace("network", "")
     assert all(o in out for o in (COMMANDS if not name else [name]))
@@ -315,31 +668,72 @@ def test_help(name, capsys):
 def test_recipes_are_complete():
     for recipe in (make() for make in RECIPES.values()):
         assert len(recipe.stages) == len(recipe.training) == 3
-        assert find_recipe(recipe.name, 3) == RECIPES[recipe.name](3) and {t.seed for t in RECIPES[recipe.name](3).training} == {3}
+        assert find_recipe(recipe.name, 3) == RECIPES[recipe.name](3) and {
+            t.seed for t in RECIPES[recipe.name](3).training
+        } == {3}
     assert paper().training[0].optimizer == "adafactor" and paper().training[1].optimizer == "adam"
-    assert {t.batch for t in paper().training} == {2048} and {t.steps for t in paper().training} == {2_500_000}
-    assert [s.schedule for s in paper().stages] == ["cosine", "cosine", "linear"] and paper().stages[2].crop == 256
-    assert {s.target for s in paper().stages} == {"eps"} and {s.caption_drop for s in paper().stages} == {.1}
+    assert {t.batch for t in paper().training} == {2048} and {
+        t.steps for t in paper().training
+    } == {2_500_000}
+    assert [s.schedule for s in paper().stages] == [
+        "cosine",
+        "cosine",
+        "linear",
+    ] and paper().stages[2].crop == 256
+    assert {s.target for s in paper().stages} == {"eps"} and {
+        s.caption_drop for s in paper().stages
+    } == {0.1}
     assert toy_full().level == "full" and toy().level == "quick" and paper().level is None
-    with pytest.raises(ValueError, match="training"): replace(toy(), training=())
+    with pytest.raises(ValueError, match="training"):
+        replace(toy(), training=())
 
 
-@pytest.mark.parametrize("path, text, value", [
-    ("training.0.steps", "1e3", 1000), ("training.1.lr", "1", 1.), ("stages.0.threshold", "none", None), ("stages.0.threshold", "static", "static"),
-    ("stages.1.network.channels", "(32, 64)", (32, 64)), ("stages.1.network.self_attention", "(True, False)", (True, False)),
-    ("stages.2.time_law", "None", None), ("stages.2.time_law", "[1, 2]", (1., 2.)), ("encoder", "google/t5-v1_1-small", "google/t5-v1_1-small"),
-    ("init", "12", "12"), ("data.min_size", "64", 64), ("data.image_column", "12", "12"), ("stages.1.is_residual", "false", False)])
+@pytest.mark.parametrize(
+    "path, text, value",
+    [
+        ("training.0.steps", "1e3", 1000),
+        ("training.1.lr", "1", 1.0),
+        ("stages.0.threshold", "none", None),
+        ("stages.0.threshold", "static", "static"),
+        ("stages.1.network.channels", "(32, 64)", (32, 64)),
+        ("stages.1.network.self_attention", "(True, False)", (True, False)),
+        ("stages.2.time_law", "None", None),
+        ("stages.2.time_law", "[1, 2]", (1.0, 2.0)),
+        ("encoder", "google/t5-v1_1-small", "google/t5-v1_1-small"),
+        ("init", "12", "12"),
+        ("data.min_size", "64", 64),
+        ("data.image_column", "12", "12"),
+        ("stages.1.is_residual", "false", False),
+    ],
+)
 def test_typed_changes(path, text, value):
     recipe = replace(toy(), data=DataConfig(source="photos"))
     new = change(recipe, path, text)
-    for name in path.split("."): new = new[int(name)] if name.isdecimal() else getattr(new, name)
-    assert new == value and type(new) is type(value) and recipe == replace(toy(), data=DataConfig(source="photos"))
+    for name in path.split("."):
+        new = new[int(name)] if name.isdecimal() else getattr(new, name)
+    assert (
+        new == value
+        and type(new) is type(value)
+        and recipe == replace(toy(), data=DataConfig(source="photos"))
+    )
 
 
-@pytest.mark.parametrize("path, text, words", [
-    ("stages.0.network.dim", "big", "expected int"), ("stages.0.is_residual", "3", "expected bool"), ("stages.0.steps", "1.5", "expected int"),
-    ("stages.1.network.channels", "(1, 'a')", "expected tuple"), ("stages.0", "3", "expected a name after"), ("stages", "3", "expected a name after"),
-    ("stages.0.size.x", "3", "has no parts"), ("training.0.optimizer", "sgd", "expected one of"), ("stages.zero.size", "3", "from 0 to 2"),
-    ("data", "photos", "expected .*DataConfig"), ("data.min_size", "3", "has no parts")])
+@pytest.mark.parametrize(
+    "path, text, words",
+    [
+        ("stages.0.network.dim", "big", "expected int"),
+        ("stages.0.is_residual", "3", "expected bool"),
+        ("stages.0.steps", "1.5", "expected int"),
+        ("stages.1.network.channels", "(1, 'a')", "expected tuple"),
+        ("stages.0", "3", "expected a name after"),
+        ("stages", "3", "expected a name after"),
+        ("stages.0.size.x", "3", "has no parts"),
+        ("training.0.optimizer", "sgd", "expected one of"),
+        ("stages.zero.size", "3", "from 0 to 2"),
+        ("data", "photos", "expected .*DataConfig"),
+        ("data.min_size", "3", "has no parts"),
+    ],
+)
 def test_refused_changes(path, text, words):
-    with pytest.raises(ValueError, match=words): change(toy(), path, text)
+    with pytest.raises(ValueError, match=words):
+        change(toy(), path, text)

@@ -1,4 +1,5 @@
 "Experiments: the watched sampler is the real one, measures have independent checks, runs resume, cards say what was run."
+
 import json
 import sys
 from dataclasses import replace
@@ -7,25 +8,48 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_cascade import BASE_STAGE, SR_STAGE, awake, text
 
 from imagen_nb.checkpoint import assets
 from imagen_nb.data import ShapesWorld, compare, render, resize, wordings
-from imagen_nb.experiments import (bootstrap_mean, drawing_error, frechet_distance, jackknife, other_drawing, right_share,
-                                   sample_watched, saturated_share, thumbnails)
-from test_cascade import BASE_STAGE, SR_STAGE, awake, text
+from imagen_nb.experiments import (
+    bootstrap_mean,
+    drawing_error,
+    frechet_distance,
+    jackknife,
+    other_drawing,
+    right_share,
+    sample_watched,
+    saturated_share,
+    thumbnails,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT/"tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 import run_experiments
 
 WORLD = ShapesWorld("valid", level="full")
-OPTIONS = dict(steps=3, w=4., threshold="dynamic", sampler="dpmpp_2m")
-random_normal = lambda *shape, seed=0: torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+OPTIONS = dict(steps=3, w=4.0, threshold="dynamic", sampler="dpmpp_2m")
+
+
+def random_normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- sampling
 
-@pytest.mark.parametrize("change", [dict(), dict(threshold=None), dict(threshold="static"), dict(sampler="ddpm"), dict(sampler="ddim"), dict(w=1.)])
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(),
+        dict(threshold=None),
+        dict(threshold="static"),
+        dict(sampler="ddpm"),
+        dict(sampler="ddim"),
+        dict(w=1.0),
+    ],
+)
 def test_the_watched_sampler_draws_what_the_stage_draws(change):
     stage, options = awake(BASE_STAGE), OPTIONS | change
     images, outside, scale = sample_watched(stage, text(2), [3, 4], **options)
@@ -35,14 +59,18 @@ def test_the_watched_sampler_draws_what_the_stage_draws(change):
 
 def test_the_first_look_is_watched_before_its_threshold():
     stage = awake(replace(BASE_STAGE, target="x0"))
-    raw, outside, scale = sample_watched(stage, text(2), [3, 4], **OPTIONS | dict(steps=1, threshold=None, w=9.))
+    raw, outside, scale = sample_watched(
+        stage, text(2), [3, 4], **OPTIONS | dict(steps=1, threshold=None, w=9.0)
+    )
     for rule in ("static", "dynamic"):
-        again = sample_watched(stage, text(2), [3, 4], **OPTIONS | dict(steps=1, threshold=rule, w=9.))
+        again = sample_watched(
+            stage, text(2), [3, 4], **OPTIONS | dict(steps=1, threshold=rule, w=9.0)
+        )
         assert torch.equal(outside, again[1]) and torch.equal(scale, again[2])
     for k in range(2):
         values = raw[k].abs().flatten().sort().values
-        assert outside[k, 0] == pytest.approx((values > 1).sum().item()/len(values))
-        assert scale[k, 0].item() == pytest.approx(values.double().quantile(.995).item(), rel=1e-5)
+        assert outside[k, 0] == pytest.approx((values > 1).sum().item() / len(values))
+        assert scale[k, 0].item() == pytest.approx(values.double().quantile(0.995).item(), rel=1e-5)
 
 
 def test_only_the_base_is_watched():
@@ -52,12 +80,14 @@ def test_only_the_base_is_watched():
 
 # ---------------------------------------------------------------- measures
 
+
 def test_right_share_counts_what_applies():
-    assert right_share(dict(count=True, colour=False, relation=None, all=False)) == .5
-    with pytest.raises(ValueError, match="right_share: row"): right_share({"all": True})
+    assert right_share(dict(count=True, colour=False, relation=None, all=False)) == 0.5
+    with pytest.raises(ValueError, match="right_share: row"):
+        right_share({"all": True})
 
 
-@pytest.mark.parametrize("size, most", [(32, .03), (128, .005)])
+@pytest.mark.parametrize("size, most", [(32, 0.03), (128, 0.005)])
 def test_true_drawings_have_almost_no_drawing_error(size, most):
     errors = [drawing_error(WORLD, image) for image in WORLD.images(range(30), size)]
     assert max(errors) < most, errors
@@ -66,147 +96,211 @@ def test_true_drawings_have_almost_no_drawing_error(size, most):
 def test_damage_raises_the_drawing_error():
     image = WORLD.images([1], 32)[0]
     clean = drawing_error(WORLD, image)
-    damaged = dict(shrunk=.8*image, noise=(image + .1*random_normal(3, 32, 32).float()).clamp(-1, 1), blurred=resize(resize(image[None], 12), 32)[0])
-    for name, other in damaged.items(): assert drawing_error(WORLD, other) > clean + .02, name
+    damaged = dict(
+        shrunk=0.8 * image,
+        noise=(image + 0.1 * random_normal(3, 32, 32).float()).clamp(-1, 1),
+        blurred=resize(resize(image[None], 12), 32)[0],
+    )
+    for name, other in damaged.items():
+        assert drawing_error(WORLD, other) > clean + 0.02, name
 
 
 def test_what_the_oracle_cannot_name_counts_in_full():
     image = torch.ones(3, 32, 32)
-    image[1:, 10:26, 14:18] = -1   # a red bar is no shape of this world
+    image[1:, 10:26, 14:18] = -1  # a red bar is no shape of this world
     assert [thing.shape for thing in WORLD.read(image).things] == ["unknown"]
-    assert drawing_error(WORLD, image) == pytest.approx((4*2*16*4/(3*32*32))**.5, rel=1e-4)
+    assert drawing_error(WORLD, image) == pytest.approx(
+        (4 * 2 * 16 * 4 / (3 * 32 * 32)) ** 0.5, rel=1e-4
+    )
 
 
 def test_saturated_share():
-    assert saturated_share(torch.tensor([[[[1., -1., .98, 0.]]]])).tolist() == [.5]
+    assert saturated_share(torch.tensor([[[[1.0, -1.0, 0.98, 0.0]]]])).tolist() == [0.5]
 
 
 def test_another_drawing_shows_the_same_caption_elsewhere():
     for i in range(60):
         scene = WORLD.scene(i)
         one, two = other_drawing(scene, f"{i} a"), other_drawing(scene, f"{i} b")
-        assert wordings(one) == wordings(scene) and one != two and one == other_drawing(scene, f"{i} a")
+        assert (
+            wordings(one) == wordings(scene)
+            and one != two
+            and one == other_drawing(scene, f"{i} a")
+        )
         assert compare(scene, WORLD.read(render([one], 128)[0]), fill=True)["all"]
 
 
 def test_other_drawings_follow_the_law_of_the_world():
     "Places and radii of one thing: the same mean and spread as those of fresh scenes."
-    fresh = [s for s in map(ShapesWorld("train", level="full").scene, range(3000)) if len(s.things) == 1]
+    fresh = [
+        s for s in map(ShapesWorld("train", level="full").scene, range(3000)) if len(s.things) == 1
+    ]
     other = [other_drawing(s, str(k)) for k, s in enumerate(fresh)]
-    table = lambda scenes: torch.tensor([[s.things[0].x, s.things[0].y, s.things[0].r] for s in scenes]).double()
+
+    def table(scenes):
+        return torch.tensor(
+            [[s.things[0].x, s.things[0].y, s.things[0].r] for s in scenes]
+        ).double()
+
     a, b = table(fresh), table(other)
     error = (a.var(0) + b.var(0)).div(len(fresh)).sqrt()
-    assert ((a.mean(0) - b.mean(0)).abs() < 4*error).all() and ((a.std(0)/b.std(0) - 1).abs() < .1).all()
+    assert ((a.mean(0) - b.mean(0)).abs() < 4 * error).all() and (
+        (a.std(0) / b.std(0) - 1).abs() < 0.1
+    ).all()
 
 
 def test_thumbnails_are_means_of_the_picture():
-    x = torch.full((1, 3, 32, 32), .25)
-    assert thumbnails(x).shape == (1, 48) and torch.allclose(thumbnails(x), torch.tensor(.25))
+    x = torch.full((1, 3, 32, 32), 0.25)
+    assert thumbnails(x).shape == (1, 48) and torch.allclose(thumbnails(x), torch.tensor(0.25))
 
 
 def test_frechet_distance_of_a_shift_and_of_a_scale():
-    a, shift = random_normal(400, 5), torch.tensor([1., 0, -2, 0, .5]).double()
+    a, shift = random_normal(400, 5), torch.tensor([1.0, 0, -2, 0, 0.5]).double()
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(a, a + shift) == pytest.approx(shift.square().sum().item())
-    wide = a.mean(0) + 3*(a - a.mean(0))   # covariance times 9: (3 - 1)^2 times its trace
-    assert frechet_distance(a, wide) == pytest.approx(4*torch.cov(a.T).trace().item())
+    wide = a.mean(0) + 3 * (a - a.mean(0))  # covariance times 9: (3 - 1)^2 times its trace
+    assert frechet_distance(a, wide) == pytest.approx(4 * torch.cov(a.T).trace().item())
 
 
 def test_frechet_distance_against_the_eigenvalues_of_a_product():
-    a, b = random_normal(300, 6) @ random_normal(6, 6, seed=1), random_normal(200, 6, seed=2) @ random_normal(6, 6, seed=3)
+    a, b = (
+        random_normal(300, 6) @ random_normal(6, 6, seed=1),
+        random_normal(200, 6, seed=2) @ random_normal(6, 6, seed=3),
+    )
     p, q = torch.cov(a.T), torch.cov(b.T)
-    shared = torch.linalg.eigvals(p @ q).sqrt().real.sum()   # tr (pq)^1/2, another way
-    expected = (a.mean(0) - b.mean(0)).square().sum() + p.trace() + q.trace() - 2*shared
+    shared = torch.linalg.eigvals(p @ q).sqrt().real.sum()  # tr (pq)^1/2, another way
+    expected = (a.mean(0) - b.mean(0)).square().sum() + p.trace() + q.trace() - 2 * shared
     assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-8)
     assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-8)
 
 
 @pytest.mark.parametrize("a, b", [((3, 4), (3, 5)), ((1, 4), (3, 4)), ((4,), (4,))])
 def test_frechet_distance_refuses(a, b):
-    with pytest.raises(ValueError, match="frechet_distance: features"): frechet_distance(torch.zeros(a), torch.zeros(b))
+    with pytest.raises(ValueError, match="frechet_distance: features"):
+        frechet_distance(torch.zeros(a), torch.zeros(b))
 
 
 # ---------------------------------------------------------------- intervals
+
 
 def test_bootstrap_covers():
     "The interval of a mean of 60 values contains the truth about 95 times in 100."
     hits = 0
     for k in range(300):
         found = bootstrap_mean(random_normal(60, seed=k).exp(), resamples=500)
-        hits += found["low"] <= torch.tensor(.5).exp().item() <= found["high"]
-    assert .86 < hits/300 < .98   # skewed values: slightly below the promise
+        hits += found["low"] <= torch.tensor(0.5).exp().item() <= found["high"]
+    assert 0.86 < hits / 300 < 0.98  # skewed values: slightly below the promise
 
 
 def test_bootstrap_is_keyed_and_refuses():
     values = random_normal(20)
     assert bootstrap_mean(values) == bootstrap_mean(values)
-    for bad in (torch.zeros(1), torch.zeros(2, 2), torch.tensor([1., float("nan")])):
-        with pytest.raises(ValueError, match="bootstrap_mean: values"): bootstrap_mean(bad)
+    for bad in (torch.zeros(1), torch.zeros(2, 2), torch.tensor([1.0, float("nan")])):
+        with pytest.raises(ValueError, match="bootstrap_mean: values"):
+            bootstrap_mean(bad)
 
 
 def test_jackknife_of_a_mean_is_the_textbook_interval():
     values = random_normal(50)
-    found, half = jackknife(lambda kept: values[kept].mean().item(), 50), 1.96*values.std().item()/50**.5
-    assert found["high"] - found["mean"] == pytest.approx(half) and found["mean"] - found["low"] == pytest.approx(half)
-    with pytest.raises(ValueError, match="jackknife: n"): jackknife(lambda kept: 0., 1)
+    found, half = (
+        jackknife(lambda kept: values[kept].mean().item(), 50),
+        1.96 * values.std().item() / 50**0.5,
+    )
+    assert found["high"] - found["mean"] == pytest.approx(half) and found["mean"] - found[
+        "low"
+    ] == pytest.approx(half)
+    with pytest.raises(ValueError, match="jackknife: n"):
+        jackknife(lambda kept: 0.0, 1)
 
 
 # ---------------------------------------------------------------- the runner
 
+
 def test_a_run_stops_goes_on_and_repeats_itself(tmp_path, monkeypatch):
-    small = dict(captions=16, seeds=1, w=2., threshold="dynamic", sampler=["ddim", "dpmpp_2m"], steps=[1, 2], grid=dict(captions=1, steps=[2]))
-    (tmp_path/"data"/"runs").mkdir(parents=True)
+    small = dict(
+        captions=16,
+        seeds=1,
+        w=2.0,
+        threshold="dynamic",
+        sampler=["ddim", "dpmpp_2m"],
+        steps=[1, 2],
+        grid=dict(captions=1, steps=[2]),
+    )
+    (tmp_path / "data" / "runs").mkdir(parents=True)
     monkeypatch.setattr(run_experiments, "CONFIGS", dict(sampler_steps=small))
     monkeypatch.setattr(run_experiments, "ROOT", tmp_path)
     monkeypatch.setattr(run_experiments, "machine", dict)
-    command = ["run", "sampler_steps", "--folder", str(tmp_path/"parts")]
+    command = ["run", "sampler_steps", "--folder", str(tmp_path / "parts")]
     monkeypatch.setattr(sys, "argv", [*command, "--seconds", "0"])
-    with pytest.raises(SystemExit) as stopped: run_experiments.main()
-    path = tmp_path/"data"/"runs"/"experiment-sampler_steps.json"
+    with pytest.raises(SystemExit) as stopped:
+        run_experiments.main()
+    path = tmp_path / "data" / "runs" / "experiment-sampler_steps.json"
     assert stopped.value.code == 3 and not path.exists()
     monkeypatch.setattr(sys, "argv", command)
     run_experiments.main()
-    first, grid = path.read_bytes(), path.with_name("experiment-sampler_steps-grid.jpg").read_bytes()
-    monkeypatch.setattr(run_experiments, "sample_watched", None)   # nothing is drawn again
+    first, grid = (
+        path.read_bytes(),
+        path.with_name("experiment-sampler_steps-grid.jpg").read_bytes(),
+    )
+    monkeypatch.setattr(run_experiments, "sample_watched", None)  # nothing is drawn again
     run_experiments.main()
-    assert path.read_bytes() == first and path.with_name("experiment-sampler_steps-grid.jpg").read_bytes() == grid
+    assert (
+        path.read_bytes() == first
+        and path.with_name("experiment-sampler_steps-grid.jpg").read_bytes() == grid
+    )
     arms = json.loads(first)["arms"]
-    assert [(a["sampler"], a["steps"]) for a in arms] == [("ddim", 1), ("ddim", 2), ("dpmpp_2m", 1), ("dpmpp_2m", 2)]
+    assert [(a["sampler"], a["steps"]) for a in arms] == [
+        ("ddim", 1),
+        ("ddim", 2),
+        ("dpmpp_2m", 1),
+        ("dpmpp_2m", 2),
+    ]
     assert arms[1]["apart"]["distance"]["mean"] == 0 < arms[0]["apart"]["distance"]["mean"]
-    assert abs(arms[0]["right"]["mean"] - arms[2]["right"]["mean"]) < 1e-6   # one step of either is the same step
+    assert (
+        abs(arms[0]["right"]["mean"] - arms[2]["right"]["mean"]) < 1e-6
+    )  # one step of either is the same step
 
 
 # ---------------------------------------------------------------- cards
 
+
 def summaries(value):
     "Every mean with an interval in a card."
     if isinstance(value, dict):
-        if {"mean", "low", "high"} <= value.keys(): yield value
+        if {"mean", "low", "high"} <= value.keys():
+            yield value
         else:
-            for v in value.values(): yield from summaries(v)
+            for v in value.values():
+                yield from summaries(v)
     elif isinstance(value, list):
-        for v in value: yield from summaries(v)
+        for v in value:
+            yield from summaries(v)
 
 
 @pytest.mark.parametrize("name", run_experiments.CONFIGS)
 def test_a_card_is_of_these_weights_and_of_this_configuration(name):
-    path = assets()/"runs"/f"experiment-{name}.json"
+    path = assets() / "runs" / f"experiment-{name}.json"
     card = json.loads(path.read_text())
     assert card["what"] == name and name in card["command"]
     assert card["config"] == json.loads(json.dumps(run_experiments.CONFIGS[name]))
     assert card["weights"] == run_experiments.weights_digest()
     found = list(summaries(card))
-    assert len(found) > 20 and all(s["low"] <= s["mean"] + 1e-5 and s["mean"] <= s["high"] + 1e-5 for s in found)
-    if name == "enlarger_text": assert set(card["losses"]) >= {"shipped, 32 to 128", "shipped, 128 to 512"}
+    assert len(found) > 20 and all(
+        s["low"] <= s["mean"] + 1e-5 and s["mean"] <= s["high"] + 1e-5 for s in found
+    )
+    if name == "enlarger_text":
+        assert set(card["losses"]) >= {"shipped, 32 to 128", "shipped, 128 to 512"}
     else:
         assert card["truth"]["right"]["mean"] == 1
-        for arm in card["arms"]: assert len(arm["outside"]) == len(arm["scale"]) == arm["steps"]
+        for arm in card["arms"]:
+            assert len(arm["outside"]) == len(arm["scale"]) == arm["steps"]
     assert path.stat().st_size < 110_000
 
 
 def test_grids_are_small():
-    grids = list((assets()/"runs").glob("experiment-*.jpg"))
+    grids = list((assets() / "runs").glob("experiment-*.jpg"))
     assert len(grids) >= 3
     for path in grids:
         assert path.stat().st_size < 110_000, path.name
-        with Image.open(path) as image: assert image.format == "JPEG"
+        with Image.open(path) as image:
+            assert image.format == "JPEG"

@@ -1,4 +1,5 @@
 "Importing the package is free: no network, no files, no heavy libraries, and quick."
+
 import json
 import os
 import subprocess
@@ -50,8 +51,11 @@ def imported():
     "What importing every module, in a fresh process with sockets blocked, does."
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(PACKAGE)], env=environment,
-        capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", SCRIPT, str(PACKAGE)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr  # no warnings either

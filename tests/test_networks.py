@@ -1,4 +1,5 @@
 """The networks: silent at the start, every input used, padding without influence, counts of the paper."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,21 +8,66 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
-from imagen_nb.layers import (Attention, AttentionPool, Downsample, FeedForward, ResBlock, Upsample, cosine_time, normalize,
-                              resample, sinusoid, upsample_conv)
 from imagen_nb.diffusion import cosine_log_snr
+from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
+from imagen_nb.layers import (
+    Attention,
+    AttentionPool,
+    Downsample,
+    FeedForward,
+    ResBlock,
+    Upsample,
+    cosine_time,
+    normalize,
+    resample,
+    sinusoid,
+    upsample_conv,
+)
 from imagen_nb.recipes import base_network, paper, toy
 from imagen_nb.text import TextEmbedding
 from imagen_nb.unet import Conditioner, UNet, UNetConfig, compile_blocks
 
-BASE = UNetConfig(dim=24, mults=(1, 2), blocks=1, attention=(False, True), head_dim=24, text_dim=12, text_width=16, emb_dim=32)
-TOY = replace(BASE, text_depth=1, skips="add", resample="conv", separate_attention=True, feed_forward=2, patch=2)
-SR = EfficientUNetConfig(channels=(16, 32), blocks=(1, 2), strides=(2, 2), self_attention=(False, True), text_attention=(False, True),
-                         heads=2, stem=16, text_dim=12, text_width=16, emb_dim=32)
-NETWORKS = {"base": BASE, "toy base": TOY, "classic sr": replace(BASE, has_lowres=True), "sr": SR, "sr patch": replace(SR, patch=2),
-            "sr every skip": replace(SR, skips="every"), "sr added skip": replace(SR, skips="add", scaled="shortcut"),
-            "sr attention": replace(SR, attend_after="every", inner=2, scaled="skip")}
+BASE = UNetConfig(
+    dim=24,
+    mults=(1, 2),
+    blocks=1,
+    attention=(False, True),
+    head_dim=24,
+    text_dim=12,
+    text_width=16,
+    emb_dim=32,
+)
+TOY = replace(
+    BASE,
+    text_depth=1,
+    skips="add",
+    resample="conv",
+    separate_attention=True,
+    feed_forward=2,
+    patch=2,
+)
+SR = EfficientUNetConfig(
+    channels=(16, 32),
+    blocks=(1, 2),
+    strides=(2, 2),
+    self_attention=(False, True),
+    text_attention=(False, True),
+    heads=2,
+    stem=16,
+    text_dim=12,
+    text_width=16,
+    emb_dim=32,
+)
+NETWORKS = {
+    "base": BASE,
+    "toy base": TOY,
+    "classic sr": replace(BASE, has_lowres=True),
+    "sr": SR,
+    "sr patch": replace(SR, patch=2),
+    "sr every skip": replace(SR, skips="every"),
+    "sr added skip": replace(SR, skips="add", scaled="shortcut"),
+    "sr attention": replace(SR, attend_after="every", inner=2, scaled="skip"),
+}
 
 
 def build(config, seed=0):
@@ -31,22 +77,30 @@ def build(config, seed=0):
 
 def inputs(config, b=2, size=16, seed=0):
     g = torch.Generator().manual_seed(seed)
-    text = TextEmbedding(torch.randn(b, 5, 12, generator=g), torch.tensor([[True]*3 + [False]*2]*b))
-    extra = (torch.randn(b, 3, size, size, generator=g), torch.randn(b, generator=g)) if config.has_lowres else ()
+    text = TextEmbedding(
+        torch.randn(b, 5, 12, generator=g), torch.tensor([[True] * 3 + [False] * 2] * b)
+    )
+    extra = (
+        (torch.randn(b, 3, size, size, generator=g), torch.randn(b, generator=g))
+        if config.has_lowres
+        else ()
+    )
     return [torch.randn(b, 3, size, size, generator=g), torch.randn(b, generator=g), text, *extra]
 
 
 def awake(config):
     "A network whose silent layers speak."
     net, g = build(config), torch.Generator().manual_seed(1)
-    for p in net.parameters(): p.data.add_(.1*torch.randn(p.shape, generator=g))
+    for p in net.parameters():
+        p.data.add_(0.1 * torch.randn(p.shape, generator=g))
     return net
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_silent_at_the_start_and_any_size(name):
     net = build(NETWORKS[name])
-    for size in (16, 32): assert net(*inputs(NETWORKS[name], size=size)).abs().max() == 0
+    for size in (16, 32):
+        assert net(*inputs(NETWORKS[name], size=size)).abs().max() == 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -66,9 +120,11 @@ def test_every_input_changes_the_output_and_every_parameter_has_a_gradient(name)
 def test_padding_has_no_influence_and_no_gradient(name):
     net, args = awake(NETWORKS[name]), inputs(NETWORKS[name])
     y, text = net(*args), args[2]
-    changed = TextEmbedding(torch.where(text.mask[..., None], text.tokens, 7.), text.mask)
+    changed = TextEmbedding(torch.where(text.mask[..., None], text.tokens, 7.0), text.mask)
     assert torch.equal(net(args[0], args[1], changed, *args[3:]), y), "not within rounding: exactly"
-    torch.testing.assert_close(net(args[0], args[1], text.pad(9), *args[3:]), y, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        net(args[0], args[1], text.pad(9), *args[3:]), y, atol=1e-5, rtol=1e-5
+    )
     tokens = text.tokens.clone().requires_grad_()
     net(args[0], args[1], TextEmbedding(tokens, text.mask), *args[3:]).square().sum().backward()
     assert tokens.grad[~text.mask].abs().max() == 0 and tokens.grad[text.mask].abs().max() > 0
@@ -87,10 +143,13 @@ def test_both_ways_to_read_the_caption_are_open():
     flipped = [*args[:2], TextEmbedding(-args[2].tokens, args[2].mask)]
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, Attention): module.out.weight.zero_(); module.out.bias.zero_()
+            if isinstance(module, Attention):
+                module.out.weight.zero_()
+                module.out.bias.zero_()
         assert (net(*args) - net(*flipped)).abs().max() > 1e-5
         net = awake(BASE)
-        for p in net.cond.pool.mlp[-1].parameters(): p.zero_()
+        for p in net.cond.pool.mlp[-1].parameters():
+            p.zero_()
         assert (net(*args) - net(*flipped)).abs().max() > 1e-5
 
 
@@ -98,13 +157,14 @@ def test_residual_sum_is_scaled_in_the_efficient_unet():
     blocks = [m for m in build(SR).modules() if isinstance(m, ResBlock)]
     x, emb = torch.randn(1, 16, 4, 4), torch.randn(1, 32)
     assert len(blocks) == 6
-    torch.testing.assert_close(blocks[0](x, emb), x*0.5**0.5)
+    torch.testing.assert_close(blocks[0](x, emb), x * 0.5**0.5)
 
 
 def test_downsampling_comes_before_the_convolutions():
     net, seen = build(SR), []
     for m in net.modules():
-        if isinstance(m, ResBlock): m.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[-1]))
+        if isinstance(m, ResBlock):
+            m.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[-1]))
     net(*inputs(SR, size=16))
     assert seen == [8, 4, 4, 4, 4, 8], "no residual block may see the full 16 pixels"
 
@@ -131,7 +191,7 @@ def test_pool_is_an_average_over_real_words():
 
 
 def test_noise_embedding_tells_levels_apart():
-    t = torch.linspace(.01, .99, 50)
+    t = torch.linspace(0.01, 0.99, 50)
     torch.testing.assert_close(cosine_time(cosine_log_snr(t)), t, atol=1e-5, rtol=0)
     assert sinusoid(t, 32).unique(dim=0).shape[0] == 50
 
@@ -141,11 +201,15 @@ def test_published_sizes_on_the_meta_device():
         counts = [sum(p.numel() for p in build(s.network).parameters()) for s in paper().stages]
     assert 1.96e9 < counts[0] < 2.44e9
     assert counts[1] > counts[2] > 4e8
-    assert not any(isinstance(m, Attention) and m.has_self for m in build_meta(paper().stages[2].network).modules())
+    assert not any(
+        isinstance(m, Attention) and m.has_self
+        for m in build_meta(paper().stages[2].network).modules()
+    )
 
 
 def build_meta(config):
-    with torch.device("meta"): return build(config)
+    with torch.device("meta"):
+        return build(config)
 
 
 def test_toy_networks_are_small():
@@ -153,30 +217,43 @@ def test_toy_networks_are_small():
         assert sum(p.numel() for p in build_meta(stage.network).parameters()) < 3e6
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(z=torch.zeros(2, 1, 16, 16)), "z_t"), (dict(z=torch.zeros(2, 3, 17, 16)), "nearest"), (dict(l=torch.zeros(3)), "log_snr"),
-    (dict(t=TextEmbedding(torch.zeros(2, 5, 13), torch.ones(2, 5, dtype=torch.bool))), "text"),
-    (dict(t=TextEmbedding(torch.zeros(2, 5, 12), torch.ones(2, 5))), "mask")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(z=torch.zeros(2, 1, 16, 16)), "z_t"),
+        (dict(z=torch.zeros(2, 3, 17, 16)), "nearest"),
+        (dict(l=torch.zeros(3)), "log_snr"),
+        (dict(t=TextEmbedding(torch.zeros(2, 5, 13), torch.ones(2, 5, dtype=torch.bool))), "text"),
+        (dict(t=TextEmbedding(torch.zeros(2, 5, 12), torch.ones(2, 5))), "mask"),
+    ],
+)
 def test_bad_inputs_are_named(change, message):
     z, log_snr, text = inputs(BASE)
-    with pytest.raises(ValueError, match=message): build(BASE)(change.get("z", z), change.get("l", log_snr), change.get("t", text))
+    with pytest.raises(ValueError, match=message):
+        build(BASE)(change.get("z", z), change.get("l", log_snr), change.get("t", text))
 
 
 def test_bad_configs_are_named():
-    with pytest.raises(ValueError, match="attention"): UNetConfig(attention=(True,))
-    with pytest.raises(ValueError, match="strides"): EfficientUNetConfig(strides=(3, 2, 2, 2))
-    with pytest.raises(TypeError): UNetConfig(dims=3)
+    with pytest.raises(ValueError, match="attention"):
+        UNetConfig(attention=(True,))
+    with pytest.raises(ValueError, match="strides"):
+        EfficientUNetConfig(strides=(3, 2, 2, 2))
+    with pytest.raises(TypeError):
+        UNetConfig(dims=3)
 
 
 # ---------------------------------------------------------------- what training makes of it
 
+
 class Fixed(torch.nn.Module):
     "A conditioner that has made up its mind."
+
     def __init__(self, emb, words):
         super().__init__()
         self.answer = emb, words
 
-    def forward(self, *_): return self.answer
+    def forward(self, *_):
+        return self.answer
 
 
 @pytest.mark.parametrize("name", ["base", "sr"])
@@ -186,19 +263,34 @@ def test_after_twenty_steps_every_way_in_is_used(name):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     for step in range(20):
         args = inputs(config, b=4, seed=step)
-        target = args[0] + args[2].tokens[:, :3, :1, None].mean(1, keepdim=True) + args[1][:, None, None, None]
-        if config.has_lowres: target = target + args[3] + args[4][:, None, None, None]
+        target = (
+            args[0]
+            + args[2].tokens[:, :3, :1, None].mean(1, keepdim=True)
+            + args[1][:, None, None, None]
+        )
+        if config.has_lowres:
+            target = target + args[3] + args[4][:, None, None, None]
         (net(*args) - target).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     args, other = inputs(config, seed=99), inputs(config, seed=98)
     with torch.no_grad():
         y, cond = net(*args), net.cond
-        moved = {"noisy picture": net(other[0], *args[1:]), "time": net(args[0], args[1] + 3, *args[2:])}
-        if config.has_lowres: moved |= {"lowres": net(*args[:3], other[3], args[4]), "aug level": net(*args[:4], args[4] + 3)}
+        moved = {
+            "noisy picture": net(other[0], *args[1:]),
+            "time": net(args[0], args[1] + 3, *args[2:]),
+        }
+        if config.has_lowres:
+            moved |= {
+                "lowres": net(*args[:3], other[3], args[4]),
+                "aug level": net(*args[:4], args[4] + 3),
+            }
         emb, words = cond(args[1], args[2], *args[4:])
         other_emb, other_words = cond(args[1], other[2], *args[4:])
-        for way, answer in {"words": (emb, other_words), "pooled caption": (other_emb, words)}.items():
+        for way, answer in {
+            "words": (emb, other_words),
+            "pooled caption": (other_emb, words),
+        }.items():
             net.cond = Fixed(*answer)
             moved[way] = net(*args)
     far = {way: (y - o).abs().max().item() for way, o in moved.items()}
@@ -210,44 +302,78 @@ def test_bf16_stays_near_fp32(name):
     net, args = awake(NETWORKS[name]), inputs(NETWORKS[name])
     with torch.no_grad():
         y = net(*args)
-        with torch.autocast("cpu", torch.bfloat16): half = net(*args)
-    drift = ((half - y).norm()/y.norm()).item()
-    assert half.dtype == torch.float32 and 1e-5 < drift < .05, drift
+        with torch.autocast("cpu", torch.bfloat16):
+            half = net(*args)
+    drift = ((half - y).norm() / y.norm()).item()
+    assert half.dtype == torch.float32 and 1e-5 < drift < 0.05, drift
 
 
 # ---------------------------------------------------------------- sizes
 
-@pytest.mark.parametrize("name, size", [("base", (16, 2)), ("base", (6, 10)), ("toy base", (20, 8)), ("sr", (12, 40)), ("sr patch", (24, 8))])
+
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("base", (16, 2)),
+        ("base", (6, 10)),
+        ("toy base", (20, 8)),
+        ("sr", (12, 40)),
+        ("sr patch", (24, 8)),
+    ],
+)
 def test_any_size_that_the_stride_divides(name, size):
     config = NETWORKS[name]
     args = inputs(config, size=64)
-    cut = [a[..., :size[0], :size[1]] if isinstance(a, torch.Tensor) and a.ndim == 4 else a for a in args]
+    cut = [
+        a[..., : size[0], : size[1]] if isinstance(a, torch.Tensor) and a.ndim == 4 else a
+        for a in args
+    ]
     assert awake(config)(*cut).shape == (2, 3, *size)
 
 
-@pytest.mark.parametrize("name, size, near", [("base", (17, 30), "(16, 30)"), ("toy base", (19, 32), "(20, 32)"), ("sr", (3, 14), "(4, 16)"), ("sr patch", (29, 8), "(32, 8)")])
+@pytest.mark.parametrize(
+    "name, size, near",
+    [
+        ("base", (17, 30), "(16, 30)"),
+        ("toy base", (19, 32), "(20, 32)"),
+        ("sr", (3, 14), "(4, 16)"),
+        ("sr patch", (29, 8), "(32, 8)"),
+    ],
+)
 def test_other_sizes_are_refused_with_the_nearest_good_one(name, size, near):
     args = inputs(NETWORKS[name], size=64)
-    cut = [a[..., :size[0], :size[1]] if isinstance(a, torch.Tensor) and a.ndim == 4 else a for a in args]
-    with pytest.raises(ValueError, match="the nearest is") as error: build(NETWORKS[name])(*cut)
+    cut = [
+        a[..., : size[0], : size[1]] if isinstance(a, torch.Tensor) and a.ndim == 4 else a
+        for a in args
+    ]
+    with pytest.raises(ValueError, match="the nearest is") as error:
+        build(NETWORKS[name])(*cut)
     assert near in str(error.value)
 
 
 # ---------------------------------------------------------------- counts
 
-def count(config) -> int: return sum(p.numel() for p in build_meta(config).parameters())
+
+def count(config) -> int:
+    return sum(p.numel() for p in build_meta(config).parameters())
 
 
-@pytest.mark.parametrize("size, published", [("300M", 300e6), ("500M", 500e6), ("1B", 1e9), ("2B", 2e9)])
+@pytest.mark.parametrize(
+    "size, published", [("300M", 300e6), ("500M", 500e6), ("1B", 1e9), ("2B", 2e9)]
+)
 def test_ablation_sizes(size, published):
-    assert abs(count(base_network(size))/published - 1) < .10 if size != "2B" else 1.96e9 < count(base_network(size)) < 2.44e9
+    assert (
+        abs(count(base_network(size)) / published - 1) < 0.10
+        if size != "2B"
+        else 1.96e9 < count(base_network(size)) < 2.44e9
+    )
 
 
 def test_the_same_code_is_adm_at_imagenet_64():
     "Published: 296 M. ADM reads a class where we read a caption, and predicts a variance beside the mean."
     net = count(UNetConfig(dim=192, emb_dim=768, text_dim=0))
-    classes, variance = 1000*768, 3*(192*9 + 1)
-    assert abs((net + classes + variance)/296e6 - 1) < .001
+    classes, variance = 1000 * 768, 3 * (192 * 9 + 1)
+    assert abs((net + classes + variance) / 296e6 - 1) < 0.001
 
 
 def test_counts_of_the_readings_of_the_efficient_table():
@@ -255,60 +381,82 @@ def test_counts_of_the_readings_of_the_efficient_table():
     full = EfficientUNetConfig()
     plain = count(full)
     assert 4.4e8 < plain < 5e8 and count(replace(full, scaled="shortcut")) == plain
-    more = {k: count(replace(full, **kw)) - plain for k, kw in dict(
-        every=dict(skips="every"), add=dict(skips="add"), attention=dict(attend_after="every"), inner=dict(inner=2)).items()}
-    assert 90e6 < more["every"] < 110e6 and -16e6 < more["add"] < -13e6 and 80e6 < more["attention"] < 95e6 and 12e6 < more["inner"] < 13e6
+    more = {
+        k: count(replace(full, **kw)) - plain
+        for k, kw in dict(
+            every=dict(skips="every"),
+            add=dict(skips="add"),
+            attention=dict(attend_after="every"),
+            inner=dict(inner=2),
+        ).items()
+    }
+    assert (
+        90e6 < more["every"] < 110e6
+        and -16e6 < more["add"] < -13e6
+        and 80e6 < more["attention"] < 95e6
+        and 12e6 < more["inner"] < 13e6
+    )
 
 
 def test_text_can_be_off():
     net = awake(replace(BASE, text_dim=0))
     z_t, log_snr, text = inputs(BASE)
     assert net(z_t, log_snr, None).shape == z_t.shape
-    with pytest.raises(ValueError, match="expected None"): net(z_t, log_snr, text)
-    with pytest.raises(ValueError, match="text, got None"): build(BASE)(z_t, log_snr, None)
+    with pytest.raises(ValueError, match="expected None"):
+        net(z_t, log_snr, text)
+    with pytest.raises(ValueError, match="text, got None"):
+        build(BASE)(z_t, log_snr, None)
 
 
 # ---------------------------------------------------------------- parts
 
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size, has_bias", [((4, 6), True), ((1, 5), False)])
 def test_convolving_before_enlarging_is_the_same(layout, size, has_bias):
-    conv = torch.nn.Conv2d(6, 5, 3, padding=1, bias=has_bias, dtype=torch.float64).to(memory_format=layout)
+    conv = torch.nn.Conv2d(6, 5, 3, padding=1, bias=has_bias, dtype=torch.float64).to(
+        memory_format=layout
+    )
     x = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     grads = []
     for f in (lambda: upsample_conv(conv, x), lambda: conv(resample(x, "up"))):
         y = f()
         grads.append((y, *torch.autograd.grad(y.square().sum(), [x, *conv.parameters()])))
-    for a, b in zip(*grads): torch.testing.assert_close(a, b)
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_norm_that_a_compiler_sees_is_group_norm(layout, monkeypatch):
     norm = torch.nn.GroupNorm(3, 12)
     norm.weight.data.normal_(), norm.bias.data.normal_()
-    x = torch.randn(2, 12, 4, 6).to(memory_format=layout)*3 + 1
+    x = torch.randn(2, 12, 4, 6).to(memory_format=layout) * 3 + 1
     plain = normalize(norm, x)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     written = normalize(norm, x)
     torch.testing.assert_close(written, norm(x))
-    for y in (plain, written): assert y.is_contiguous(memory_format=layout)
+    for y in (plain, written):
+        assert y.is_contiguous(memory_format=layout)
 
 
 def test_scale_of_a_signal_does_not_matter_behind_a_norm():
     "GroupNorm in the block and in attention, LayerNorm on the words and in the pool: each makes its branch blind to scale."
     torch.manual_seed(0)
-    x, emb, words = torch.randn(2, 32, 4, 4)*5, torch.randn(2, 16), torch.randn(2, 5, 24)*5
+    x, emb, words = torch.randn(2, 32, 4, 4) * 5, torch.randn(2, 16), torch.randn(2, 5, 24) * 5
     mask = torch.ones(2, 5, dtype=torch.bool)
-    text, louder = TextEmbedding(words, mask), TextEmbedding(words*10, mask)
+    text, louder = TextEmbedding(words, mask), TextEmbedding(words * 10, mask)
     close = dict(atol=1e-4, rtol=1e-3)
     block, attention, pool = ResBlock(32, 32, 16), Attention(32, 24, 16), AttentionPool(24, 16)
-    for layer in (block.conv2, attention.out): torch.nn.init.normal_(layer.weight, std=.1)
-    torch.testing.assert_close(block(x, emb) - x, block(10*x, emb) - 10*x, **close)
-    torch.testing.assert_close(attention(x, text) - x, attention(10*x, text) - 10*x, **close)
+    for layer in (block.conv2, attention.out):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    torch.testing.assert_close(block(x, emb) - x, block(10 * x, emb) - 10 * x, **close)
+    torch.testing.assert_close(attention(x, text) - x, attention(10 * x, text) - 10 * x, **close)
     torch.testing.assert_close(attention(x, text), attention(x, louder), **close)
     torch.testing.assert_close(pool(text), pool(louder), **close)
     cond = Conditioner(8, 16, 24, 24)
-    torch.testing.assert_close(cond(torch.zeros(2), text)[1].tokens, cond(torch.zeros(2), louder)[1].tokens, **close)
+    torch.testing.assert_close(
+        cond(torch.zeros(2), text)[1].tokens, cond(torch.zeros(2), louder)[1].tokens, **close
+    )
 
 
 def test_resampling_is_inside_the_block_and_on_its_shortcut():
@@ -320,37 +468,60 @@ def test_resampling_is_inside_the_block_and_on_its_shortcut():
 
 
 def test_fresh_blocks_are_the_identity():
-    x, text = torch.randn(2, 32, 4, 4), TextEmbedding(torch.randn(2, 5, 24), torch.ones(2, 5, dtype=torch.bool))
-    for block, args in ((ResBlock(32, 32, 8), (torch.randn(2, 8),)), (Attention(32, 24, 16), (text,)), (Attention(32, 24, 16, has_self=False), (text,)),
-                        (Attention(32, 0, 16, inner=64), ()), (FeedForward(32), ())):
+    x, text = (
+        torch.randn(2, 32, 4, 4),
+        TextEmbedding(torch.randn(2, 5, 24), torch.ones(2, 5, dtype=torch.bool)),
+    )
+    for block, args in (
+        (ResBlock(32, 32, 8), (torch.randn(2, 8),)),
+        (Attention(32, 24, 16), (text,)),
+        (Attention(32, 24, 16, has_self=False), (text,)),
+        (Attention(32, 0, 16, inner=64), ()),
+        (FeedForward(32), ()),
+    ):
         torch.testing.assert_close(block(x, *args), x, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("direction", [None, "up", "down"])
 def test_a_residual_block_written_out(direction):
     "Norm and activation, then resampling, then the convolution; scale and shift by the embedding."
-    silu, move = torch.nn.functional.silu, lambda x: x if direction is None else resample(x, direction)
+    silu, move = (
+        torch.nn.functional.silu,
+        lambda x: x if direction is None else resample(x, direction),
+    )
     block, x, emb = ResBlock(12, 12, 16, direction), torch.randn(2, 12, 4, 4), torch.randn(2, 16)
-    torch.nn.init.normal_(block.conv2.weight, std=.1)
+    torch.nn.init.normal_(block.conv2.weight, std=0.1)
     scale, shift = block.film(silu(emb))[..., None, None].chunk(2, dim=1)
     h = block.norm2(block.conv1(move(silu(block.norm1(x)))))
-    torch.testing.assert_close(block(x, emb), move(x) + block.conv2(silu(h*(1 + scale) + shift)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        block(x, emb), move(x) + block.conv2(silu(h * (1 + scale) + shift)), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_with_a_skip_for_every_block_the_last_made_is_the_first_used():
     net, made, used = awake(NETWORKS["sr every skip"]), [], []
-    for block in net.down: block.register_forward_hook(lambda m, i, o: made.extend(o))
+    for block in net.down:
+        block.register_forward_hook(lambda m, i, o: made.extend(o))
     for block in net.up:
         join = block.join
         block.join = lambda h, skip, join=join: (used.append(skip), join(h, skip))[1]
     net(*inputs(SR))
-    assert len(used) == len(made) == sum(SR.blocks) and all(a is b for a, b in zip(used, reversed(made)))
+    assert len(used) == len(made) == sum(SR.blocks) and all(
+        a is b for a, b in zip(used, reversed(made))
+    )
 
 
-@pytest.mark.parametrize("scaled, formula", [("sum", lambda x, h: (x + h)*.5**.5), ("shortcut", lambda x, h: x*.5**.5 + h), ("skip", lambda x, h: x + h)])
+@pytest.mark.parametrize(
+    "scaled, formula",
+    [
+        ("sum", lambda x, h: (x + h) * 0.5**0.5),
+        ("shortcut", lambda x, h: x * 0.5**0.5 + h),
+        ("skip", lambda x, h: x + h),
+    ],
+)
 def test_what_the_square_root_of_a_half_multiplies(scaled, formula):
     block = build(replace(SR, scaled=scaled)).down[0].blocks[0]
-    torch.nn.init.normal_(block.conv2.weight, std=.1)
+    torch.nn.init.normal_(block.conv2.weight, std=0.1)
     x, emb = torch.randn(1, 16, 4, 4), torch.randn(1, 32)
     loud = ResBlock(16, 16, 32)
     loud.load_state_dict(block.state_dict())
@@ -361,7 +532,8 @@ def test_what_the_square_root_of_a_half_multiplies(scaled, formula):
 def test_attention_follows_the_residual_block(name):
     net, calls = build(NETWORKS[name]), []
     for m in net.modules():
-        if isinstance(m, (ResBlock, Attention)): m.register_forward_hook(lambda m, i, o: calls.append(type(m)))
+        if isinstance(m, (ResBlock, Attention)):
+            m.register_forward_hook(lambda m, i, o: calls.append(type(m)))
     net(*inputs(NETWORKS[name]))
     places = [i for i, kind in enumerate(calls) if kind is Attention]
     assert calls[0] is ResBlock and places and all(calls[i - 1] is ResBlock for i in places)
@@ -370,7 +542,8 @@ def test_attention_follows_the_residual_block(name):
 def test_skips_are_last_in_first_out():
     "Each layer on the way up gets what a layer of the same resolution made, and every one is used."
     net, made, used = awake(BASE), [], []
-    for layer in net.down: layer.register_forward_hook(lambda m, i, o: made.append(o) if m.gives_skip else None)
+    for layer in net.down:
+        layer.register_forward_hook(lambda m, i, o: made.append(o) if m.gives_skip else None)
     join = net.join
     net.join = lambda h, skip: (used.append(skip), join(h, skip))[1]
     args = inputs(BASE)
@@ -378,32 +551,44 @@ def test_skips_are_last_in_first_out():
     assert len(used) == len(made) + 1 and all(a is b for a, b in zip(used, reversed(made)))
     for k in range(len(used)):
         calls = []
+
         def without(h, skip):
             calls.append(k)
-            return join(h, 0*skip if len(calls) == k + 1 else skip)
+            return join(h, 0 * skip if len(calls) == k + 1 else skip)
+
         net.join = without
         assert (net(*args) - y).abs().max() > 1e-4, f"skip {k} is not read"
 
 
 # ---------------------------------------------------------------- speed by design
 
+
 @pytest.mark.parametrize("name", ["base", "sr", "sr every skip"])
 def test_recomputing_blocks_gives_the_same_gradients_and_keeps_less(name):
     net, args, found = awake(NETWORKS[name]), inputs(NETWORKS[name]), []
     for net.recompute in (False, True):
         kept = {}
-        keep = lambda x: (kept.__setitem__(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()), x)[1]
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): loss = net(*args).square().sum()
+
+        def keep(x):
+            return (
+                kept.__setitem__(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()),
+                x,
+            )[1]
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            loss = net(*args).square().sum()
         found.append((torch.autograd.grad(loss, list(net.parameters())), sum(kept.values())))
     (plain, kept), (again, kept_again) = found
-    for a, b in zip(plain, again): torch.testing.assert_close(a, b)
-    assert kept_again < .7*kept
+    for a, b in zip(plain, again):
+        torch.testing.assert_close(a, b)
+    assert kept_again < 0.7 * kept
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "toy base", "sr"])
 def test_blocks_compile_to_one_graph_each_and_never_again(name):
     from torch._dynamo.utils import counters
+
     net, args = awake(NETWORKS[name]), inputs(NETWORKS[name])
     names, y = list(net.state_dict()), net(*args)
     torch._dynamo.reset()
@@ -422,38 +607,61 @@ def test_blocks_compile_to_one_graph_each_and_never_again(name):
 
 class NoSync(TorchDispatchMode):
     "Refuse what makes the host wait for a GPU."
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func)
-        assert not any(o in name for o in ("_local_scalar_dense", "nonzero", "is_nonzero", "aten.equal", "masked_select", "unique")), name
+        assert not any(
+            o in name
+            for o in (
+                "_local_scalar_dense",
+                "nonzero",
+                "is_nonzero",
+                "aten.equal",
+                "masked_select",
+                "unique",
+            )
+        ), name
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_host_never_waits(name):
     net, args = awake(NETWORKS[name]), inputs(NETWORKS[name])
-    with NoSync(): net(*args).square().sum().backward()
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoSync(): args[0].sum().item()
+    with NoSync():
+        net(*args).square().sum().backward()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoSync():
+        args[0].sum().item()
 
 
 @pytest.mark.parametrize("name", ["base", "sr"])
 def test_channels_last_is_kept_through_every_block(name):
-    net, args, lost = awake(NETWORKS[name]).to(memory_format=torch.channels_last), inputs(NETWORKS[name]), []
+    net, args, lost = (
+        awake(NETWORKS[name]).to(memory_format=torch.channels_last),
+        inputs(NETWORKS[name]),
+        [],
+    )
+
     def note(m, i, o):
-        if not o.is_contiguous(memory_format=torch.channels_last): lost.append(type(m).__name__)
+        if not o.is_contiguous(memory_format=torch.channels_last):
+            lost.append(type(m).__name__)
+
     for m in net.modules():
-        if isinstance(m, (ResBlock, Attention, Downsample, Upsample)): m.register_forward_hook(note)
+        if isinstance(m, (ResBlock, Attention, Downsample, Upsample)):
+            m.register_forward_hook(note)
     net(*args)
     assert not lost
 
 
 def test_the_benchmark_asks_both_branches_in_one_batch():
-    from bench.rivals import W, Inputs, matched, our_base, our_efficient, parameters
+    from bench.rivals import Inputs, W, matched, our_base, our_efficient, parameters
+
     for rival, has_lowres in ((our_base(64, 12), False), (our_efficient(32, 12), True)):
-        for p in rival.network.parameters(): p.data.add_(.02*torch.randn_like(p))
+        for p in rival.network.parameters():
+            p.data.add_(0.02 * torch.randn_like(p))
         i = Inputs.random(1, 16, 12, 3, has_lowres)
         null = TextEmbedding(torch.zeros(1, 1, 12), torch.ones(1, 1, dtype=torch.bool))
         with torch.no_grad():
-            expected = W*rival.predict(i) + (1 - W)*rival.predict(i._replace(text=null))
+            expected = W * rival.predict(i) + (1 - W) * rival.predict(i._replace(text=null))
             torch.testing.assert_close(rival.guided(i), expected, atol=1e-4, rtol=1e-3)
     target = parameters(our_efficient(32, 12))
     assert matched(lambda d: our_efficient(d, 12), target + 1000, (16, 24, 32, 40)) == 32
@@ -461,7 +669,10 @@ def test_the_benchmark_asks_both_branches_in_one_batch():
 
 def test_the_run_card_compares_equals():
     "Parameters within 5 %, the same batch and dtype on both sides, five timings or more, three where a step of theirs takes over half a minute."
-    card = json.loads((Path(__file__).parents[1]/"data"/"runs"/"bench-cpu.json").read_text())
+    card = json.loads((Path(__file__).parents[1] / "data" / "runs" / "bench-cpu.json").read_text())
     for row in card["rows"]:
-        assert abs(row["ours"]["parameters"]/row["theirs"]["parameters"] - 1) < .05, row["row"]
-        assert row["repeats"] >= (3 if row["theirs"]["seconds"]["median"] > 30 else 5) and row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        assert abs(row["ours"]["parameters"] / row["theirs"]["parameters"] - 1) < 0.05, row["row"]
+        assert (
+            row["repeats"] >= (3 if row["theirs"]["seconds"]["median"] > 30 else 5)
+            and row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        )

@@ -1,4 +1,5 @@
 "Wheel and sdist build, install and find their files outside the checkout."
+
 import json
 import os
 import re
@@ -15,8 +16,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints", "*.egg-info")
-NEEDED = ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE",
-          "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt")
+NEEDED = (
+    "setup.py",
+    "settings.ini",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "constraints.txt",
+)
 ONE_FILE = "probe/nested/one.json"  # so that the test holds while data/ is still empty
 
 SCRIPT = """
@@ -31,8 +40,15 @@ print(json.dumps({"at": imagen_nb.__file__, "assets": str(assets()), "files": fi
 
 def run(*command, cwd, **kw):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment,
-                          capture_output=True, text=True, timeout=300, **kw)
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kw,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -63,15 +79,21 @@ def built(source):
 
 def test_sizes(source, built):
     "What ships stays small: 25 MB of data, 20 MB of weights, each wheel little more."
-    size = lambda folder: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+    def size(folder):
+        return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
     assert size(source / "data" / "toy") <= 20e6 and size(source / "data") <= 25e6
     assert built[1].stat().st_size <= 25e6
 
 
 def data_files(source):
     data = source / "data"
-    return sorted(p.relative_to(data).as_posix() for p in data.rglob("*")
-                  if p.is_file() and p.name != ".DS_Store")
+    return sorted(
+        p.relative_to(data).as_posix()
+        for p in data.rglob("*")
+        if p.is_file() and p.name != ".DS_Store"
+    )
 
 
 def fresh_environment(folder, *install):
@@ -81,8 +103,20 @@ def fresh_environment(folder, *install):
     site = run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder)
     libraries = sysconfig.get_path("purelib")
     (Path(site.strip()) / "libraries.pth").write_text(libraries + "\n")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps",
-        "--no-index", "--no-build-isolation", *install, cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        *install,
+        cwd=folder,
+    )
     return python
 
 
@@ -109,8 +143,18 @@ def test_metadata(built):
     assert re.search(r"^Requires-Python: >=3.11$", text, re.M)
     core = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.M))
     assert core == {
-        "torch", "transformers", "sentencepiece", "protobuf", "datasets", "accelerate",
-        "safetensors", "numpy", "pillow", "matplotlib", "ipywidgets", "tqdm",
+        "torch",
+        "transformers",
+        "sentencepiece",
+        "protobuf",
+        "datasets",
+        "accelerate",
+        "safetensors",
+        "numpy",
+        "pillow",
+        "matplotlib",
+        "ipywidgets",
+        "tqdm",
     }
     extras = set(re.findall(r"^Provides-Extra: (\w+)$", text, re.M))
     assert extras == {"dev", "eval", "track", "diffusers", "bench", "docs"}
@@ -125,7 +169,10 @@ def test_it_works_from_the_wheel(source, built, tmp_path):
     command = tmp_path / "env" / "bin" / "imagen-nb"
     caption = "a small red circle to the left of a big blue square"
     printed = run(command, "sample", caption, "--steps", "2,1,1", cwd=tmp_path).split()
-    assert printed == ["pictures/a-small-red-circle-to-the-left-of-a-big-blue-square-seed0.png", "pictures/grid.png"]
+    assert printed == [
+        "pictures/a-small-red-circle-to-the-left-of-a-big-blue-square-seed0.png",
+        "pictures/grid.png",
+    ]
     assert all((tmp_path / name).stat().st_size > 1000 for name in printed)
 
 

@@ -1,4 +1,5 @@
 "Grids are exact to the pixel, sliders stand alone and stay small."
+
 import html.parser
 import json
 import re
@@ -7,7 +8,11 @@ import pytest
 import torch
 
 from imagen_nb.plots import (
-    FrameSlider, frame_slider, image_grid, plot_losses, show_images,
+    FrameSlider,
+    frame_slider,
+    image_grid,
+    plot_losses,
+    show_images,
 )
 
 
@@ -22,6 +27,7 @@ def noise(*shape):
 
 # ---- grids
 
+
 def test_grid_is_exact():
     images = noise(5, 3, 4, 6)
     sheet = pixels(image_grid(images, 3, padding=1))
@@ -29,7 +35,7 @@ def test_grid_is_exact():
     expected = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
     for i in range(5):
         top, left = 1 + i // 3 * 5, 1 + i % 3 * 7
-        assert torch.equal(sheet[top:top + 4, left:left + 6], expected[i])
+        assert torch.equal(sheet[top : top + 4, left : left + 6], expected[i])
     assert (sheet[0] == 255).all() and (sheet[6:, 15:] == 255).all()  # padding, no sixth
 
 
@@ -50,21 +56,25 @@ def test_grid_of_stages_side_by_side():
     assert image_grid([base[0], fine[0]], padding=0).size == (32, 16)
 
 
-@pytest.mark.parametrize("images, what", [
-    (noise(2, 4, 8, 8), "expected \\(3 h w\\)"),
-    (noise(3, 8), "expected \\(3 h w\\)"),
-    (noise(0, 3, 8, 8), "no images"),
-    ([], "no images"),
-    ([noise(3, 8, 8), noise(3, 12, 12)], "whole multiples"),
-    ([noise(2, 3, 8, 8), noise(3, 3, 8, 8)], "as many in each"),
-    (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "expected floats"),
-])
+@pytest.mark.parametrize(
+    "images, what",
+    [
+        (noise(2, 4, 8, 8), "expected \\(3 h w\\)"),
+        (noise(3, 8), "expected \\(3 h w\\)"),
+        (noise(0, 3, 8, 8), "no images"),
+        ([], "no images"),
+        ([noise(3, 8, 8), noise(3, 12, 12)], "whole multiples"),
+        ([noise(2, 3, 8, 8), noise(3, 3, 8, 8)], "as many in each"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "expected floats"),
+    ],
+)
 def test_grid_errors(images, what):
     with pytest.raises(ValueError, match=f"image_grid.*{what}"):
         image_grid(images)
 
 
 # ---- figures
+
 
 def rendered(fig):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -111,6 +121,7 @@ def test_show_images_errors():
 
 
 # ---- slider
+
 
 def figures(n, dpi=80):
     import matplotlib.pyplot as plt

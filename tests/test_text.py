@@ -38,11 +38,26 @@ def random_t5(folder, vocab=192):
     folder.mkdir()
     lines.write_text("\n".join(world.caption(i) for i in range(60)))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(lines), model_prefix=str(folder / "spiece"), vocab_size=60, pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2)
+        input=str(lines),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=60,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     (folder / "spiece.vocab").unlink()
-    config = T5Config(vocab_size=vocab, d_model=32, d_kv=8, num_heads=4, d_ff=64,
-                      num_layers=2, feed_forward_proj="gated-gelu")
+    config = T5Config(
+        vocab_size=vocab,
+        d_model=32,
+        d_kv=8,
+        num_heads=4,
+        d_ff=64,
+        num_layers=2,
+        feed_forward_proj="gated-gelu",
+    )
     model = T5ForConditionalGeneration(config).eval()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     config.save_pretrained(folder)
@@ -51,9 +66,10 @@ def random_t5(folder, vocab=192):
 
 # ---------------------------------------------------------------- TextEmbedding
 
+
 def ragged():
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
-    return TextEmbedding(torch.randn(3, 5, 4)*mask[..., None], mask)
+    return TextEmbedding(torch.randn(3, 5, 4) * mask[..., None], mask)
 
 
 def test_trim_drops_columns_that_no_row_uses():
@@ -91,7 +107,9 @@ def test_concat_keeps_order_and_refuses_other_widths():
     text = ragged()
     for order in ([0, 1, 2], [2, 0, 1]):
         parts = [text.rows([i]).trim() for i in order]
-        torch.testing.assert_close(TextEmbedding.concat(parts).pad(5).tokens, text.rows(order).tokens)
+        torch.testing.assert_close(
+            TextEmbedding.concat(parts).pad(5).tokens, text.rows(order).tokens
+        )
     wide = TextEmbedding(torch.zeros(1, 2, 6), torch.ones(1, 2).bool())
     with pytest.raises(ValueError, match=r"TextEmbedding.concat.*widths \[4, 6\]"):
         TextEmbedding.concat([text, wide])
@@ -101,34 +119,62 @@ def test_concat_keeps_order_and_refuses_other_widths():
 
 # ---------------------------------------------------------------- through whole networks
 
+
 def networks():
     "A base U-Net and a super-resolution one with all of their text paths open, and other inputs."
     torch.manual_seed(0)
-    base = UNet(UNetConfig(dim=16, mults=(1, 2), blocks=1, attention=(False, True), head_dim=16,
-                           text_dim=12, text_width=16, emb_dim=32)).eval()
-    large = EfficientUNet(EfficientUNetConfig(channels=(16, 32), blocks=(1, 1), strides=(2, 2), heads=2, stem=16,
-                                              self_attention=(False, True), text_attention=(True, True),
-                                              text_dim=12, text_width=16, emb_dim=32)).eval()
+    base = UNet(
+        UNetConfig(
+            dim=16,
+            mults=(1, 2),
+            blocks=1,
+            attention=(False, True),
+            head_dim=16,
+            text_dim=12,
+            text_width=16,
+            emb_dim=32,
+        )
+    ).eval()
+    large = EfficientUNet(
+        EfficientUNetConfig(
+            channels=(16, 32),
+            blocks=(1, 1),
+            strides=(2, 2),
+            heads=2,
+            stem=16,
+            self_attention=(False, True),
+            text_attention=(True, True),
+            text_dim=12,
+            text_width=16,
+            emb_dim=32,
+        )
+    ).eval()
     for network in (base, large):
         for parameter in network.parameters():  # zero at the start hides the text
-            if not parameter.any(): torch.nn.init.normal_(parameter, std=.1)
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
     z_t, log_snr = torch.randn(3, 3, 16, 16), torch.linspace(-3, 3, 3)
-    return {"base": (base, (z_t, log_snr), ()), "large": (large, (z_t, log_snr), (torch.randn(3, 3, 16, 16), log_snr))}
+    return {
+        "base": (base, (z_t, log_snr), ()),
+        "large": (large, (z_t, log_snr), (torch.randn(3, 3, 16, 16), log_snr)),
+    }
 
 
 @pytest.fixture(scope="module", params=["base", "large"])
 def draw_with(request):
     network, before, after = networks()[request.param]
+
     @torch.no_grad()
     def run(text, rows=slice(None)):
         return network(*(x[rows] for x in before), text, *(x[rows] for x in after))
+
     return run
 
 
 def captions_of_three():
     g = torch.Generator().manual_seed(1)
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
-    return TextEmbedding(torch.randn(3, 4, 12, generator=g)*mask[..., None], mask)
+    return TextEmbedding(torch.randn(3, 4, 12, generator=g) * mask[..., None], mask)
 
 
 def test_text_reaches_the_picture(draw_with):
@@ -145,7 +191,7 @@ def test_padding_does_not_change_a_network_s_output(draw_with, length):
 
 def test_masked_positions_have_no_influence_at_all(draw_with):
     text = captions_of_three()
-    noise = torch.where(text.mask[..., None], text.tokens, 1e3*torch.randn_like(text.tokens))
+    noise = torch.where(text.mask[..., None], text.tokens, 1e3 * torch.randn_like(text.tokens))
     assert torch.equal(draw_with(TextEmbedding(noise, text.mask)), draw_with(text))
 
 
@@ -153,17 +199,20 @@ def test_null_is_one_thing_for_all_captions(draw_with):
     text = captions_of_three()
     alone = [draw_with(text.rows([i]).null(), [i]) for i in range(3)]
     torch.testing.assert_close(draw_with(text.null()), torch.cat(alone), atol=1e-5, rtol=0)
-    dropped = TextEmbedding(torch.zeros(3, 4, 12), torch.tensor([[True, False, False, False]]*3))
+    dropped = TextEmbedding(torch.zeros(3, 4, 12), torch.tensor([[True, False, False, False]] * 3))
     torch.testing.assert_close(draw_with(text.null()), draw_with(dropped), atol=1e-5, rtol=0)
 
 
 def test_concat_through_a_network_keeps_order(draw_with):
     text = captions_of_three()
     joined = TextEmbedding.concat([text.rows([i]).trim() for i in (2, 0)])
-    torch.testing.assert_close(draw_with(joined, [2, 0]), draw_with(text)[[2, 0]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        draw_with(joined, [2, 0]), draw_with(text)[[2, 0]], atol=1e-5, rtol=0
+    )
 
 
 # ---------------------------------------------------------------- TextEncoder
+
 
 def test_padding_changes_nothing(encoder, captions):
     long = " ".join(captions[:5])
@@ -172,8 +221,7 @@ def test_padding_changes_nothing(encoder, captions):
         alone = encoder([caption])
         n = alone.mask.sum()
         assert together.mask[i].sum() == n
-        torch.testing.assert_close(
-            together.tokens[i, :n], alone.tokens[0, :n], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.tokens[i, :n], alone.tokens[0, :n], atol=1e-5, rtol=0)
     assert not together.tokens[~together.mask].any()
 
 
@@ -210,8 +258,9 @@ def test_truncation_keeps_the_end_mark_and_is_counted(captions):
     assert short.truncated == 1 and text.mask.shape[1] == 6
     ids = short.tokenize(["a red circle on a gray background"])[0]
     assert len(ids) == 6 and ids[-1] == short.tokenizer.eos_token_id
-    theirs = short.tokenizer("a red circle on a gray background", truncation=True,
-                             max_length=6)["input_ids"]
+    theirs = short.tokenizer("a red circle on a gray background", truncation=True, max_length=6)[
+        "input_ids"
+    ]
     assert ids == theirs and short.truncated == 2
 
 
@@ -226,13 +275,16 @@ def test_same_numbers_as_transformers(encoder, captions):
     from transformers import AutoTokenizer, T5EncoderModel
 
     model = T5EncoderModel.from_pretrained(TOY, dtype=torch.float32).eval()
-    tokenizer, statistics = AutoTokenizer.from_pretrained(TOY), load_file(TOY / "statistics.safetensors")
+    tokenizer, statistics = (
+        AutoTokenizer.from_pretrained(TOY),
+        load_file(TOY / "statistics.safetensors"),
+    )
     ours = encoder(captions[:20])
     for i, caption in enumerate(captions[:20]):
         with torch.no_grad():
             out = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
-        out = (out - statistics["mean"])/statistics["std"]
-        torch.testing.assert_close(ours.tokens[i, :len(out)], out, atol=1e-5, rtol=0)
+        out = (out - statistics["mean"]) / statistics["std"]
+        torch.testing.assert_close(ours.tokens[i, : len(out)], out, atol=1e-5, rtol=0)
         assert ours.mask[i].sum() == len(out)
 
 
@@ -247,7 +299,7 @@ def test_folder_with_spiece_and_bin_only(tmp_path, captions):
         ids = torch.tensor([pieces.encode(caption) + [1]])
         with torch.no_grad():
             out = model.encoder(input_ids=ids).last_hidden_state[0]
-        torch.testing.assert_close(ours.tokens[i, :len(out)], out, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.tokens[i, : len(out)], out, atol=1e-5, rtol=0)
     # the same weights in another format are the same encoder
     model.save_pretrained(tmp_path / "new")
     encoder.tokenizer.save_pretrained(tmp_path / "new")
@@ -281,14 +333,26 @@ def test_unsupported_kind(tmp_path):
 
 
 def test_bert_and_clip_towers(tmp_path):
-    from transformers import (BertConfig, BertModel, CLIPTextConfig, CLIPTextModel,
-                              PreTrainedTokenizerFast)
+    from transformers import (
+        BertConfig,
+        BertModel,
+        CLIPTextConfig,
+        CLIPTextModel,
+        PreTrainedTokenizerFast,
+    )
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOY)
-    small = dict(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=3,
-                 num_attention_heads=2, intermediate_size=32)
-    for model, config in ((BertModel, BertConfig(**small)),
-                          (CLIPTextModel, CLIPTextConfig(**small, eos_token_id=1))):
+    small = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    for model, config in (
+        (BertModel, BertConfig(**small)),
+        (CLIPTextModel, CLIPTextConfig(**small, eos_token_id=1)),
+    ):
         folder = tmp_path / config.model_type
         whole = model(config).eval()
         whole.save_pretrained(folder)
@@ -308,7 +372,21 @@ def bert_tokenizer(folder):
     "A WordPiece tokenizer as BERT's folders have it."
     from transformers import BertTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circle", "square", "left", "of", "##s"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "red",
+        "blue",
+        "circle",
+        "square",
+        "left",
+        "of",
+        "##s",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words))
     return BertTokenizerFast(str(folder / "vocab.txt"))
 
@@ -317,9 +395,17 @@ def test_bert_with_its_own_tokenizer(tmp_path):
     from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = bert_tokenizer(tmp_path)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=32)
-    whole = BertForMaskedLM(config).eval()  # as published: with a head, and names that begin with bert.
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    whole = BertForMaskedLM(
+        config
+    ).eval()  # as published: with a head, and names that begin with bert.
     whole.save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     encoder = TextEncoder.from_pretrained(tmp_path / "bert", dtype=torch.float32)
@@ -329,13 +415,12 @@ def test_bert_with_its_own_tokenizer(tmp_path):
     for i, caption in enumerate(captions[:2]):
         with torch.no_grad():
             out = whole.bert(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
-        torch.testing.assert_close(text.tokens[i, :len(out)], out, atol=1e-5, rtol=0)
+        torch.testing.assert_close(text.tokens[i, : len(out)], out, atol=1e-5, rtol=0)
 
 
 def test_clip_s_text_tower_out_of_the_whole_model(tmp_path):
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-
     from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -344,8 +429,14 @@ def test_clip_s_text_tower_out_of_the_whole_model(tmp_path):
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     n = len(tokens)
     small = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
-    words = small | dict(vocab_size=n, bos_token_id=n-2, eos_token_id=n-1, pad_token_id=n-1)
-    whole = CLIPModel(CLIPConfig(text_config=words, vision_config=small | dict(image_size=8, patch_size=4), projection_dim=8)).eval()
+    words = small | dict(vocab_size=n, bos_token_id=n - 2, eos_token_id=n - 1, pad_token_id=n - 1)
+    whole = CLIPModel(
+        CLIPConfig(
+            text_config=words,
+            vision_config=small | dict(image_size=8, patch_size=4),
+            projection_dim=8,
+        )
+    ).eval()
     whole.save_pretrained(tmp_path / "clip")
     tokenizer.save_pretrained(tmp_path / "clip")
     encoder = TextEncoder.from_pretrained(tmp_path / "clip", dtype=torch.float32)
@@ -358,39 +449,56 @@ def test_clip_s_text_tower_out_of_the_whole_model(tmp_path):
         with torch.no_grad():
             layers = whole.text_model(**inputs, output_hidden_states=True).hidden_states
         assert len(layers) == 4  # embeddings and three layers: the one before the last is the third
-        torch.testing.assert_close(text.tokens[i, :inputs["input_ids"].shape[1]], layers[2][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            text.tokens[i, : inputs["input_ids"].shape[1]], layers[2][0], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
 def test_t5_of_both_versions(tmp_path, kind, captions, encoder):
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=len(encoder.tokenizer), d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2,
-                      feed_forward_proj=kind, tie_word_embeddings=kind == "relu")
+    config = T5Config(
+        vocab_size=len(encoder.tokenizer),
+        d_model=32,
+        d_kv=8,
+        num_heads=4,
+        d_ff=64,
+        num_layers=2,
+        feed_forward_proj=kind,
+        tie_word_embeddings=kind == "relu",
+    )
     whole = T5ForConditionalGeneration(config).eval()
     whole.save_pretrained(tmp_path / "t5")
     encoder.tokenizer.save_pretrained(tmp_path / "t5")
     ours = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.float32)
     text = ours(captions[:8])
     inputs = encoder.tokenizer(captions[:8], padding=True, return_tensors="pt")
-    with torch.no_grad(): out = whole.encoder(**inputs).last_hidden_state
+    with torch.no_grad():
+        out = whole.encoder(**inputs).last_hidden_state
     torch.testing.assert_close(text.mask, inputs["attention_mask"].bool())
-    torch.testing.assert_close(text.tokens, out*text.mask[..., None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(text.tokens, out * text.mask[..., None], atol=1e-5, rtol=0)
 
 
 def test_dtype_follows_the_device(tmp_path):
     random_t5(tmp_path / "t5")
     assert fast_dtype("cuda") == torch.bfloat16 and fast_dtype("mps") == torch.float32
-    assert has_fast_bf16("cuda") and not has_fast_bf16("mps")   # networks follow the same rule
+    assert has_fast_bf16("cuda") and not has_fast_bf16("mps")  # networks follow the same rule
     assert fast_dtype() == fast_dtype("cuda" if torch.cuda.is_available() else "cpu")
     assert TextEncoder.from_pretrained(tmp_path / "t5").dtype == fast_dtype()
     asked = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.bfloat16, device="cpu")
     assert asked.dtype == torch.bfloat16 and asked.identity["dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(max_length=0), "max_length, got 0"), (dict(max_length="9"), "max_length, got '9'"),
-    (dict(dtype=torch.float16), "dtype, got torch.float16.*overflows"), (dict(dtype="bf16"), "dtype, got bf16")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(max_length=0), "max_length, got 0"),
+        (dict(max_length="9"), "max_length, got '9'"),
+        (dict(dtype=torch.float16), "dtype, got torch.float16.*overflows"),
+        (dict(dtype="bf16"), "dtype, got bf16"),
+    ],
+)
 def test_options_that_cannot_be(options, words):
     with pytest.raises(ValueError, match="TextEncoder: " + words):
         TextEncoder.from_pretrained(TOY, **options)
@@ -424,15 +532,20 @@ def test_offloaded_weights_give_the_same_numbers(encoder, captions, tmp_path, wh
     import accelerate
 
     mine = TextEncoder.toy()
-    if where == "cpu": accelerate.cpu_offload(mine.model, "cpu")
-    else: accelerate.disk_offload(mine.model, tmp_path, "cpu")
+    if where == "cpu":
+        accelerate.cpu_offload(mine.model, "cpu")
+    else:
+        accelerate.disk_offload(mine.model, tmp_path, "cpu")
     assert mine.model.device.type == "meta"
-    torch.testing.assert_close(mine(captions[:9]).tokens, encoder(captions[:9]).tokens, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        mine(captions[:9]).tokens, encoder(captions[:9]).tokens, atol=1e-5, rtol=0
+    )
     with pytest.raises(ValueError, match="offloaded weights.*first"):
         TextEncoder(mine.model, mine.tokenizer)
 
 
 # ---------------------------------------------------------------- conversion
+
 
 def folder_size(folder):
     return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".bin", ".safetensors"))
@@ -443,29 +556,43 @@ def test_convert_writes_the_encoder_alone(tmp_path, captions, monkeypatch, layou
     from imagen_nb import convert
 
     random_t5(tmp_path / "old")
-    if layout == "many": monkeypatch.setattr(convert, "SHARD", 9000)
+    if layout == "many":
+        monkeypatch.setattr(convert, "SHARD", 9000)
     new = convert_encoder(tmp_path / "old", tmp_path / "new")
     names = {f.name for f in new.iterdir()}
-    assert {"config.json", "encoder.json", "spiece.model"} <= names and not any(n.endswith(".bin") for n in names)
+    assert {"config.json", "encoder.json", "spiece.model"} <= names and not any(
+        n.endswith(".bin") for n in names
+    )
     assert ("model.safetensors" in names) == (layout == "one")
-    assert folder_size(new) < .3*folder_size(tmp_path / "old")
+    assert folder_size(new) < 0.3 * folder_size(tmp_path / "old")
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["new", "old"]
-    before, after = (TextEncoder.from_pretrained(tmp_path / n, dtype=torch.bfloat16) for n in ("old", "new"))
-    assert {k: v for k, v in before.identity.items() if k != "encoder"} == {k: v for k, v in after.identity.items() if k != "encoder"}
-    torch.testing.assert_close(before(captions[:5]).tokens, after(captions[:5]).tokens, atol=0, rtol=0)
+    before, after = (
+        TextEncoder.from_pretrained(tmp_path / n, dtype=torch.bfloat16) for n in ("old", "new")
+    )
+    assert {k: v for k, v in before.identity.items() if k != "encoder"} == {
+        k: v for k, v in after.identity.items() if k != "encoder"
+    }
+    torch.testing.assert_close(
+        before(captions[:5]).tokens, after(captions[:5]).tokens, atol=0, rtol=0
+    )
     kinds = {str(v.dtype) for f in new.glob("*.safetensors") for v in load(f).values()}
-    assert kinds == {"torch.bfloat16"} and not any("decoder" in k or "lm_head" in k for f in new.glob("*.safetensors") for k in load(f))
+    assert kinds == {"torch.bfloat16"} and not any(
+        "decoder" in k or "lm_head" in k for f in new.glob("*.safetensors") for k in load(f)
+    )
 
 
 def load(file):
     from safetensors.torch import load_file
+
     return load_file(file)
 
 
 def test_convert_reads_safetensors_and_old_pickles(tmp_path):
     model = random_t5(tmp_path / "old")
     want = TextEncoder.from_pretrained(tmp_path / "old", dtype=torch.bfloat16).identity["revision"]
-    torch.save(model.state_dict(), tmp_path / "old/pytorch_model.bin", _use_new_zipfile_serialization=False)
+    torch.save(
+        model.state_dict(), tmp_path / "old/pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
     with pytest.warns(UserWarning, match="old format"):
         convert_encoder(tmp_path / "old", tmp_path / "a")
     model.save_pretrained(tmp_path / "old")
@@ -488,7 +615,8 @@ def test_convert_runs_nothing_and_leaves_nothing(tmp_path):
     import os
 
     class Evil:
-        def __reduce__(self): return os.mkdir, (str(tmp_path / "owned"),)
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
 
     model = random_t5(tmp_path / "old")
     torch.save({"shared.weight": Evil()}, tmp_path / "old/pytorch_model.bin")
@@ -497,7 +625,9 @@ def test_convert_runs_nothing_and_leaves_nothing(tmp_path):
     weights = model.state_dict()
     del weights["encoder.final_layer_norm.weight"]
     torch.save(weights, tmp_path / "old/pytorch_model.bin")
-    with pytest.raises(ValueError, match="incomplete, 1 missing, first encoder.final_layer_norm.weight"):
+    with pytest.raises(
+        ValueError, match="incomplete, 1 missing, first encoder.final_layer_norm.weight"
+    ):
         convert_encoder(tmp_path / "old", tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["old"]
 
@@ -508,24 +638,37 @@ def test_convert_refuses(tmp_path):
     random_t5(tmp_path / "old")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
-    with pytest.raises(ValueError, match="is there already"): convert_encoder(tmp_path / "old", tmp_path / "full")
-    with pytest.raises(ValueError, match="no config.json"): convert_encoder(tmp_path / "none", tmp_path / "new")
+    with pytest.raises(ValueError, match="is there already"):
+        convert_encoder(tmp_path / "old", tmp_path / "full")
+    with pytest.raises(ValueError, match="no config.json"):
+        convert_encoder(tmp_path / "none", tmp_path / "new")
     (tmp_path / "old/pytorch_model.bin").unlink()
-    with pytest.raises(ValueError, match="no model.*safetensors"): convert_encoder(tmp_path / "old", tmp_path / "new")
+    with pytest.raises(ValueError, match="no model.*safetensors"):
+        convert_encoder(tmp_path / "old", tmp_path / "new")
     BertConfig().save_pretrained(tmp_path / "old")
-    with pytest.raises(ValueError, match="kind 'bert'"): convert_encoder(tmp_path / "old", tmp_path / "new")
+    with pytest.raises(ValueError, match="kind 'bert'"):
+        convert_encoder(tmp_path / "old", tmp_path / "new")
 
 
 def test_forecast_of_t5_xxl():
     from transformers import T5Config
 
-    config = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128,
-                      feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    config = T5Config(
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=24,
+        num_heads=64,
+        vocab_size=32128,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
     sizes = encoder_bytes(config)
     assert 44e9 < sizes["whole, float32"] < 45e9 and 9e9 < sizes["encoder, bfloat16"] < 10e9
 
 
 # ---------------------------------------------------------------- the rest
+
 
 def test_no_transformers(monkeypatch):
     import sys
@@ -536,7 +679,9 @@ def test_no_transformers(monkeypatch):
 
 
 def test_toy_works_offline(monkeypatch):
-    def refuse(*_): raise OSError("network is not allowed here")
+    def refuse(*_):
+        raise OSError("network is not allowed here")
+
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert TextEncoder.toy()(["a red circle"]).mask.shape == (1, 4)
 
@@ -544,9 +689,13 @@ def test_toy_works_offline(monkeypatch):
 def test_toy_is_small_and_knows_every_word():
     assert sum(f.stat().st_size for f in TOY.rglob("*") if f.is_file()) <= 3_000_000
     tokenizer = TextEncoder.toy().tokenizer
-    words = {w for level in ("quick", "full") for i in range(300)
-             for c in wordings(ShapesWorld("test", level=level).scene(i))
-             for w in c.replace(",", " ").split()}
+    words = {
+        w
+        for level in ("quick", "full")
+        for i in range(300)
+        for c in wordings(ShapesWorld("test", level=level).scene(i))
+        for w in c.replace(",", " ").split()
+    }
     assert words and all(len(tokenizer.tokenize(word)) == 1 for word in words)
     odd = "Ünïcode ✓ 日本\n#42"
     assert tokenizer.unk_token_id not in tokenizer(odd)["input_ids"]
@@ -555,7 +704,7 @@ def test_toy_is_small_and_knows_every_word():
 def test_toy_tokens_are_standardised(encoder, captions):
     text = encoder(captions)
     rows = text.tokens[text.mask]
-    assert rows.mean(0).abs().max() < .75 and .8 < rows.std() < 1.25
+    assert rows.mean(0).abs().max() < 0.75 and 0.8 < rows.std() < 1.25
 
 
 def test_identity_names_what_decides_the_numbers(encoder):
@@ -565,7 +714,9 @@ def test_identity_names_what_decides_the_numbers(encoder):
     bare = TextEncoder(encoder.model, encoder.tokenizer, "t5-toy")
     assert bare.identity["revision"] != encoder.identity["revision"]
     encoder(["one", "two words"])  # use does not change it
-    assert TextEncoder(encoder.model, encoder.tokenizer, "t5-toy",
-                       statistics=encoder.statistics).identity == encoder.identity
-
-
+    assert (
+        TextEncoder(
+            encoder.model, encoder.tokenizer, "t5-toy", statistics=encoder.statistics
+        ).identity
+        == encoder.identity
+    )

@@ -1,4 +1,5 @@
 """Training: draws, schedules, optimizers, and runs that are interrupted."""
+
 import errno
 import json
 import os
@@ -11,24 +12,50 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_worker import STAGE, Letters, make_trainer
 
+from imagen_nb import training
 from imagen_nb.checkpoint import checkpoints
 from imagen_nb.data import ShapesWorld, load_captioned, permute
 from imagen_nb.health import TrainingError, check_pictures, replace_text
 from imagen_nb.runs import save_picture
-from imagen_nb import training
-from imagen_nb.training import (Execution, Samples, TrainConfig, claim_directory, describe_samples, draw, draw_crop, draw_samples,
-                                ema_decay, in_parts, keyed_times, learning_rate, loading_workers, make_optimizers, one_ahead, orthogonalize, update_ema)
-from train_worker import STAGE, Letters, make_trainer
+from imagen_nb.training import (
+    Execution,
+    Samples,
+    TrainConfig,
+    claim_directory,
+    describe_samples,
+    draw,
+    draw_crop,
+    draw_samples,
+    ema_decay,
+    in_parts,
+    keyed_times,
+    learning_rate,
+    loading_workers,
+    make_optimizers,
+    one_ahead,
+    orthogonalize,
+    update_ema,
+)
 
 HERE = Path(__file__).parent
-ENV = dict(os.environ, PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}", OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+ENV = dict(
+    os.environ,
+    PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}",
+    OMP_NUM_THREADS="1",
+    ACCELERATE_USE_CPU="true",
+)
 
 
-def final(out, steps=20): return load_file(out/f"step_{steps:08d}"/"network.safetensors"), load_file(out/f"step_{steps:08d}"/"average.safetensors")
+def final(out, steps=20):
+    return load_file(out / f"step_{steps:08d}" / "network.safetensors"), load_file(
+        out / f"step_{steps:08d}" / "average.safetensors"
+    )
 
 
-def equal(a, b): return all(torch.equal(x[k], y[k]) for x, y in zip(a, b) for k in x)
+def equal(a, b):
+    return all(torch.equal(x[k], y[k]) for x, y in zip(a, b) for k in x)
 
 
 @pytest.fixture(scope="module")
@@ -41,40 +68,56 @@ def reference(tmp_path_factory):
 
 # ---------------------------------------------------------------- draws
 
+
 def test_draws_depend_on_seed_and_number_alone():
     index = torch.arange(10)
     whole = draw(3, index, (3, 4, 4), lowres_shape=(3, 3, 3))
     for part in (index[:3], index[7:], index[[9, 2]]):
-        for a, b in zip(draw(3, part, (3, 4, 4), lowres_shape=(3, 3, 3)), whole): assert torch.equal(a, b[part])
+        for a, b in zip(draw(3, part, (3, 4, 4), lowres_shape=(3, 3, 3)), whole):
+            assert torch.equal(a, b[part])
     assert not torch.equal(draw(4, index, (3, 4, 4)).eps, whole.eps)
 
 
 def test_draws_have_the_right_distributions():
-    d = draw(0, torch.arange(6000), (3, 2, 2), lowres_shape=(3, 2, 2), caption_drop=.1, aug_max=.4)
-    assert abs(d.eps.mean()) < .012 and abs(d.eps.std() - 1) < .012 and abs(d.aug_eps.std() - 1) < .012
-    assert abs((~d.keep_text).float().mean() - .1) < .012
-    assert 0 <= d.aug_t.min() < .01 and .39 < d.aug_t.max() <= .4
-    correlation = torch.corrcoef(torch.stack([d.t, d.keep_text.float(), d.aug_t, d.eps.mean((1, 2, 3)), d.aug_eps.mean((1, 2, 3))]))
-    assert (correlation - torch.eye(5)).abs().max() < .06
+    d = draw(
+        0, torch.arange(6000), (3, 2, 2), lowres_shape=(3, 2, 2), caption_drop=0.1, aug_max=0.4
+    )
+    assert (
+        abs(d.eps.mean()) < 0.012
+        and abs(d.eps.std() - 1) < 0.012
+        and abs(d.aug_eps.std() - 1) < 0.012
+    )
+    assert abs((~d.keep_text).float().mean() - 0.1) < 0.012
+    assert 0 <= d.aug_t.min() < 0.01 and 0.39 < d.aug_t.max() <= 0.4
+    correlation = torch.corrcoef(
+        torch.stack(
+            [d.t, d.keep_text.float(), d.aug_t, d.eps.mean((1, 2, 3)), d.aug_eps.mean((1, 2, 3))]
+        )
+    )
+    assert (correlation - torch.eye(5)).abs().max() < 0.06
 
 
 def test_times_are_uniform_or_follow_their_law():
     t = keyed_times(0, torch.arange(20_000), None)
     grid = torch.linspace(0, 1, 101)[1:-1]
     assert max(abs((t < g).float().mean() - g) for g in grid) < 2e-3
-    u = torch.logit(keyed_times(0, torch.arange(20_000), (.4, 1.1)))
-    assert abs(u.mean() - .4) < .01 and abs(u.std() - 1.1) < .01
+    u = torch.logit(keyed_times(0, torch.arange(20_000), (0.4, 1.1)))
+    assert abs(u.mean() - 0.4) < 0.01 and abs(u.std() - 1.1) < 0.01
 
 
 def test_crops_stay_inside_and_reach_every_corner():
     crop = draw_crop(0, torch.arange(3000), size=32, side=16, margin=4, align=4)
     assert crop.height == crop.width == 24
-    for v in (crop.top + 4, crop.left + 4): assert v.unique().tolist() == [0, 4, 8, 12, 16]
+    for v in (crop.top + 4, crop.left + 4):
+        assert v.unique().tolist() == [0, 4, 8, 12, 16]
 
 
 def test_processes_share_the_samples_of_one():
     whole, halves = make_trainer("unused").samples, []
-    for rank in (0, 1): halves.append(Samples(whole.stage_config, whole.dataset, whole.text, whole.config, rank, ranks=2))
+    for rank in (0, 1):
+        halves.append(
+            Samples(whole.stage_config, whole.dataset, whole.text, whole.config, rank, ranks=2)
+        )
     for (batch, draws), *parts in zip(*(o.batches(17) for o in (whole, *halves))):
         assert torch.equal(batch.index, torch.cat([b.index for b, _ in parts]))
         assert torch.equal(batch.images, torch.cat([b.images for b, _ in parts]))
@@ -87,55 +130,79 @@ def test_processes_share_the_samples_of_one():
 def three_captions(tmp_path):
     "Six pictures, each with three captions that name it."
     for i, image in enumerate(ShapesWorld("train", level="quick", size=16).images(range(6))):
-        save_picture(image, tmp_path/f"{i}.png")
-        (tmp_path/f"{i}.txt").write_text("\n".join(f"{i}{k}" for k in "abc"))
+        save_picture(image, tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("\n".join(f"{i}{k}" for k in "abc"))
     return load_captioned(tmp_path, 16)
 
 
 def test_every_epoch_draws_a_caption_by_key(three_captions):
     "The same for one process, for two, and from the middle."
+
     class Echo:
-        def __getitem__(self, captions): return captions
+        def __getitem__(self, captions):
+            return captions
+
     trainer = make_trainer("unused", world=three_captions)
-    def heard(start=0, **share): return [b.text for b, _ in Samples(STAGE, three_captions, Echo(), trainer.config, **share).batches(start)]
+
+    def heard(start=0, **share):
+        return [
+            b.text
+            for b, _ in Samples(STAGE, three_captions, Echo(), trainer.config, **share).batches(
+                start
+            )
+        ]
+
     whole = heard()
     assert whole == [a + b for a, b in zip(heard(rank=0, ranks=2), heard(rank=1, ranks=2))]
     assert heard(start=7) == whole[7:]
     said = sum(whole, [])
-    epochs = [said[n:n + 6] for n in range(0, len(said) - 5, 6)]
+    epochs = [said[n : n + 6] for n in range(0, len(said) - 5, 6)]
     assert all({caption[0] for caption in epoch} == set("012345") for epoch in epochs)
-    assert len({frozenset(epoch) for epoch in epochs}) > 20 and set(said) == {f"{i}{k}" for i in range(6) for k in "abc"}
-    assert said == [three_captions.caption(permute(n, 6, trainer.config.seed), n//6) for n in range(160)]
+    assert len({frozenset(epoch) for epoch in epochs}) > 20 and set(said) == {
+        f"{i}{k}" for i in range(6) for k in "abc"
+    }
+    assert said == [
+        three_captions.caption(permute(n, 6, trainer.config.seed), n // 6) for n in range(160)
+    ]
 
 
 def test_a_run_with_several_captions_resumes_bit_equal(three_captions, tmp_path):
-    make_trainer(tmp_path/"whole", 12, three_captions).fit()
-    trainer = make_trainer(tmp_path/"parts", 12, three_captions)
+    make_trainer(tmp_path / "whole", 12, three_captions).fit()
+    trainer = make_trainer(tmp_path / "parts", 12, three_captions)
     step = trainer.train_step
+
     def stopping(*args):
-        if trainer.step == 8: raise KeyboardInterrupt
+        if trainer.step == 8:
+            raise KeyboardInterrupt
         return step(*args)
+
     trainer.train_step = stopping
-    with pytest.raises(KeyboardInterrupt): trainer.fit()
-    make_trainer(tmp_path/"parts", 12, three_captions).fit()
-    assert equal(final(tmp_path/"parts", 12), final(tmp_path/"whole", 12))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    make_trainer(tmp_path / "parts", 12, three_captions).fit()
+    assert equal(final(tmp_path / "parts", 12), final(tmp_path / "whole", 12))
 
 
 def test_the_next_batch_is_made_ahead_and_none_beyond_the_last():
     made, used = [], []
     for n in one_ahead(lambda n: made.append(n) or n, range(4)):
         used.append(n)
-        while len(made) < min(len(used) + 1, 4): pass  # comes while this one is in use
+        while len(made) < min(len(used) + 1, 4):
+            pass  # comes while this one is in use
     assert made == used == [0, 1, 2, 3]
     assert list(one_ahead(abs, [])) == []
-    results = one_ahead(lambda n: 1/n, [2, 1, 0])
-    assert [next(results), next(results)] == [.5, 1.]
-    with pytest.raises(ZeroDivisionError): next(results)
+    results = one_ahead(lambda n: 1 / n, [2, 1, 0])
+    assert [next(results), next(results)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 class Signed:
     "A cache that notes in every text which process read it."
-    def __init__(self, text): self.text = text
+
+    def __init__(self, text):
+        self.text = text
+
     def __getitem__(self, captions):
         text = self.text[captions]
         return text._replace(tokens=torch.full_like(text.tokens, os.getpid()))
@@ -146,8 +213,14 @@ def test_processes_that_work_ahead_give_the_same_batches(workers):
     samples, plain = (make_trainer("unused").samples for _ in range(2))
     samples.workers, samples.text = workers, Signed(samples.text)
     readers = set()
-    for (batch, draws), (expected, same) in zip(samples.batches(15), plain.batches(15), strict=True):
-        assert torch.equal(batch.index, expected.index) and torch.equal(batch.images, expected.images) and batch.captions == expected.captions
+    for (batch, draws), (expected, same) in zip(
+        samples.batches(15), plain.batches(15), strict=True
+    ):
+        assert (
+            torch.equal(batch.index, expected.index)
+            and torch.equal(batch.images, expected.images)
+            and batch.captions == expected.captions
+        )
         assert all(torch.equal(a, b) for a, b in zip(draws, same) if a is not None)
         readers.add(int(batch.text.tokens[0, 0, 0]))
     assert len(readers) == workers and os.getpid() not in readers
@@ -157,8 +230,11 @@ def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
     samples = make_trainer("unused").samples
     assert samples.workers == 0
     samples.device, samples.workers = torch.device("meta"), 1
-    moved = [(b.images.device.type, b.text.tokens.device.type, d.eps.device.type) for b, d in samples.batches(17)]
-    assert moved == [("meta",)*3]*3
+    moved = [
+        (b.images.device.type, b.text.tokens.device.type, d.eps.device.type)
+        for b, d in samples.batches(17)
+    ]
+    assert moved == [("meta",) * 3] * 3
 
 
 def test_cores_that_nobody_needs_prepare_batches(monkeypatch):
@@ -171,22 +247,40 @@ def test_cores_that_nobody_needs_prepare_batches(monkeypatch):
 
 # ---------------------------------------------------------------- schedules and optimizers
 
+
 def test_learning_rate_and_average():
-    c = TrainConfig(steps=100, warmup=10, lr=2., final=.1, ema=.9, ema_power=5.)
+    c = TrainConfig(steps=100, warmup=10, lr=2.0, final=0.1, ema=0.9, ema_power=5.0)
     rates = [learning_rate(k, c) for k in range(100)]
-    assert rates[0] == .2 and rates[9] == 2. and rates[10] == 2. and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-    assert abs(learning_rate(55, c) - 2*(.1 + .9*.5)) < 1e-6 and abs(learning_rate(100, c) - .2) < 1e-6
+    assert (
+        rates[0] == 0.2
+        and rates[9] == 2.0
+        and rates[10] == 2.0
+        and rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    )
+    assert (
+        abs(learning_rate(55, c) - 2 * (0.1 + 0.9 * 0.5)) < 1e-6
+        and abs(learning_rate(100, c) - 0.2) < 1e-6
+    )
     late, longer = (replace(c, decay="late", steps=n) for n in (100, 200))
-    assert {learning_rate(k, late) for k in range(10, 82)} == {2.} and abs(learning_rate(91, late) - 2*(.1 + .9*.5)) < 1e-6
-    assert abs(learning_rate(100, late) - .2) < 1e-6 and all(learning_rate(k, late) == learning_rate(k, longer) for k in range(82))
-    assert ema_decay(1, c) == 0 and ema_decay(10_000, c) == .9 and abs(ema_decay(10, c) - .9**5) < 1e-12
+    assert {learning_rate(k, late) for k in range(10, 82)} == {2.0} and abs(
+        learning_rate(91, late) - 2 * (0.1 + 0.9 * 0.5)
+    ) < 1e-6
+    assert abs(learning_rate(100, late) - 0.2) < 1e-6 and all(
+        learning_rate(k, late) == learning_rate(k, longer) for k in range(82)
+    )
+    assert (
+        ema_decay(1, c) == 0
+        and ema_decay(10_000, c) == 0.9
+        and abs(ema_decay(10, c) - 0.9**5) < 1e-12
+    )
 
 
 def test_ema_follows_the_weights():
     a, b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
-    expected = {k: .75*v + .25*dict(b.named_parameters())[k] for k, v in a.named_parameters()}
-    update_ema(a, b, .75)
-    for k, v in a.named_parameters(): torch.testing.assert_close(v, expected[k])
+    expected = {k: 0.75 * v + 0.25 * dict(b.named_parameters())[k] for k, v in a.named_parameters()}
+    update_ema(a, b, 0.75)
+    for k, v in a.named_parameters():
+        torch.testing.assert_close(v, expected[k])
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 40), (2, 40, 24), (1, 32, 32)])
@@ -194,42 +288,70 @@ def test_orthogonalize_against_svd(shape):
     m = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, s, v = torch.linalg.svd(m, full_matrices=False)
     for _ in range(4):  # the same iteration, on the singular values
-        s = s/s.norm(dim=-1, keepdim=True) if _ == 0 else s
-        s = 3.4445*s - 4.7750*s**3 + 2.0315*s**5
+        s = s / s.norm(dim=-1, keepdim=True) if _ == 0 else s
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     torch.testing.assert_close(orthogonalize(m), u @ torch.diag_embed(s) @ v, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adam", "adamw", "muon"])
 def test_every_optimizer_reaches_every_parameter_and_lowers_a_loss(name):
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.SiLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.SiLU(), torch.nn.Conv2d(32, 3, 1))
-    x, y, losses, before = torch.randn(8, 3, 8, 8), torch.randn(8, 3, 4, 4), [], [p.detach().clone() for p in net.parameters()]
-    optimizers = make_optimizers(net, TrainConfig(optimizer=name, lr=1e-2 if name != "adafactor" else .1))
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3),
+        torch.nn.SiLU(),
+        torch.nn.Conv2d(32, 32, 3),
+        torch.nn.SiLU(),
+        torch.nn.Conv2d(32, 3, 1),
+    )
+    x, y, losses, before = (
+        torch.randn(8, 3, 8, 8),
+        torch.randn(8, 3, 4, 4),
+        [],
+        [p.detach().clone() for p in net.parameters()],
+    )
+    optimizers = make_optimizers(
+        net, TrainConfig(optimizer=name, lr=1e-2 if name != "adafactor" else 0.1)
+    )
     for _ in range(15):
-        loss = (net(x) - y).square().mean(); loss.backward(); losses.append(loss.item())
-        for o in optimizers: o.step(); o.zero_grad()
-    assert losses[-1] < losses[0]*.97
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+    assert losses[-1] < losses[0] * 0.97
     assert all((p != q).any() for p, q in zip(net.parameters(), before))
 
 
 def test_muon_takes_the_inner_matrices_only():
     trainer = make_trainer("unused")
     muon, adam = make_optimizers(trainer.stage.network, TrainConfig(optimizer="muon"))
-    edge = {id(p) for n, p in trainer.stage.network.named_parameters() if n.startswith(("conv_in", "out."))}
+    edge = {
+        id(p)
+        for n, p in trainer.stage.network.named_parameters()
+        if n.startswith(("conv_in", "out."))
+    }
     inner = [p for g in muon.param_groups for p in g["params"]]
     assert inner and all(p.ndim > 1 and id(p) not in edge for p in inner)
-    assert len(inner) + sum(len(g["params"]) for g in adam.param_groups) == len(list(trainer.stage.network.parameters()))
+    assert len(inner) + sum(len(g["params"]) for g in adam.param_groups) == len(
+        list(trainer.stage.network.parameters())
+    )
 
 
 # ---------------------------------------------------------------- runs
 
+
 def test_loss_falls_and_the_log_says_so(reference):
-    rows = [json.loads(o) for o in (reference/"log.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [20] and rows[0]["samples"] == 160 and len(rows[0]["by_level"]) == 4
-    first = make_trainer(reference.parent/"first", steps=1)
+    rows = [json.loads(o) for o in (reference / "log.jsonl").read_text().splitlines()]
+    assert (
+        [r["step"] for r in rows] == [20]
+        and rows[0]["samples"] == 160
+        and len(rows[0]["by_level"]) == 4
+    )
+    first = make_trainer(reference.parent / "first", steps=1)
     first.fit()
-    before = json.loads((reference.parent/"first"/"log.jsonl").read_text())["loss"]
-    assert rows[0]["loss"] < .7*before
+    before = json.loads((reference.parent / "first" / "log.jsonl").read_text())["loss"]
+    assert rows[0]["loss"] < 0.7 * before
 
 
 def test_checkpoints_are_few_and_the_average_is_not_the_network(reference):
@@ -239,122 +361,182 @@ def test_checkpoints_are_few_and_the_average_is_not_the_network(reference):
 
 
 def test_the_average_follows_the_network_at_every_step(tmp_path):
-    for steps in (1, 2): make_trainer(tmp_path/str(steps), steps=steps).fit()
-    (first, average), (second, later) = final(tmp_path/"1", 1), final(tmp_path/"2", 2)
+    for steps in (1, 2):
+        make_trainer(tmp_path / str(steps), steps=steps).fit()
+    (first, average), (second, later) = final(tmp_path / "1", 1), final(tmp_path / "2", 2)
     decay = ema_decay(2, make_trainer("unused").config)
-    assert 0 < decay < .9 and equal([first], [average])
-    for k in first: torch.testing.assert_close(later[k], decay*first[k] + (1 - decay)*second[k])
+    assert 0 < decay < 0.9 and equal([first], [average])
+    for k in first:
+        torch.testing.assert_close(later[k], decay * first[k] + (1 - decay) * second[k])
 
 
 def test_steps_are_loss_gradient_clip_update_and_average_written_out(tmp_path):
     "Against the same written out with torch alone, and nothing left over from step to step."
-    changes = dict(optimizer="adam", clip=.05, lr=1e-2)
-    make_trainer(tmp_path/"run", 3, **changes).fit()
+    changes = dict(optimizer="adam", clip=0.05, lr=1e-2)
+    make_trainer(tmp_path / "run", 3, **changes).fit()
     trainer = make_trainer("unused", 3, **changes)
     stage, network = trainer.stage, trainer.stage.network.train()
-    adam, average, norms = torch.optim.Adam(network.parameters(), betas=trainer.config.betas), {}, []
+    adam, average, norms = (
+        torch.optim.Adam(network.parameters(), betas=trainer.config.betas),
+        {},
+        [],
+    )
     for k, (batch, draws) in enumerate(trainer.samples.batches(0)):
         gradients = torch.autograd.grad(stage.loss(batch, draws).mean(), list(network.parameters()))
         norms.append(torch.cat([g.flatten() for g in gradients]).norm())
-        for p, g in zip(network.parameters(), gradients): p.grad = g*min(1, .05/norms[-1])
-        adam.param_groups[0]["lr"] = 1e-2*(k + 1)/4  # four steps of warm-up
+        for p, g in zip(network.parameters(), gradients):
+            p.grad = g * min(1, 0.05 / norms[-1])
+        adam.param_groups[0]["lr"] = 1e-2 * (k + 1) / 4  # four steps of warm-up
         adam.step()
-        decay = (1 - 1/(k + 1))**trainer.config.ema_power
-        average = {n: decay*average.get(n, 0) + (1 - decay)*p.detach() for n, p in network.named_parameters()}
-    assert min(norms) > .05  # all were clipped
-    for found, expected in zip(final(tmp_path/"run", 3), (dict(network.named_parameters()), average)):
-        for name, v in expected.items(): torch.testing.assert_close(found[name], v.detach(), atol=2e-5, rtol=1e-3)
+        decay = (1 - 1 / (k + 1)) ** trainer.config.ema_power
+        average = {
+            n: decay * average.get(n, 0) + (1 - decay) * p.detach()
+            for n, p in network.named_parameters()
+        }
+    assert min(norms) > 0.05  # all were clipped
+    for found, expected in zip(
+        final(tmp_path / "run", 3), (dict(network.named_parameters()), average)
+    ):
+        for name, v in expected.items():
+            torch.testing.assert_close(found[name], v.detach(), atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("moment", ["step 3", "step 13", "saving 15"])
 def test_killed_and_resumed_is_bit_equal(reference, tmp_path, moment):
     "SIGKILL before the first checkpoint, between two, and while one is being written."
-    command = [sys.executable, str(HERE/"train_worker.py"), str(tmp_path/"run")]
+    command = [sys.executable, str(HERE / "train_worker.py"), str(tmp_path / "run")]
     child = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
     for line in child.stdout:
-        if line.strip() == moment: child.send_signal(signal.SIGKILL); break
+        if line.strip() == moment:
+            child.send_signal(signal.SIGKILL)
+            break
     assert child.wait() == -signal.SIGKILL
-    make_trainer(tmp_path/"run").fit()
-    assert equal(final(tmp_path/"run"), final(reference))
-    rows = [json.loads(o) for o in (tmp_path/"run"/"log.jsonl").read_text().splitlines()]
+    make_trainer(tmp_path / "run").fit()
+    assert equal(final(tmp_path / "run"), final(reference))
+    rows = [json.loads(o) for o in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [20]
 
 
 def test_sigterm_finishes_the_step_and_saves(reference, tmp_path):
-    command = [sys.executable, str(HERE/"train_worker.py"), str(tmp_path/"run"), "20", "7"]  # waits in step 7
-    child = subprocess.Popen(command, env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        str(HERE / "train_worker.py"),
+        str(tmp_path / "run"),
+        "20",
+        "7",
+    ]  # waits in step 7
+    child = subprocess.Popen(
+        command,
+        env=ENV,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in child.stdout:
-        if line.strip() == "step 7": break
+        if line.strip() == "step 7":
+            break
     child.terminate()
     _, err = child.communicate("go on\n", timeout=300)
     assert "stopped at step 7, saved; run the same command to go on" in err
-    assert [p.name for p in checkpoints(tmp_path/"run")] == ["step_00000007", "step_00000005"]
-    make_trainer(tmp_path/"run").fit()
-    assert equal(final(tmp_path/"run"), final(reference))
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step_00000007", "step_00000005"]
+    make_trainer(tmp_path / "run").fit()
+    assert equal(final(tmp_path / "run"), final(reference))
 
 
 def test_two_processes_train_the_same_run(reference, tmp_path):
     "Equal draws, averaged gradients: fails if the loss is computed around the wrapper."
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(HERE/"train_worker.py"), str(tmp_path/"two"), "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(HERE / "train_worker.py"),
+        str(tmp_path / "two"),
+        "3",
+    ]
     subprocess.run(command, env=ENV, check=True, capture_output=True, timeout=300)
-    make_trainer(tmp_path/"one", steps=3).fit()
-    start = make_trainer(tmp_path/"one", steps=3).stage.network.state_dict()
-    one, two = (torch.cat([(v - start[k]).flatten() for k, v in final(tmp_path/o, 3)[0].items()]) for o in ("one", "two"))
-    assert (one - two).norm() < .01*one.norm()  # what three steps changed
-    loss = [json.loads((tmp_path/o/"log.jsonl").read_text())["loss"] for o in ("one", "two")]
-    assert json.loads((tmp_path/"two"/"step_00000003"/"meta.json").read_text())["ranks"] == 2
+    make_trainer(tmp_path / "one", steps=3).fit()
+    start = make_trainer(tmp_path / "one", steps=3).stage.network.state_dict()
+    one, two = (
+        torch.cat([(v - start[k]).flatten() for k, v in final(tmp_path / o, 3)[0].items()])
+        for o in ("one", "two")
+    )
+    assert (one - two).norm() < 0.01 * one.norm()  # what three steps changed
+    loss = [json.loads((tmp_path / o / "log.jsonl").read_text())["loss"] for o in ("one", "two")]
+    assert json.loads((tmp_path / "two" / "step_00000003" / "meta.json").read_text())["ranks"] == 2
     assert all(l == l for l in loss)
 
 
 def test_damaged_checkpoint_is_passed_over(reference, tmp_path):
-    make_trainer(tmp_path/"run").fit()
-    file = tmp_path/"run"/"step_00000020"/"network.safetensors"
-    data = bytearray(file.read_bytes()); data[-5] ^= 4; file.write_bytes(data)
-    with pytest.warns(UserWarning, match="going back"): make_trainer(tmp_path/"run").fit()
-    assert equal(final(tmp_path/"run"), final(reference))
+    make_trainer(tmp_path / "run").fit()
+    file = tmp_path / "run" / "step_00000020" / "network.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 4
+    file.write_bytes(data)
+    with pytest.warns(UserWarning, match="going back"):
+        make_trainer(tmp_path / "run").fit()
+    assert equal(final(tmp_path / "run"), final(reference))
 
 
 def test_another_config_is_refused_with_the_difference(reference):
-    with pytest.raises(ValueError, match=r"train.lr: 0.003 on disk, 0.001 now"): make_trainer(reference, lr=1e-3).fit()
+    with pytest.raises(ValueError, match=r"train.lr: 0.003 on disk, 0.001 now"):
+        make_trainer(reference, lr=1e-3).fit()
 
 
 def test_a_directory_is_claimed_once(tmp_path):
-    out, config = tmp_path/"a"/"run", dict(train=dict(lr=1e-3, betas=(.9, .99)), data="x")
+    out, config = tmp_path / "a" / "run", dict(train=dict(lr=1e-3, betas=(0.9, 0.99)), data="x")
     claim_directory(out, config)
     claim_directory(out, config)
     assert [p.name for p in out.iterdir()] == ["config.json"]
-    with pytest.raises(ValueError, match=r"data: 'x' on disk, 'y' now"): claim_directory(out, dict(config, data="y"))
-    (out/"config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is damaged"): claim_directory(out, config)
+    with pytest.raises(ValueError, match=r"data: 'x' on disk, 'y' now"):
+        claim_directory(out, dict(config, data="y"))
+    (out / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        claim_directory(out, config)
 
 
 def test_text_files_are_replaced_whole(tmp_path, monkeypatch):
-    replace_text(tmp_path/"a.json", "one")
-    def fail(*_): raise OSError("no space")
+    replace_text(tmp_path / "a.json", "one")
+
+    def fail(*_):
+        raise OSError("no space")
+
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError): replace_text(tmp_path/"a.json", "two")
+    with pytest.raises(OSError):
+        replace_text(tmp_path / "a.json", "two")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "one")]
 
 
 def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeypatch):
-    trainer = make_trainer(tmp_path/"run", steps=30)
+    trainer = make_trainer(tmp_path / "run", steps=30)
     real, seen = Samples.__call__, []
 
     def poisoned(self, index):
         batch, draws = real(self, index)
-        if index[0] >= 5*8: batch = batch._replace(images=batch.images*float("nan"))
+        if index[0] >= 5 * 8:
+            batch = batch._replace(images=batch.images * float("nan"))
         return batch, draws
+
     monkeypatch.setattr(Samples, "__call__", poisoned)
     keep = trainer.train_step
 
     def watched(batch, draws):
         result = keep(batch, draws)
-        seen.append([p.detach().clone() for p in (*trainer.network.parameters(), *trainer.average.parameters())])
+        seen.append(
+            [
+                p.detach().clone()
+                for p in (*trainer.network.parameters(), *trainer.average.parameters())
+            ]
+        )
         return result
+
     trainer.train_step = watched
-    with pytest.raises(TrainingError, match="10 steps in a row"): trainer.fit()
+    with pytest.raises(TrainingError, match="10 steps in a row"):
+        trainer.fit()
     assert len(seen) == 15 and all(torch.equal(a, b) for a, b in zip(seen[4], seen[-1]))
-    assert all(v.isfinite().all() for v in final(tmp_path/"run", 5)[0].values())
+    assert all(v.isfinite().all() for v in final(tmp_path / "run", 5)[0].values())
 
 
 POISONED = """
@@ -378,21 +560,43 @@ trainer.fit()
 
 def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
     "With micro-batches, of which one is bad; the rest of the run is that of one process, within rounding."
-    (tmp_path/"poisoned.py").write_text(POISONED)
+    (tmp_path / "poisoned.py").write_text(POISONED)
     for ranks, accumulate in ((1, 1), (2, 2)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(tmp_path/"poisoned.py")]
-        subprocess.run([*command, str(tmp_path/str(ranks)), str(accumulate)], env=ENV, check=True, capture_output=True, timeout=500)
-    sums = [eval((tmp_path/"2"/f"sums{k}.txt").read_text()) for k in (0, 1)]
-    assert sums[0] == sums[1] and sums[0][1] == sums[0][0] != sums[0][2]  # all agree, and the second step changed nothing
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+            str(tmp_path / "poisoned.py"),
+        ]
+        subprocess.run(
+            [*command, str(tmp_path / str(ranks)), str(accumulate)],
+            env=ENV,
+            check=True,
+            capture_output=True,
+            timeout=500,
+        )
+    sums = [eval((tmp_path / "2" / f"sums{k}.txt").read_text()) for k in (0, 1)]
+    assert (
+        sums[0] == sums[1] and sums[0][1] == sums[0][0] != sums[0][2]
+    )  # all agree, and the second step changed nothing
     start = make_trainer("unused").stage.network.state_dict()
-    one, two = (torch.cat([(v - start[k]).flatten() for k, v in final(tmp_path/o, 4)[0].items()]) for o in "12")
-    assert (one - two).norm() < .01*one.norm()
-    logs = [json.loads((tmp_path/o/"log.jsonl").read_text()) for o in "12"]
+    one, two = (
+        torch.cat([(v - start[k]).flatten() for k, v in final(tmp_path / o, 4)[0].items()])
+        for o in "12"
+    )
+    assert (one - two).norm() < 0.01 * one.norm()
+    logs = [json.loads((tmp_path / o / "log.jsonl").read_text()) for o in "12"]
     assert [r["skipped"] for r in logs] == [1, 1]
-    for a, b in zip([logs[0]["loss"], *logs[0]["by_level"]], [logs[1]["loss"], *logs[1]["by_level"]]): assert abs(a - b) < 1e-3*a  # over both processes
+    for a, b in zip(
+        [logs[0]["loss"], *logs[0]["by_level"]], [logs[1]["loss"], *logs[1]["by_level"]]
+    ):
+        assert abs(a - b) < 1e-3 * a  # over both processes
 
 
 # ---------------------------------------------------------------- how it is done changes nothing
+
 
 def gradients(**execution):
     "Losses and gradients of the first step."
@@ -400,7 +604,8 @@ def gradients(**execution):
     trainer.network = trainer.stage.network
     trainer.network.recompute = trainer.execution.recompute
     for p in trainer.network.parameters():  # fresh blocks are the identity: wake them
-        if p.ndim > 1: torch.nn.init.normal_(p, std=.05, generator=torch.Generator().manual_seed(p.numel()))
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(p.numel()))
     losses = trainer.gradient(*next(trainer.samples.batches(0)))
     return losses, torch.cat([p.grad.flatten() for p in trainer.network.parameters()])
 
@@ -409,7 +614,7 @@ def gradients(**execution):
 def test_micro_batches_have_the_gradient_of_the_whole(parts):
     (losses, whole), (pieces, sum_of_parts) = gradients(), gradients(accumulate=parts)
     torch.testing.assert_close(pieces, losses, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(sum_of_parts, whole, rtol=1e-4, atol=1e-6*whole.abs().max().item())
+    torch.testing.assert_close(sum_of_parts, whole, rtol=1e-4, atol=1e-6 * whole.abs().max().item())
 
 
 def test_recomputed_activations_give_the_same_gradient():
@@ -419,37 +624,62 @@ def test_recomputed_activations_give_the_same_gradient():
 def test_a_batch_is_cut_into_all_of_its_rows():
     batch, draws = next(make_trainer("unused").samples.batches(0))
     parts = list(in_parts(batch, draws, 3))
-    assert [len(b.index) for b, _ in parts] == [3, 3, 2] and sum((b.captions for b, _ in parts), []) == batch.captions
+    assert [len(b.index) for b, _ in parts] == [3, 3, 2] and sum(
+        (b.captions for b, _ in parts), []
+    ) == batch.captions
     assert torch.equal(torch.cat([b.text.tokens for b, _ in parts]), batch.text.tokens)
-    assert all(torch.equal(torch.cat([getattr(d, k) for _, d in parts]), getattr(draws, k)) for k in ("t", "eps", "keep_text"))
+    assert all(
+        torch.equal(torch.cat([getattr(d, k) for _, d in parts]), getattr(draws, k))
+        for k in ("t", "eps", "keep_text")
+    )
     assert parts[0][1].aug_t is None
 
 
 def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
     "With a compiler that changes nothing: captions get fixed lengths, the average stays as it was written."
     real, compiled = training.compile_blocks, []
-    monkeypatch.setattr(training, "compile_blocks", lambda network: compiled.append(real(network, backend="eager")))
-    trainer, plain = make_trainer(tmp_path/"compiled", steps=3, compile=True), make_trainer(tmp_path/"plain", steps=3)
+    monkeypatch.setattr(
+        training, "compile_blocks", lambda network: compiled.append(real(network, backend="eager"))
+    )
+    trainer, plain = (
+        make_trainer(tmp_path / "compiled", steps=3, compile=True),
+        make_trainer(tmp_path / "plain", steps=3),
+    )
     lengths, step = [], trainer.train_step
-    trainer.train_step = lambda batch, draws: lengths.append(batch.text.mask.shape[1]) or step(batch, draws)
+    trainer.train_step = lambda batch, draws: (
+        lengths.append(batch.text.mask.shape[1]) or step(batch, draws)
+    )
     trainer.fit(), plain.fit()
-    assert len(compiled) == 1 and lengths == [32]*3 and not plain.execution.compile
-    for a, b in zip(final(tmp_path/"compiled", 3), final(tmp_path/"plain", 3)):
-        for k in a: torch.testing.assert_close(a[k], b[k], atol=2e-3, rtol=1e-2)
+    assert len(compiled) == 1 and lengths == [32] * 3 and not plain.execution.compile
+    for a, b in zip(final(tmp_path / "compiled", 3), final(tmp_path / "plain", 3)):
+        for k in a:
+            torch.testing.assert_close(a[k], b[k], atol=2e-3, rtol=1e-2)
 
 
 def test_watching_changes_no_bit(reference, tmp_path):
     def run(**execution):
-        trainer = make_trainer(tmp_path/"run", **execution)
+        trainer = make_trainer(tmp_path / "run", **execution)
         trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
         trainer.fit()
+
     run(validate_every=7, sample_every=9)
-    assert equal(final(tmp_path/"run"), final(reference))
-    checks, samples = ([json.loads(o) for o in (tmp_path/"run"/f"{name}.jsonl").read_text().splitlines()] for name in ("validation", "samples"))
-    assert [r["step"] for r in checks] == [7, 14, 20] and [r["step"] for r in samples] == [9, 18, 20] and checks[0]["on"] == "train"
-    (tmp_path/"run"/"validation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in checks[:2]))  # stopped before the last
+    assert equal(final(tmp_path / "run"), final(reference))
+    checks, samples = (
+        [json.loads(o) for o in (tmp_path / "run" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("validation", "samples")
+    )
+    assert (
+        [r["step"] for r in checks] == [7, 14, 20]
+        and [r["step"] for r in samples] == [9, 18, 20]
+        and checks[0]["on"] == "train"
+    )
+    (tmp_path / "run" / "validation.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in checks[:2])
+    )  # stopped before the last
     run(validate_every=7)
-    assert [json.loads(o) for o in (tmp_path/"run"/"validation.jsonl").read_text().splitlines()] == checks
+    assert [
+        json.loads(o) for o in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()
+    ] == checks
 
 
 def test_watching_costs_a_hundredth_each():
@@ -457,23 +687,30 @@ def test_watching_costs_a_hundredth_each():
         samples = Samples(stage, None, None, TrainConfig(batch=batch, steps=steps), ranks=ranks)
         e = Execution(**given).settle(stage, TrainConfig(batch=batch, steps=steps), samples)
         return e.validate_every, e.sample_every, e.compile
-    quick = replace(STAGE, steps=16, w=2.)
-    assert settle(48, 1400, stage=quick) == (280, 280, False)                    # a fifth of the run
+
+    quick = replace(STAGE, steps=16, w=2.0)
+    assert settle(48, 1400, stage=quick) == (280, 280, False)  # a fifth of the run
     assert settle(2048, 2_500_000, stage=quick) == (5000, 25_000, False)
-    assert settle(8, 100, ranks=2, stage=quick)[:2] == (1067, 1067)              # 128 passes, 12 in a step: at the end alone
-    assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134               # whole pictures cost four crops
+    assert settle(8, 100, ranks=2, stage=quick)[:2] == (
+        1067,
+        1067,
+    )  # 128 passes, 12 in a step: at the end alone
+    assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134  # whole pictures cost four crops
     assert settle(8, 100, validate_every=0, sample_every=3, compile=True) == (0, 3, True)
     trainer = make_trainer("unused", steps=7)
     due = [k for k in range(8) if setattr(trainer, "step", k) or trainer.is_due(3)]
     assert due == [3, 6, 7] and not trainer.is_due(0)
     for wrong in (dict(accumulate=0), dict(validate_every=-1)):
-        with pytest.raises(ValueError, match="Execution: "): Execution(**wrong)
-    with pytest.raises(ValueError, match="accumulate, got 9, expected at most 8"): make_trainer("unused", accumulate=9)
+        with pytest.raises(ValueError, match="Execution: "):
+            Execution(**wrong)
+    with pytest.raises(ValueError, match="accumulate, got 9, expected at most 8"):
+        make_trainer("unused", accumulate=9)
 
 
 def test_samples_enlarge_true_pictures(tmp_path):
     from test_validation import ENLARGER, fresh
-    stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.))
+
+    stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.0))
     stage.is_trained = True
     world = ShapesWorld("valid", level="quick", size=16)
     images, lowres = draw_samples(stage, world, Letters(), n=3)
@@ -481,105 +718,174 @@ def test_samples_enlarge_true_pictures(tmp_path):
     assert torch.equal(draw_samples(stage, world, Letters(), n=2)[1], lowres[:2])
     row = describe_samples(images, lowres)
     assert row["lowres_gap"] > 0 and -1 <= row["min"] < row["max"] <= 1
-    flat = torch.full((2, 3, 8, 8), .5)
-    assert describe_samples(flat) == dict(min=.5, max=.5, mean=[.5]*3, std=0., saturated=0., lowres_gap=None)
-    assert describe_samples(flat*2, flat[..., ::2, ::2])["saturated"] == 1. and abs(describe_samples(flat*2, flat[..., ::2, ::2])["lowres_gap"] - .5) < 1e-6
+    flat = torch.full((2, 3, 8, 8), 0.5)
+    assert describe_samples(flat) == dict(
+        min=0.5, max=0.5, mean=[0.5] * 3, std=0.0, saturated=0.0, lowres_gap=None
+    )
+    assert (
+        describe_samples(flat * 2, flat[..., ::2, ::2])["saturated"] == 1.0
+        and abs(describe_samples(flat * 2, flat[..., ::2, ::2])["lowres_gap"] - 0.5) < 1e-6
+    )
 
 
 # ---------------------------------------------------------------- a disk that is full
 
+
 def fail_at(monkeypatch, steps):
     "Saving these steps meets a full disk."
     real = training.save_directory
+
     def save(path, *args):
-        if int(path.name.split("_")[1]) in steps: raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        if int(path.name.split("_")[1]) in steps:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(path, *args)
+
     monkeypatch.setattr(training, "save_directory", save)
 
 
 def test_a_full_disk_is_survived(reference, tmp_path, monkeypatch):
     fail_at(monkeypatch, {10, 15})
-    with pytest.warns(UserWarning, match="step 1[05] could not be saved .*No space left") as told: make_trainer(tmp_path/"run").fit()
-    assert len(told) == 2 and [p.name for p in checkpoints(tmp_path/"run")] == ["step_00000020", "step_00000005"]
-    assert equal(final(tmp_path/"run"), final(reference))
+    with pytest.warns(UserWarning, match="step 1[05] could not be saved .*No space left") as told:
+        make_trainer(tmp_path / "run").fit()
+    assert len(told) == 2 and [p.name for p in checkpoints(tmp_path / "run")] == [
+        "step_00000020",
+        "step_00000005",
+    ]
+    assert equal(final(tmp_path / "run"), final(reference))
 
 
 @pytest.mark.filterwarnings("ignore:Trainer")
 @pytest.mark.parametrize("steps, last", [({10, 15, 20}, 20), ({5, 10, 15}, 15), ({20}, 20)])
 def test_three_misses_or_a_last_one_end_the_run(tmp_path, monkeypatch, steps, last):
     fail_at(monkeypatch, steps)
-    with pytest.raises(TrainingError, match=f"step {last} could not be saved .*what was saved before stays"): make_trainer(tmp_path/"run").fit()
-    assert {int(p.name[5:]) for p in checkpoints(tmp_path/"run")} <= {5, 10, 15} - steps
+    with pytest.raises(
+        TrainingError, match=f"step {last} could not be saved .*what was saved before stays"
+    ):
+        make_trainer(tmp_path / "run").fit()
+    assert {int(p.name[5:]) for p in checkpoints(tmp_path / "run")} <= {5, 10, 15} - steps
 
 
 def test_a_stop_that_cannot_be_saved_says_so(tmp_path, monkeypatch):
     fail_at(monkeypatch, {7})
-    trainer = make_trainer(tmp_path/"run")
+    trainer = make_trainer(tmp_path / "run")
     step = trainer.train_step
+
     def told(*args):
-        if trainer.step == 6: os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
         return step(*args)
+
     trainer.train_step = told
-    with pytest.warns(UserWarning), pytest.raises(TrainingError, match="stopped at step 7, which is not saved"): trainer.fit()
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(TrainingError, match="stopped at step 7, which is not saved"),
+    ):
+        trainer.fit()
 
 
 @pytest.mark.parametrize("which", ["network", "average"])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, which):
-    trainer = make_trainer(tmp_path/"run")
+    trainer = make_trainer(tmp_path / "run")
     step = trainer.train_step
+
     def broken(*args):
         result = step(*args)
         if trainer.step == 10:
-            with torch.no_grad(): next(getattr(trainer, which).parameters()).view(-1)[0] = float("inf")
+            with torch.no_grad():
+                next(getattr(trainer, which).parameters()).view(-1)[0] = float("inf")
         return result
+
     trainer.train_step = broken
-    with pytest.raises(TrainingError, match="a weight of step 10 is not finite"): trainer.fit()
-    assert [p.name for p in checkpoints(tmp_path/"run")] == ["step_00000005"]
+    with pytest.raises(TrainingError, match="a weight of step 10 is not finite"):
+        trainer.fit()
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step_00000005"]
 
 
 # ---------------------------------------------------------------- directories and data
 
+
 def test_an_older_directory_goes_on(reference, tmp_path):
     "A field that its config lacks has its default; another value than the default is another run."
     import shutil
-    shutil.copytree(reference, tmp_path/"run")
-    path = tmp_path/"run"/"config.json"
+
+    shutil.copytree(reference, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
     old = json.loads(path.read_text())
-    for part, name in (("train", "ema_power"), ("train", "keep"), ("stage", "threshold")): del old[part][name]
+    for part, name in (("train", "ema_power"), ("train", "keep"), ("stage", "threshold")):
+        del old[part][name]
     path.write_text(json.dumps(old))
-    make_trainer(tmp_path/"run").fit()
+    make_trainer(tmp_path / "run").fit()
     assert json.loads(path.read_text()) == old
-    with pytest.raises(ValueError, match="train.keep: 2 on disk, 1 now"): make_trainer(tmp_path/"run", keep=1).fit()
+    with pytest.raises(ValueError, match="train.keep: 2 on disk, 1 now"):
+        make_trainer(tmp_path / "run", keep=1).fit()
 
 
 def test_the_command_line_says_how_to_train(monkeypatch):
     from imagen_nb import cli, runs
+
     asked = []
     monkeypatch.setattr(runs, "train", lambda *args, **execution: asked.append(execution))
     assert cli.main(["train", "toy"]) == 0
-    assert cli.main(["train", "toy", "--accumulate=2", "--no-compile", "--recompute", "--track=tensorboard", "--validate-every=0", "--sample-every=50"]) == 0
-    assert asked == [{}, dict(accumulate=2, compile=False, recompute=True, track=["tensorboard"], validate_every=0, sample_every=50)]
+    assert (
+        cli.main(
+            [
+                "train",
+                "toy",
+                "--accumulate=2",
+                "--no-compile",
+                "--recompute",
+                "--track=tensorboard",
+                "--validate-every=0",
+                "--sample-every=50",
+            ]
+        )
+        == 0
+    )
+    assert asked == [
+        {},
+        dict(
+            accumulate=2,
+            compile=False,
+            recompute=True,
+            track=["tensorboard"],
+            validate_every=0,
+            sample_every=50,
+        ),
+    ]
     monkeypatch.undo()
-    assert cli.main(["train", "toy", "--accumulate=0"]) == 2 and cli.main(["train", "toy", "--track=paper"]) == 2
+    assert (
+        cli.main(["train", "toy", "--accumulate=0"]) == 2
+        and cli.main(["train", "toy", "--track=paper"]) == 2
+    )
 
 
 def test_pictures_of_the_wrong_kind_are_refused(tmp_path):
-    good = torch.rand(4, 3, 8, 8)*2 - 1
+    good = torch.rand(4, 3, 8, 8) * 2 - 1
     check_pictures(good, 8)
-    for bad, word in ((good*2, "within"), (good.abs(), r"\[0, 1\]"), (good[:, :1], "shape"), (good*float("nan"), "NaN")):
-        with pytest.raises(ValueError, match=word): check_pictures(bad, 8)
-    trainer = make_trainer(tmp_path/"run")
+    for bad, word in (
+        (good * 2, "within"),
+        (good.abs(), r"\[0, 1\]"),
+        (good[:, :1], "shape"),
+        (good * float("nan"), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            check_pictures(bad, 8)
+    trainer = make_trainer(tmp_path / "run")
     trainer.dataset.images = lambda rows, size, crop=None: torch.rand(len(rows), 3, size, size)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"): trainer.fit()
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        trainer.fit()
 
 
 def test_fit_returns_the_average(reference):
     stage = make_trainer(reference).fit()
     average = final(reference)[1]
-    assert stage.is_trained and all(torch.equal(v, average[k]) for k, v in stage.network.state_dict().items())
+    assert stage.is_trained and all(
+        torch.equal(v, average[k]) for k, v in stage.network.state_dict().items()
+    )
 
 
 def test_settings_are_checked():
-    for wrong in (dict(optimizer="sgd"), dict(batch=0), dict(lr=0.), dict(decay="step")):
-        with pytest.raises(ValueError): TrainConfig(**wrong)
+    for wrong in (dict(optimizer="sgd"), dict(batch=0), dict(lr=0.0), dict(decay="step")):
+        with pytest.raises(ValueError):
+            TrainConfig(**wrong)
     assert Letters()[["abc"]].tokens.shape == (1, 8, 6)

@@ -2,6 +2,7 @@
 
 Tells each step, so that a test can kill it. After step WAIT it waits for a line before it goes on.
 """
+
 import sys
 from pathlib import Path
 
@@ -15,25 +16,50 @@ from imagen_nb.text import TextEmbedding  # noqa: E402
 from imagen_nb.training import Execution, TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 
-STAGE = StageConfig(size=16, target="x0", loss_weight="capped", network=UNetConfig(
-    dim=24, mults=(1, 2), blocks=1, attention=(False, True), head_dim=24, text_dim=6, text_width=16, emb_dim=32))
-CONFIG = dict(batch=8, optimizer="muon", lr=3e-3, warmup=4, save_every=5, ema=1.)
+STAGE = StageConfig(
+    size=16,
+    target="x0",
+    loss_weight="capped",
+    network=UNetConfig(
+        dim=24,
+        mults=(1, 2),
+        blocks=1,
+        attention=(False, True),
+        head_dim=24,
+        text_dim=6,
+        text_width=16,
+        emb_dim=32,
+    ),
+)
+CONFIG = dict(batch=8, optimizer="muon", lr=3e-3, warmup=4, save_every=5, ema=1.0)
 
 
 class Letters:
     "Embeds a caption as its first letters: a text encoder that costs nothing."
+
     identity = "letters"
 
     def __getitem__(self, captions):
-        tokens = torch.tensor([[[ord(c) % (k + 2) for k in range(6)] for c in o.ljust(8)[:8]] for o in captions]).float()
+        tokens = torch.tensor(
+            [[[ord(c) % (k + 2) for k in range(6)] for c in o.ljust(8)[:8]] for o in captions]
+        ).float()
         return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
 
 def make_trainer(out, steps=20, world=None, **changes):
-    execution = dict(progress=False, validate_every=0, sample_every=0) | {k: changes.pop(k) for k in Execution.__dataclass_fields__ if k in changes}
+    execution = dict(progress=False, validate_every=0, sample_every=0) | {
+        k: changes.pop(k) for k in Execution.__dataclass_fields__ if k in changes
+    }
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
-    return Trainer(Stage(STAGE), world, Letters(), TrainConfig(**CONFIG | dict(steps=steps) | changes), out, **execution)
+    return Trainer(
+        Stage(STAGE),
+        world,
+        Letters(),
+        TrainConfig(**CONFIG | dict(steps=steps) | changes),
+        out,
+        **execution,
+    )
 
 
 if __name__ == "__main__":
@@ -45,12 +71,14 @@ if __name__ == "__main__":
     def told_step(batch, draws):
         result = step(batch, draws)
         print("step", trainer.step, flush=True)
-        if trainer.step == wait: sys.stdin.readline()
+        if trainer.step == wait:
+            sys.stdin.readline()
         return result
 
     def told_save():
         print("saving", trainer.step, flush=True)
         save()
+
     trainer.train_step, trainer.save = told_step, told_save
     trainer.fit()
     print("done", flush=True)

@@ -19,6 +19,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 @dataclass(frozen=True)
 class Parameter:
     "One row of a parameter table; `default` is None where there is none."
+
     name: str
     type: str = ""
     default: str | None = None
@@ -28,11 +29,12 @@ class Parameter:
 @dataclass(frozen=True)
 class Symbol:
     "A public function, class or method."
-    name: str                # "Stage.sample" for a method
-    page: str                # page of the site that documents it: "cascade"
-    path: str                # its file below the root: "imagen_nb/cascade.py"
-    lines: tuple[int, int]   # first and last, from 1
-    signature: str           # "Stage.sample(text, lowres=None, *, size=None)"
+
+    name: str  # "Stage.sample" for a method
+    page: str  # page of the site that documents it: "cascade"
+    path: str  # its file below the root: "imagen_nb/cascade.py"
+    lines: tuple[int, int]  # first and last, from 1
+    signature: str  # "Stage.sample(text, lowres=None, *, size=None)"
     parameters: tuple[Parameter, ...]
     docstring: str
 
@@ -50,8 +52,11 @@ def is_generated(source: str) -> bool:
 def read_comments(source: str) -> dict:
     "Line number -> text of the comment that ends the line."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ").strip().replace("  # ", "; ")
-            for t in tokens if t.type == tokenize.COMMENT and t.line.strip()[0] != "#"}
+    return {
+        t.start[0]: t.string.lstrip("# ").strip().replace("  # ", "; ")
+        for t in tokens
+        if t.type == tokenize.COMMENT and t.line.strip()[0] != "#"
+    }
 
 
 def read_symbols(path: Path, root: Path, page: str) -> list[Symbol]:
@@ -65,7 +70,9 @@ def read_symbols(path: Path, root: Path, page: str) -> list[Symbol]:
             continue
         if public is not None and node.name not in public:
             continue
-        found.append(_symbol(_with_init(node, classes), node.name, page, path.relative_to(root), comments))
+        found.append(
+            _symbol(_with_init(node, classes), node.name, page, path.relative_to(root), comments)
+        )
         for child in node.body if isinstance(node, ast.ClassDef) else []:
             if isinstance(child, DEFINITIONS[:2]) and _is_public(child.name):
                 name = f"{node.name}.{child.name}"
@@ -90,7 +97,9 @@ def _all(tree) -> list | None:
 
 def _with_init(node, classes: dict):
     "A class that takes over how it is made, as if it said so itself."
-    if not isinstance(node, ast.ClassDef) or any(getattr(n, "name", "") == "__init__" for n in node.body):
+    if not isinstance(node, ast.ClassDef) or any(
+        getattr(n, "name", "") == "__init__" for n in node.body
+    ):
         return node
     for base in map(_text, node.bases):
         for child in _with_init(classes[base], classes).body if base in classes else []:
@@ -110,10 +119,17 @@ def _symbol(node, name, page, path, comments) -> Symbol:
     make = _parameters_of_class if is_class else _parameters_of_function
     arguments, parameters = make(node, comments)
     if arguments and "." in name and "staticmethod" not in _decorators(node):
-        arguments, parameters = arguments[1:], parameters[1:]   # self or cls
+        arguments, parameters = arguments[1:], parameters[1:]  # self or cls
     call = "" if "property" in _decorators(node) else f"({', '.join(arguments)})"
-    return Symbol(name, page, path.as_posix(), (node.lineno, node.end_lineno), name + call,
-                  tuple(parameters), ast.get_docstring(node) or "")
+    return Symbol(
+        name,
+        page,
+        path.as_posix(),
+        (node.lineno, node.end_lineno),
+        name + call,
+        tuple(parameters),
+        ast.get_docstring(node) or "",
+    )
 
 
 def _decorators(node) -> set:
@@ -136,8 +152,11 @@ def _parameters_of_class(node, comments):
     decorators = " ".join(_decorators(node))
     if "dataclass" not in decorators and "NamedTuple" not in map(_text, node.bases):
         return [], []
-    fields = [_parameter(n.target.id, n.annotation, n.value, n.end_lineno, comments)
-              for n in node.body if isinstance(n, ast.AnnAssign)]
+    fields = [
+        _parameter(n.target.id, n.annotation, n.value, n.end_lineno, comments)
+        for n in node.body
+        if isinstance(n, ast.AnnAssign)
+    ]
     star = ["*"] if "kw_only=True" in decorators else []
     return star + [_argument(p) for p in fields], fields
 
@@ -145,8 +164,12 @@ def _parameters_of_class(node, comments):
 def _parameters_of_function(node, comments):
     "Arguments as written in a call, and rows of the table, `returns` last."
     a = node.args
-    row = lambda arg, default=None, stars="": _parameter(
-        stars + arg.arg, arg.annotation, default, (default or arg).end_lineno, comments)
+
+    def row(arg, default=None, stars=""):
+        return _parameter(
+            stars + arg.arg, arg.annotation, default, (default or arg).end_lineno, comments
+        )
+
     positional = a.posonlyargs + a.args
     defaults = [None] * (len(positional) - len(a.defaults)) + a.defaults
     before = [row(*pair) for pair in zip(positional, defaults)]
@@ -185,7 +208,10 @@ def parameter_table(parameters) -> str:
     "A Markdown table; columns that would be empty are left out."
     if not any(p.type or p.meaning for p in parameters):
         return ""
-    code = lambda text: f"`{text}`" if text else ""
+
+    def code(text):
+        return f"`{text}`" if text else ""
+
     columns = {
         "parameter": [f"*{p.name}*" if p.name == "returns" else code(p.name) for p in parameters],
         "type": [code(p.type) for p in parameters],

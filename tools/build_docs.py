@@ -21,7 +21,13 @@ from api_docs import entry, escape, is_generated, read_docstring, read_symbols
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "docs" / "_build"
 # Caption in the sidebar -> number of its first notebook.
-GROUPS = {"Start here": 0, "Data and text": 1, "Diffusion": 3, "Networks": 7, "The whole system": 10}
+GROUPS = {
+    "Start here": 0,
+    "Data and text": 1,
+    "Diffusion": 3,
+    "Networks": 7,
+    "The whole system": 10,
+}
 DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -57,8 +63,10 @@ class Notebook:
         text = "\n".join(c["source"] for c in self.cells if c["cell_type"] == "markdown")
         title, promise = re.search(r"^# (.+)$", text, re.M), re.search(r"^> (.+)$", text, re.M)
         if not (title and promise):
-            raise ValueError(f"{self.file}: got no title or no promise, expected '# Title'"
-                             " and '> What it is about.' in the first cells")
+            raise ValueError(
+                f"{self.file}: got no title or no promise, expected '# Title'"
+                " and '> What it is about.' in the first cells"
+            )
         self.title, self.promise = title[1].strip(), promise[1].strip()
 
     @property
@@ -81,16 +89,28 @@ class Site:
 
     def __init__(self, root: Path = ROOT):
         self.root, self.settings = root, read_settings(root)
-        self.folder, self.library = root / self.settings["nbs_path"], root / self.settings["lib_path"]
+        self.folder, self.library = (
+            root / self.settings["nbs_path"],
+            root / self.settings["lib_path"],
+        )
         self.blob = f"{self.settings['git_url']}/blob/{self.settings['branch']}"
-        paths = (p for p in sorted(self.folder.rglob("*.ipynb"))
-                 if not any(part[0] in "._" for part in p.relative_to(self.folder).parts))
+        paths = (
+            p
+            for p in sorted(self.folder.rglob("*.ipynb"))
+            if not any(part[0] in "._" for part in p.relative_to(self.folder).parts)
+        )
         self.notebooks = [Notebook(p, self.folder) for p in paths]
         self.pages = {notebook.path: notebook.page for notebook in self.notebooks}
-        self.plain = [p for p in sorted(self.library.glob("*.py")) if not p.name.startswith("_")
-                      and not is_generated(p.read_text(encoding="utf-8"))]
-        modules = {n.page: self.library / f"{n.module.replace('.', '/')}.py"
-                   for n in self.notebooks if n.module}
+        self.plain = [
+            p
+            for p in sorted(self.library.glob("*.py"))
+            if not p.name.startswith("_") and not is_generated(p.read_text(encoding="utf-8"))
+        ]
+        modules = {
+            n.page: self.library / f"{n.module.replace('.', '/')}.py"
+            for n in self.notebooks
+            if n.module
+        }
         modules |= {p.stem: p for p in self.plain}
         self.symbols = {page: read_symbols(path, root, page) for page, path in modules.items()}
 
@@ -105,14 +125,17 @@ class Site:
 
     def linkify(self, text: str, page: str) -> str:
         "Names of our symbols in backticks become links to their entries."
+
         def link(match):
             symbol = self.find(match[1], page, bool(match[2]))
             return f"[{match[0]}](#{symbol.label})" if symbol else match[0]
+
         lines = text.split("\n")
         return "\n".join(line if line.startswith("#") else NAME.sub(link, line) for line in lines)
 
     def relink(self, text: str, notebook: Notebook) -> str:
         "Links to notebooks become links to pages, to other files of ours links to the repository."
+
         def link(match):
             path, hash, fragment = match[1].partition("#")
             if not path or re.match(r"[a-z]+:", path):
@@ -123,8 +146,11 @@ class Site:
                 page = Path(os.path.relpath(self.pages[target], start)).as_posix()
                 return f"]({page}.ipynb{hash}{fragment})"
             if not (target.exists() and target.is_relative_to(self.root)):
-                raise ValueError(f"{notebook.file}: link to {path}, expected a file of this checkout")
+                raise ValueError(
+                    f"{notebook.file}: link to {path}, expected a file of this checkout"
+                )
             return f"]({self.blob}/{target.relative_to(self.root).as_posix()}{hash}{fragment})"
+
         return LINK.sub(link, text)
 
     def entry(self, symbol, level: int) -> str:
@@ -135,6 +161,7 @@ class Site:
 
 # ---------------------------------------------------------------- cells
 
+
 def markdown_cell(source: str) -> dict:
     "A cell of text."
     return {"cell_type": "markdown", "metadata": {}, "source": source}
@@ -142,11 +169,18 @@ def markdown_cell(source: str) -> dict:
 
 def code_cell(cell: dict, source: str, tags=(), **mystnb) -> dict:
     "A cell of code with the outputs that were stored with it."
-    outputs = [{**o, **({"execution_count": None} if "execution_count" in o else {})}
-               for o in cell.get("outputs", [])]
+    outputs = [
+        {**o, **({"execution_count": None} if "execution_count" in o else {})}
+        for o in cell.get("outputs", [])
+    ]
     metadata = {"tags": list(tags), "mystnb": mystnb}
-    return {"cell_type": "code", "execution_count": None, "metadata": metadata,
-            "outputs": outputs, "source": source}
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "metadata": metadata,
+        "outputs": outputs,
+        "source": source,
+    }
 
 
 def prompts(text: str) -> dict:
@@ -156,7 +190,9 @@ def prompts(text: str) -> dict:
 
 def definitions(source: str) -> list[str]:
     "Names that a cell defines at its left edge."
-    found = re.findall(r"^(?:class|def) (\w+)|^([A-Za-z_][\w, ]*?)(?::[^=\n]+)?\s*=[^=]", source, re.M)
+    found = re.findall(
+        r"^(?:class|def) (\w+)|^([A-Za-z_][\w, ]*?)(?::[^=\n]+)?\s*=[^=]", source, re.M
+    )
     return [name or value for name, value in found]
 
 
@@ -221,10 +257,17 @@ def page_of(cells: list, description: str) -> dict:
     "A notebook file whose page carries a description for search engines."
     plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*$]", r"\1", description)
     python = {"name": "python3", "display_name": "python3", "language": "python"}
-    metadata = {"kernelspec": python, "language_info": {"name": "python"},
-                "myst": {"html_meta": {"description": plain}}}
-    return {"cells": [{"id": f"c{i}", **c} for i, c in enumerate(cells)],
-            "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    metadata = {
+        "kernelspec": python,
+        "language_info": {"name": "python"},
+        "myst": {"html_meta": {"description": plain}},
+    }
+    return {
+        "cells": [{"id": f"c{i}", **c} for i, c in enumerate(cells)],
+        "metadata": metadata,
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def module_page(path: Path, site: Site) -> dict:
@@ -234,11 +277,15 @@ def module_page(path: Path, site: Site) -> dict:
     links = f"{{.nb-links}}\n[Source on GitHub]({url})"
     text = read_docstring(path)
     intro = site.linkify(escape(text), path.stem)
-    cells = [f"# `{name}`\n\n{links}\n\n{intro}", *(site.entry(s, 2) for s in site.symbols[path.stem])]
+    cells = [
+        f"# `{name}`\n\n{links}\n\n{intro}",
+        *(site.entry(s, 2) for s in site.symbols[path.stem]),
+    ]
     return page_of([markdown_cell(c) for c in cells], text.split("\n")[0])
 
 
 # ---------------------------------------------------------------- sidebar
+
 
 def groups(site: Site) -> dict:
     "Caption -> lines of its table of contents, in the order of the sidebar."
@@ -260,6 +307,7 @@ def contents(caption: str, lines: list) -> str:
 
 # ---------------------------------------------------------------- build
 
+
 def write_sources(folder: Path, site: Site):
     "Everything that Sphinx reads, into a new `folder`."
     shutil.rmtree(folder, ignore_errors=True)
@@ -277,10 +325,25 @@ def run_sphinx(source: Path, out: Path) -> int:
     "Build the pages; the exit status is not 0 if there was a warning."
     for folder in (out, BUILD / "jupyter_execute"):
         shutil.rmtree(folder, ignore_errors=True)
-    return subprocess.run([
-        sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E",
-        "-c", ROOT / "docs", "-d", BUILD / "doctrees", source, out,
-    ]).returncode
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-E",
+            "-c",
+            ROOT / "docs",
+            "-d",
+            BUILD / "doctrees",
+            source,
+            out,
+        ]
+    ).returncode
 
 
 def tidy(out: Path):
@@ -289,7 +352,7 @@ def tidy(out: Path):
         for path in out.glob(pattern):
             path.unlink()
     shutil.rmtree(out / "_static" / "locales", ignore_errors=True)
-    (out / ".nojekyll").touch()   # GitHub Pages would leave out folders like _static
+    (out / ".nojekyll").touch()  # GitHub Pages would leave out folders like _static
 
 
 def main() -> int:

@@ -20,8 +20,7 @@ def checksums(root: Path, pattern: str) -> dict:
     "Relative path -> digest of every file below `root` that matches."
     files = (p for p in root.glob(pattern) if ".ipynb_checkpoints" not in p.parts)
     return {
-        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in files
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
     }
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ADDRESSES = ("href", "src", "data", "poster")
-LINKS_THAT_LOAD_NOTHING = {"canonical", "author", "license", "me", "next", "prev", "search", "index"}
+LINKS_THAT_LOAD_NOTHING = {
+    "canonical",
+    "author",
+    "license",
+    "me",
+    "next",
+    "prev",
+    "search",
+    "index",
+}
 # A syntax error leaves the class, an unknown macro only its red.
 BAD_TEX = re.compile(r'class="katex-error"|mathcolor="#cc0000"')
 CSS_ADDRESS = re.compile(r"""(?:@import\s+(?:url\()?|url\()\s*["']?([^"')\s;]+)""")
@@ -39,7 +48,8 @@ class Page(HTMLParser):
         if tag == "a" and "name" in found:
             self.names.add(found["name"])
         loads = tag != "a" and not (
-            tag == "link" and set(found.get("rel", "").split()) <= LINKS_THAT_LOAD_NOTHING)
+            tag == "link" and set(found.get("rel", "").split()) <= LINKS_THAT_LOAD_NOTHING
+        )
         for name in ADDRESSES:
             if name in found:
                 self.addresses.append((found[name], loads))
@@ -91,7 +101,10 @@ def check_styles(path: Path, root: Path, text: str) -> list[str]:
     for address in CSS_ADDRESS.findall(text):
         if is_foreign(address):
             found.append(f"style loads from elsewhere: {address}")
-        elif not address.startswith((*INLINE, "#")) and not find_target(path, root, address).is_file():
+        elif (
+            not address.startswith((*INLINE, "#"))
+            and not find_target(path, root, address).is_file()
+        ):
             found.append(f"style misses: {address}")
     return found
 
@@ -101,7 +114,9 @@ def check_page(path: Path, root: Path, pages: dict) -> list[str]:
     page, text = pages[path], path.read_text(encoding="utf-8")
     found = [f"duplicate id: {i}" for i in sorted({i for i in page.ids if page.ids.count(i) > 1})]
     found += ["bad TeX"] * bool(BAD_TEX.search(text))
-    found += filter(None, (check_address(path, root, a, loads, pages) for a, loads in page.addresses))
+    found += filter(
+        None, (check_address(path, root, a, loads, pages) for a, loads in page.addresses)
+    )
     for style in page.styles:
         found += check_styles(path, root, style)
     return found

@@ -3,6 +3,7 @@
 RUN is a run on drawn scenes; the moments are the training checkpoints `step_*` still in it (train with `--set training.0.keep=100`).
 The base draws captions; the others enlarge the true low-resolution pictures of the same scenes.
 """
+
 import sys
 from pathlib import Path
 
@@ -19,16 +20,25 @@ SCENES, SIDE, MOMENTS = (0, 2, 3, 4, 6), 84, 5
 
 def evenly(paths: list, n: int) -> list:
     "n of them, the first and the last among them."
-    if len(paths) <= n: return paths
-    return [paths[round((len(paths) - 1)*k/(n - 1))] for k in range(n)]
+    if len(paths) <= n:
+        return paths
+    return [paths[round((len(paths) - 1) * k / (n - 1))] for k in range(n)]
 
 
 def tile(images: torch.Tensor, scenes: list) -> torch.Tensor:
     "Pictures at the size of the figure; of large ones the edge of the first thing."
     side = images.shape[-1]
-    if side <= 2*SIDE: return torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="nearest" if side < SIDE else "area")
-    corners = [[round((c - o.r/2)*side) - SIDE//2 for c in (o.y, o.x)] for o in (scene.things[0] for scene in scenes)]
-    return torch.stack([image[:, y:y + SIDE, x:x + SIDE] for image, (y, x) in zip(images, corners)])
+    if side <= 2 * SIDE:
+        return torch.nn.functional.interpolate(
+            images, (SIDE, SIDE), mode="nearest" if side < SIDE else "area"
+        )
+    corners = [
+        [round((c - o.r / 2) * side) - SIDE // 2 for c in (o.y, o.x)]
+        for o in (scene.things[0] for scene in scenes)
+    ]
+    return torch.stack(
+        [image[:, y : y + SIDE, x : x + SIDE] for image, (y, x) in zip(images, corners)]
+    )
 
 
 def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
@@ -47,7 +57,8 @@ def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
     grid = image_grid(torch.cat(rows), columns=len(SCENES))
     out = Image.new("RGB", (grid.width + 150, grid.height), "white")
     out.paste(grid, (150, 0))
-    for k, label in enumerate(labels): ImageDraw.Draw(out).text((6, k*(SIDE + 2) + SIDE//2), label, "black")
+    for k, label in enumerate(labels):
+        ImageDraw.Draw(out).text((6, k * (SIDE + 2) + SIDE // 2), label, "black")
     return out
 
 
@@ -55,14 +66,18 @@ def main(run: Path, figure: Path, moments: Path | None = None):
     "`moments` holds a folder of checkpoints for each stage, if the run itself does not."
     recipe = load_recipe(run)
     world, encoder = open_data(recipe, "test"), make_encoder(recipe)
-    parts = [draw_stage(config, (moments or run)/f"{config.size}px", world, encoder) for config in recipe.stages]
+    parts = [
+        draw_stage(config, (moments or run) / f"{config.size}px", world, encoder)
+        for config in recipe.stages
+    ]
     out = Image.new("RGB", (max(p.width for p in parts), sum(p.height + 8 for p in parts)), "white")
     top = 0
     for part in parts:
         out.paste(part, (0, top))
         top += part.height + 8
     out.save(figure, quality=62)
-    print(f"{figure}: {figure.stat().st_size//1024} KiB")
+    print(f"{figure}: {figure.stat().st_size // 1024} KiB")
 
 
-if __name__ == "__main__": main(Path(sys.argv[1]), Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

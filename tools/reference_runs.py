@@ -2,6 +2,7 @@
 
 Each run is `imagen-nb train toy --seed SEED --processes 1` to the letter; only the moments are kept beside it, in `OUT/seedN/moments`.
 """
+
 import argparse
 from pathlib import Path
 
@@ -9,17 +10,23 @@ from imagen_nb import runs, training
 from imagen_nb.checkpoint import save_directory
 from imagen_nb.recipes import toy
 
-SHARES = (.05, .15, .3, .6, 1.)  # of a stage's steps
+SHARES = (0.05, 0.15, 0.3, 0.6, 1.0)  # of a stage's steps
 
 
 def keep_moments(step):
     "`Trainer.train_step`, and the average saved whenever a moment has come."
+
     def run(self, *batch):
         result = step(self, *batch)
-        if self.rank == 0 and self.step in {round(share*self.config.steps) for share in SHARES}:
-            folder = self.out.parent/"moments"/self.out.name/f"step_{self.step:08d}"
-            save_directory(folder, dict(average=dict(self.average.state_dict())), dict(kind="moment", step=self.step))
+        if self.rank == 0 and self.step in {round(share * self.config.steps) for share in SHARES}:
+            folder = self.out.parent / "moments" / self.out.name / f"step_{self.step:08d}"
+            save_directory(
+                folder,
+                dict(average=dict(self.average.state_dict())),
+                dict(kind="moment", step=self.step),
+            )
         return result
+
     return run
 
 
@@ -29,7 +36,9 @@ def main():
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = p.parse_args()
     training.Trainer.train_step = keep_moments(training.Trainer.train_step)
-    for seed in args.seeds: runs.train(toy(seed), args.out/f"seed{seed}", processes=1)
+    for seed in args.seeds:
+        runs.train(toy(seed), args.out / f"seed{seed}", processes=1)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -58,9 +58,14 @@ def execute(path: Path, wanted=(), timeout=1800):
         cfg.KernelManager.transport = "ipc"
         cfg.KernelManager.ip = f"{tmp}/k"
         client_class(wanted)(
-            nb, timeout=timeout, kernel_name="python3", config=cfg,
+            nb,
+            timeout=timeout,
+            kernel_name="python3",
+            config=cfg,
             resources={"metadata": {"path": str(path.parent)}},
-            coalesce_streams=True, store_widget_state=False, record_timing=False,
+            coalesce_streams=True,
+            store_widget_state=False,
+            record_timing=False,
         ).execute()
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -100,7 +105,10 @@ def find(paths):
     if paths:
         return [Path(p).resolve() for p in paths]
     every = (ROOT / "nbs").glob("**/*.ipynb")
-    hidden = lambda p: any(q[0] in "._" for q in p.relative_to(ROOT).parts)
+
+    def hidden(p):
+        return any(q[0] in "._" for q in p.relative_to(ROOT).parts)
+
     return sorted(p for p in every if not hidden(p))
 
 

@@ -2,6 +2,7 @@
 
 The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
 """
+
 import json
 import os
 import platform
@@ -18,8 +19,12 @@ import torch
 from imagen_nb.cascade import Imagen
 
 ROOT = Path(__file__).resolve().parents[1]
-CAPTIONS = ["a small red circle to the left of a big blue square on a white background", "four striped purple stars against black",
-            "a big shaded green ring on a gray background", "a small pink cross above a big yellow triangle with a white background"]
+CAPTIONS = [
+    "a small red circle to the left of a big blue square on a white background",
+    "four striped purple stars against black",
+    "a big shaded green ring on a gray background",
+    "a small pink cross above a big yellow triangle with a white background",
+]
 
 
 def seconds(work, n: int) -> list[float]:
@@ -34,7 +39,13 @@ def seconds(work, n: int) -> list[float]:
 
 def summary(values: list[float], captions: int) -> dict:
     "Median and range, per caption."
-    return dict(median=round(statistics.median(values)/captions, 2), low=min(values)/captions, high=max(values)/captions, runs=len(values), captions=captions)
+    return dict(
+        median=round(statistics.median(values) / captions, 2),
+        low=min(values) / captions,
+        high=max(values) / captions,
+        runs=len(values),
+        captions=captions,
+    )
 
 
 def main():
@@ -42,18 +53,32 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "imagen_nb.cli", "sample", CAPTIONS[0], "--out", folder]
         whole = seconds(lambda: subprocess.run(command, check=True, capture_output=True), 5)
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/2**20
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     imagen = Imagen.from_pretrained("toy").to(device)
     imagen.sample(CAPTIONS[:1])
     one = seconds(lambda: imagen.sample(CAPTIONS[:1]), 5)
     four = seconds(lambda: imagen.sample(CAPTIONS), 5)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
-    card = dict(what="imagen-nb sample, 32 -> 128 -> 512 px", device=name, threads=torch.get_num_threads(), torch=torch.__version__,
-                python=platform.python_version(), parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
-                command_seconds=summary(whole, 1), command_memory_gib=round(memory, 2), one_caption=summary(one, 1), four_captions=summary(four, 4))
-    path = ROOT/"data"/"runs"/"sampling.json"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    card = dict(
+        what="imagen-nb sample, 32 -> 128 -> 512 px",
+        device=name,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
+        command_seconds=summary(whole, 1),
+        command_memory_gib=round(memory, 2),
+        one_caption=summary(one, 1),
+        four_captions=summary(four, 4),
+    )
+    path = ROOT / "data" / "runs" / "sampling.json"
     path.write_text(json.dumps(card, indent=1) + "\n")
     print(path.read_text())
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

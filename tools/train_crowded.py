@@ -7,6 +7,7 @@ One and two things come out right; of three or four, each quarter of the picture
 quarter shows what is decided at high noise, so that is what these steps train on: two thirds groups and lists, times around 0.8.
 Everything goes to RUN/crowded; the weights that ship are RUN/crowded/model.
 """
+
 import sys
 import time
 from dataclasses import replace
@@ -21,32 +22,51 @@ from imagen_nb.training import Trainer
 
 class Crowded:
     "Scenes of ShapesWorld, two thirds of them with several things that stand in no named relation."
+
     def __init__(self, world):
         scenes = range(len(world))
         crowd = [i for i in scenes if (s := world.scene(i)).relation is None and len(s.things) > 1]
         is_crowd = set(crowd)
         others = [i for i in scenes if i not in is_crowd]
-        self.world, self.rows = world, crowd + others[:len(crowd)//2]
+        self.world, self.rows = world, crowd + others[: len(crowd) // 2]
         self.identity = f"{world.identity}, two thirds crowded"
 
-    def __len__(self): return len(self.rows)
+    def __len__(self):
+        return len(self.rows)
 
-    def caption(self, i, epoch=None): return self.world.caption(self.rows[i], epoch)
+    def caption(self, i, epoch=None):
+        return self.world.caption(self.rows[i], epoch)
 
-    def images(self, indices, *args): return self.world.images([self.rows[int(i)] for i in indices], *args)
+    def images(self, indices, *args):
+        return self.world.images([self.rows[int(i)] for i in indices], *args)
 
 
 def main(run: Path):
-    since, recipe, out = time.time(), load_recipe(run), run/"crowded"
+    since, recipe, out = time.time(), load_recipe(run), run / "crowded"
     encoder, (base, *others) = make_encoder(recipe), trained_stages(recipe, run)
-    text = EmbeddingCache.open(run/"captions", encoder)
+    text = EmbeddingCache.open(run / "captions", encoder)
     training = replace(recipe.training[0], steps=2200, lr=2e-3, warmup=40, seed=1)
-    trainer = Trainer(Stage(replace(base.config, time_law=(1.4, 1.2)), base.network), Crowded(open_data(recipe)), text, training, out/"32px")
+    trainer = Trainer(
+        Stage(replace(base.config, time_law=(1.4, 1.2)), base.network),
+        Crowded(open_data(recipe)),
+        text,
+        training,
+        out / "32px",
+    )
     imagen = Imagen(encoder, [Stage(base.config, trainer.fit().network), *others])
-    if trainer.rank == 0: imagen.save_pretrained(out/"model")
-    draw_and_score(imagen, open_data(recipe, "test"), list(range(HELD_OUT))[trainer.rank::trainer.ranks], out/"samples", progress=trainer.rank == 0)
+    if trainer.rank == 0:
+        imagen.save_pretrained(out / "model")
+    draw_and_score(
+        imagen,
+        open_data(recipe, "test"),
+        list(range(HELD_OUT))[trainer.rank :: trainer.ranks],
+        out / "samples",
+        progress=trainer.rank == 0,
+    )
     trainer.accelerator.wait_for_everyone()
-    if trainer.rank == 0: score_run(recipe, out, HELD_OUT, time.time() - since)
+    if trainer.rank == 0:
+        score_run(recipe, out, HELD_OUT, time.time() - since)
 
 
-if __name__ == "__main__": main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

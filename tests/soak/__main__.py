@@ -1,4 +1,5 @@
 "Measure one thing or all, and write run cards: `python -m soak [NAME ...] [--quick] [--out FOLDER]`."
+
 import argparse
 import importlib
 import json
@@ -13,9 +14,13 @@ NAMES = ("kills", "saves", "damage", "signals", "commands", "ranks")
 
 def main():
     p = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
-    p.add_argument("names", nargs="*", choices=[*NAMES, []], help=f"of {', '.join(NAMES)} (default all)")
+    p.add_argument(
+        "names", nargs="*", choices=[*NAMES, []], help=f"of {', '.join(NAMES)} (default all)"
+    )
     p.add_argument("--quick", action="store_true", help="a few of each, in seconds")
-    p.add_argument("--out", type=Path, default=ROOT/"data"/"runs", help="where cards soak-NAME.json go")
+    p.add_argument(
+        "--out", type=Path, default=ROOT / "data" / "runs", help="where cards soak-NAME.json go"
+    )
     args = p.parse_args()
     for name in args.names or NAMES:
         since = time.perf_counter()
@@ -27,17 +32,29 @@ def main():
 def write(out: Path, name: str, told: dict, quick: bool, seconds: float):
     "One card."
     import platform
+
     import accelerate
     import safetensors
     import torch
+
     module = importlib.import_module(f"soak.{name}")
-    card = dict(what=module.__doc__, command=f"python -m soak {name}{' --quick'*quick}", seconds=round(seconds),
-                device=f"{os.cpu_count()} CPU cores", load=round(os.getloadavg()[1], 1), python=platform.python_version(), torch=torch.__version__,
-                accelerate=accelerate.__version__, safetensors=safetensors.__version__, **told)
+    card = dict(
+        what=module.__doc__,
+        command=f"python -m soak {name}{' --quick' * quick}",
+        seconds=round(seconds),
+        device=f"{os.cpu_count()} CPU cores",
+        load=round(os.getloadavg()[1], 1),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        accelerate=accelerate.__version__,
+        safetensors=safetensors.__version__,
+        **told,
+    )
     out.mkdir(parents=True, exist_ok=True)
-    file = out/f"soak-{name}.json"
+    file = out / f"soak-{name}.json"
     file.write_text(json.dumps(card, indent=1) + "\n")
     print(f"{file}: {round(seconds)} s\n{json.dumps(told, indent=1)}", flush=True)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 "One process of `ranks`."
+
 import sys
 from pathlib import Path
 
