@@ -33,8 +33,9 @@ DATA_HELP = (
 
 def train(args):
     "Train a recipe, perhaps changed."
-    from imagen_nb import runs
-    from imagen_nb.recipes import change, find_recipe
+    from imagen_nb.recipes import find_recipe
+    from imagen_nb.runs import run as runs
+    from imagen_nb.store.config import change
 
     recipe = find_recipe(args.recipe, args.seed)
     if args.encoder and args.init:
@@ -78,14 +79,14 @@ def own_pictures(args):
 
 def work(args):
     "One of the processes of a run."
-    from imagen_nb import runs
+    from imagen_nb.runs import run as runs
 
     runs.work(args.out, args.stage, args.held_out, json.loads(args.execution))
 
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.runs import count_trained, draw_captions
+    from imagen_nb.runs.run import count_trained, draw_captions
 
     if args.n < 1:
         raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
@@ -106,7 +107,8 @@ def sample(args):
 
 def upscale(args):
     "Enlarge a picture with the super-resolution stages."
-    from imagen_nb.data import decode_picture, to_square
+    from imagen_nb.data import decode_picture
+    from imagen_nb.pictures.pixels import to_square
     from imagen_nb.plots import save_picture
 
     imagen = load_model(args)
@@ -134,7 +136,7 @@ def upscale(args):
 
 def export(args):
     "A model from a run that has not finished."
-    from imagen_nb import runs
+    from imagen_nb.runs import run as runs
 
     for size, steps in runs.export(args.run_folder, args.out).items():
         print(
@@ -149,7 +151,7 @@ def embed(args):
         return convert(*args.convert)
     if args.source is None or args.out is None:
         raise ValueError("embed: expected SOURCE and --out DIR, or --convert SRC DST")
-    from imagen_nb.text import EmbeddingCache
+    from imagen_nb.engine.captions import EmbeddingCache
 
     captions, share = read_captions(args.source, args.column), read_share(args.share)
     encoder, options = (
@@ -173,7 +175,7 @@ def embed(args):
 
 def convert(source, target):
     "A published T5 as its encoder alone, in bfloat16."
-    from imagen_nb.convert import convert_encoder
+    from imagen_nb.engine.convert import convert_encoder
 
     before, after = (
         sum(p.stat().st_size for p in Path(o).iterdir() if p.suffix in (".bin", ".safetensors"))
@@ -191,7 +193,7 @@ def read_captions(source: str, column: str | None) -> list[str]:
     path = Path(source)
     kind = path.suffix.lower() if path.is_file() else ""
     if kind not in (".txt", ".jsonl", ".csv", ".tsv"):
-        from imagen_nb.data import load_captioned
+        from imagen_nb.pictures.captioned import load_captioned
 
         pictures = load_captioned(source, 64, check=False)
         return [caption for i in range(len(pictures)) for caption in pictures.captions(i) or [""]]
@@ -242,7 +244,7 @@ def make_encoder(args):
     "The encoder that was asked for, where it is fastest."
     import torch
 
-    from imagen_nb.checkpoint import assets
+    from imagen_nb.store.files import assets
     from imagen_nb.text import TextEncoder
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -255,9 +257,9 @@ def make_encoder(args):
 
 def data(args):
     "What is in a source, what is left out and why, and what a network would receive."
-    from imagen_nb.data import load_captioned
+    from imagen_nb.pictures.captioned import load_captioned
     from imagen_nb.recipes import find_recipe
-    from imagen_nb.runs import make_encoder, save_grid
+    from imagen_nb.runs.run import make_encoder, save_grid
 
     recipe = find_recipe(args.recipe)
     with warnings.catch_warnings():
@@ -344,7 +346,7 @@ def clock(seconds: float) -> str:
 
 def doctor(args):
     "What is wrong with a run; 1 if there is an error."
-    from imagen_nb.doctor import doctor, report
+    from imagen_nb.runs.doctor import doctor, report
 
     findings = doctor(args.run_dir, args.draw)
     print(report(findings))
@@ -359,7 +361,7 @@ def env(args):
     import torch
 
     from imagen_nb import __version__
-    from imagen_nb.cascade import has_fast_bf16
+    from imagen_nb.stage import has_fast_bf16
 
     def installed(name):
         try:
@@ -806,7 +808,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `imagen-nb`."
-    from imagen_nb.health import TrainingError
+    from imagen_nb.engine.guards import TrainingError
 
     args = parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)

@@ -7,58 +7,55 @@ __all__ = ['EfficientUNetConfig', 'residual_blocks', 'level_attention', 'DBlock'
 
 # %% ../nbs/09_efficient_unet.ipynb #b1bd13ff
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, Downsample, ResBlock, Upsample, group_norm, zero_init
+from .store.config import config, option
 from .text import TextEmbedding
 from .unet import Conditioner, check_inputs, check_lowres, run_block
 
 # %% ../nbs/09_efficient_unet.ipynb #c9ba0ed2
-@dataclass(frozen=True, kw_only=True)
+@config
 class EfficientUNetConfig:
     "A super-resolution network; the defaults are Imagen's 64 -> 256 (paper F.2)."
 
-    channels: tuple[int, ...] = (128, 256, 512, 1024)  # width of each block
-    blocks: tuple[int, ...] = (2, 4, 8, 8)  # residual blocks in each block
-    strides: tuple[int, ...] = (2, 2, 2, 2)  # resolution change of each block, 1 or 2
+    channels: tuple[int, ...] = option((128, 256, 512, 1024), least=1)  # width of each block
+    blocks: tuple[int, ...] = option((2, 4, 8, 8), least=1)  # residual blocks in each block
+    strides: tuple[int, ...] = option(
+        (2, 2, 2, 2), among=(1, 2)
+    )  # resolution change of each block, 1 or 2
     self_attention: tuple[bool, ...] = (False, False, False, True)  # pixels read pixels
     text_attention: tuple[bool, ...] = (False, False, False, True)  # pixels read words
-    heads: int = 8  # attention heads
-    stem: int = 128  # width at full resolution
-    text_dim: int = 4096  # width of the text encoder (T5-XXL)
-    text_width: int = 1024  # width of the words inside the network
-    emb_dim: int = 512  # width of the conditioning vector
-    pool_queries: int = 4  # learned queries that pool the caption
+    heads: int = option(8, least=1)  # attention heads
+    stem: int = option(128, least=1)  # width at full resolution
+    text_dim: int = option(4096, least=0)  # width of the text encoder (T5-XXL)
+    text_width: int = option(1024, least=1)  # width of the words inside the network
+    emb_dim: int = option(512, least=1)  # width of the conditioning vector
+    pool_queries: int = option(4, least=1)  # learned queries that pool the caption
     has_lowres: bool = True  # takes a low-resolution picture and its noise level
-    patch: int = 1  # pixels folded into channels at the entry  # not in paper
-    dropout: float = 0.0  # share of features dropped in training; the paper drops none
-    skips: str = "once"  # a skip joins a block's input "once", "every" residual block, or by "add"
-    scaled: str = "sum"  # 1/sqrt(2) on the residual "sum", its "shortcut", or the long "skip"
-    attend_after: str = "last"  # attention after the "last" or "every" residual block of a block
-    inner: int = 1  # width of queries, keys and values / channels
+    patch: int = option(1, least=1)  # pixels folded into channels at the entry  # not in paper
+    dropout: float = option(
+        0.0, least=0, most=1
+    )  # share of features dropped in training; the paper drops none
+    skips: str = option(
+        "once", among=("once", "every", "add")
+    )  # a skip joins a block's input "once", "every" residual block, or by "add"
+    scaled: str = option(
+        "sum", among=("sum", "shortcut", "skip")
+    )  # 1/sqrt(2) on the residual "sum", its "shortcut", or the long "skip"
+    attend_after: str = option(
+        "last", among=("last", "every")
+    )  # attention after the "last" or "every" residual block of a block
+    inner: int = option(1, among=(1, 2))  # width of queries, keys and values / channels
 
     def __post_init__(self):
         n = len(self.channels)
         for name in ("blocks", "strides", "self_attention", "text_attention"):
             if (got := len(getattr(self, name))) != n:
                 raise ValueError(f"EfficientUNetConfig: {name}, got {got} entries, expected {n}")
-        readings = dict(
-            skips=("once", "every", "add"),
-            scaled=("sum", "shortcut", "skip"),
-            attend_after=("last", "every"),
-            inner=(1, 2),
-        )
-        for name, ok in readings.items():
-            if (got := getattr(self, name)) not in ok:
-                raise ValueError(f"EfficientUNetConfig: {name}, got {got!r}, expected one of {ok}")
-        if any(s not in (1, 2) for s in self.strides):
-            raise ValueError(
-                f"EfficientUNetConfig: strides, got {self.strides}, expected 1 or 2 each"
-            )
         for ch, *has_attention in zip(self.channels, self.self_attention, self.text_attention):
             if any(has_attention) and ch % self.heads:
                 raise ValueError(
@@ -69,6 +66,10 @@ class EfficientUNetConfig:
     def stride(self) -> int:
         "Sides of a picture must be multiples of this."
         return self.patch * math.prod(self.strides)
+
+    def build(self) -> nn.Module:
+        "A fresh network of this shape."
+        return EfficientUNet(self)
 
 # %% ../nbs/09_efficient_unet.ipynb #4054500c
 def residual_blocks(

@@ -1,13 +1,10 @@
 """Recipes: everything a run needs, as functions that return full, typed configurations."""
 
-import ast
-import difflib
-from dataclasses import dataclass, fields, is_dataclass, replace
-from types import NoneType, UnionType
-from typing import get_args, get_origin, get_type_hints
+from dataclasses import replace
 
-from imagen_nb.cascade import StageConfig
 from imagen_nb.efficient_unet import EfficientUNetConfig
+from imagen_nb.stage import StageConfig
+from imagen_nb.store.config import did_you_mean, config
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
@@ -24,7 +21,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class DataConfig:
     "The user's own pictures, in the words of `load_captioned`."
 
@@ -35,7 +32,7 @@ class DataConfig:
     held_out: float = 0.0  # share kept back as "valid", and as much as "test"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Recipe:
     "A cascade, what it learns from and how it is trained: all that a run depends on."
 
@@ -235,102 +232,9 @@ def find_recipe(
     if name not in RECIPES:
         raise ValueError(
             f"train: recipe, got {name!r}, expected one of {', '.join(RECIPES)}"
-            + _guess(name, RECIPES)
+            + did_you_mean(name, RECIPES)
         )
     return RECIPES[name](seed)
 
 
 # ---------------------------------------------------------------- changes from the command line
-
-
-def change(
-    config,  # a config or a tuple of them
-    path: str,  # dotted names and numbers, as in "stages.1.network.blocks"
-    value: str,  # what to put there, as one writes it in Python; a bare word is a string
-):  # a copy of the config; the given one is unchanged
-    "Replace one value, which must have the type of its field."
-    return _change(config, path.split("."), value, path)
-
-
-def _change(config, names: list[str], text: str, path: str):
-    "Walk down, replace, and rebuild (and so check) every config on the way back."
-    if isinstance(config, tuple):
-        if not names[0].isdecimal() or int(names[0]) >= len(config):
-            raise ValueError(
-                f"--set {path}: got {names[0]!r}, expected a number from 0 to {len(config) - 1}"
-            )
-        k = int(names[0])
-        if len(names) == 1:
-            raise ValueError(f"--set {path}: expected a name after the number: {_names(config[k])}")
-        return (*config[:k], _change(config[k], names[1:], text, path), *config[k + 1 :])
-    known = [f.name for f in fields(config)]
-    if names[0] not in known:
-        raise ValueError(
-            f"--set {path}: got {names[0]!r}, expected one of {_names(config)}"
-            + _guess(names[0], known)
-        )
-    inner = getattr(config, names[0])
-    is_config = is_dataclass(inner) or isinstance(inner, tuple) and inner and is_dataclass(inner[0])
-    if is_config != (len(names) > 1):
-        raise ValueError(
-            f"--set {path}: "
-            + (
-                f"expected a name after it: {_names(inner)}"
-                if is_config
-                else f"{names[0]} is a value and has no parts"
-            )
-        )
-    new = (
-        _change(inner, names[1:], text, path)
-        if is_config
-        else _typed(text, get_type_hints(type(config))[names[0]], path)
-    )
-    return replace(config, **{names[0]: new})
-
-
-def _names(config) -> str:
-    "What may follow in a path."
-    if isinstance(config, tuple):
-        return f"a number from 0 to {len(config) - 1}"
-    return ", ".join(f.name for f in fields(config))
-
-
-def _guess(name: str, known) -> str:
-    "A suggestion for a misspelt name."
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _typed(text: str, hint, path: str):
-    "A value from its text, refused unless it fits the type hint."
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and NoneType in kinds:
-        return None
-    for kind in kinds:
-        if (fit := _fit(value, kind)) is not None:
-            return fit
-    if str in kinds:
-        return text
-    shown = getattr(hint, "__name__", None) if not get_args(hint) else str(hint)
-    raise ValueError(f"--set {path}: got {text!r}, expected {shown}")
-
-
-def _fit(value, kind):
-    "The value as this type; None if it does not fit."
-    if get_origin(kind) is tuple:
-        items = value if isinstance(value, (tuple, list)) else None
-        if items is None:
-            return None
-        kinds = get_args(kind)
-        kinds = kinds[:1] * len(items) if kinds[-1] is Ellipsis else kinds
-        fits = [_fit(v, k) for v, k in zip(items, kinds)]
-        return tuple(fits) if len(items) == len(kinds) and None not in fits else None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is kind else None

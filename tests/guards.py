@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb import health
-from imagen_nb.data import ShapesWorld, resize
-from imagen_nb.doctor import picture_stats
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine import guards as health
+from imagen_nb.pictures.pixels import resize
+from imagen_nb.runs.doctor import picture_stats
 from imagen_nb.text import TextEncoder
 
 WORLD = ShapesWorld("train", level="quick", size=32)

@@ -12,7 +12,7 @@ import torch
 from imagen_nb import diffusion, sampling
 from imagen_nb.diffusion import cosine_log_snr, linear_log_snr, to_eps, to_v, to_x0
 from imagen_nb.guidance import guided
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 from imagen_nb.sampling import sample_ddim, sample_ddpm, sample_dpmpp_2m, time_grid
 from imagen_nb.text import TextEmbedding
 from imagen_nb.thresholding import dynamic_threshold

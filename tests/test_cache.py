@@ -14,11 +14,13 @@ import pytest
 import torch
 from test_text import TOY, random_t5  # two of them are fixtures
 
-from imagen_nb import shards
-from imagen_nb.checkpoint import CheckpointError, assets, save_directory
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
-from imagen_nb.text import EmbeddingCache, TextEncoder, forecast, pad_rows
+from imagen_nb.engine.captions import EmbeddingCache, forecast, pad_rows
+from imagen_nb.store import parts as shards
+from imagen_nb.store.checkpoint import CheckpointError, save_directory
+from imagen_nb.store.files import assets
+from imagen_nb.text import TextEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("bench_text", ROOT / "tools" / "bench_text.py")
@@ -550,7 +552,7 @@ def test_embed_converts(tmp_path, capsys):
 
 
 def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, monkeypatch):
-    from imagen_nb import runs
+    from imagen_nb.runs import run as runs
 
     class World:
         asked = 0

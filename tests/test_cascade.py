@@ -13,26 +13,24 @@ import torch.nn.functional as F
 from PIL import Image
 from test_networks import BASE, SR
 
-from imagen_nb.cascade import (
-    CONFIGS,
-    PIXELS,
+from imagen_nb.cascade import PIXELS, Imagen
+from imagen_nb.data import ShapesWorld
+from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
+from imagen_nb.pictures.pixels import Batch, Crop, resize
+from imagen_nb.recipes import paper, toy
+from imagen_nb.stage import (
     Draws,
-    Imagen,
     Stage,
     StageConfig,
-    config_from_dict,
-    config_to_dict,
     denoiser,
     lowres_pair,
     noisy_lowres,
     sampling_lowres,
     size_step,
 )
-from imagen_nb.checkpoint import CheckpointError, load_directory, save_directory, verify
-from imagen_nb.data import Batch, Crop, ShapesWorld, resize
-from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
-from imagen_nb.recipes import paper, toy
-from imagen_nb.sampling import keyed_noise
+from imagen_nb.store.checkpoint import CheckpointError, load_directory, save_directory, verify
+from imagen_nb.store.config import config_from_dict, config_to_dict
+from imagen_nb.store.keyed import keyed_noise
 from imagen_nb.text import TextEmbedding
 
 WORLD = ShapesWorld("valid", level="quick", size=64)
@@ -512,7 +510,7 @@ def test_the_oldest_cascade_still_draws_its_picture():
 
 
 def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
-    from imagen_nb import checkpoint
+    from imagen_nb.store import checkpoint
 
     with monkeypatch.context() as m:
         m.setattr(checkpoint, "FORMAT", 7)
@@ -530,7 +528,7 @@ def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
 
 def test_the_model_card_is_valid_and_tells_what_is_known(tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    from imagen_nb.checkpoint import assets
+    from imagen_nb.store.files import assets
 
     card = json.loads((assets() / "runs" / "toy-full.json").read_text())
     imagen = cascade()
@@ -662,9 +660,9 @@ def test_refusals():
 @pytest.mark.parametrize("recipe", [toy, paper])
 def test_configs_survive_json(recipe):
     for stage in recipe().stages:
-        assert config_from_dict(json.loads(json.dumps(config_to_dict(stage))), *CONFIGS) == stage
+        assert config_from_dict(json.loads(json.dumps(config_to_dict(stage)))) == stage
     with pytest.raises(ValueError, match="unknown"):
-        config_from_dict(dict(config_to_dict(stage), extra=1), *CONFIGS)
+        config_from_dict(dict(config_to_dict(stage), extra=1))
 
 
 def test_toy_is_a_cascade_of_factor_four():

@@ -13,10 +13,9 @@ import textwrap
 import pytest
 import torch
 
-from imagen_nb import checkpoint
-from imagen_nb.checkpoint import (
+from imagen_nb.store import checkpoint
+from imagen_nb.store.checkpoint import (
     CheckpointError,
-    assets,
     checkpoints,
     load_directory,
     load_meta,
@@ -24,6 +23,7 @@ from imagen_nb.checkpoint import (
     save_directory,
     verify,
 )
+from imagen_nb.store.files import assets
 
 META = {"step": 7, "config": {"dim": 64, "mults": [1, 2]}, "name": "Größe", "none": None}
 

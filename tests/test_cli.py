@@ -15,13 +15,16 @@ import torch
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
-from imagen_nb import runs
 from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main
-from imagen_nb.data import ShapesWorld, load_captioned
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
-from imagen_nb.recipes import RECIPES, DataConfig, change, find_recipe, paper, toy, toy_full
-from imagen_nb.text import EmbeddingCache, TextEncoder
+from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
+from imagen_nb.runs import run as runs
+from imagen_nb.store.config import change
+from imagen_nb.text import TextEncoder
 
 TINY = [
     f"--set={path}={value}"

@@ -17,26 +17,24 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_nb import data, sources
+from imagen_nb import data
 from imagen_nb.data import (
     HELD_OUT_PAIRS,
     HELD_OUT_RELATIONS,
     INVERSE,
-    MARGIN,
-    Batch,
-    Crop,
     Scene,
     ShapesWorld,
     Thing,
     coverage,
-    crop_images,
-    load_captioned,
-    permute,
     render,
-    resize,
     shape_distance,
     wordings,
 )
+from imagen_nb.lab import oracle
+from imagen_nb.pictures import sources
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.pixels import MARGIN, Batch, Crop, crop_images, resize
+from imagen_nb.store.keyed import permute
 
 LEVELS = ("quick", "full")
 
@@ -359,7 +357,7 @@ def test_stripes_are_crisp_only_when_large_and_keep_their_hue():
 )
 def test_pictures_read_back_to_their_scene(level, size, n):
     ds = ShapesWorld("test", level=level)
-    marks = [ds.score(ds.scene(i), ds.images([i], size)[0]) for i in range(n)]
+    marks = [oracle.score(ds.scene(i), ds.images([i], size)[0]) for i in range(n)]
     assert [k for k, m in enumerate(marks) if not m["all"]] == []
 
 
@@ -368,7 +366,7 @@ def test_blur_and_noise_are_forgiven():
     x = ds.images(range(60), 32)
     x = 0.6 * x + 0.1 * (x.roll(1, 2) + x.roll(-1, 2) + x.roll(1, 3) + x.roll(-1, 3))
     x = x + 0.05 * torch.randn(x.shape, generator=g)
-    assert sum(ds.score(ds.scene(i), x[i])["all"] for i in range(60)) >= 58
+    assert sum(oracle.score(ds.scene(i), x[i])["all"] for i in range(60)) >= 58
 
 
 def test_score_finds_each_fault():
@@ -389,15 +387,15 @@ def test_score_finds_each_fault():
         "fill": Scene((a, new(b, fill="striped")), "gray"),
         "background": Scene((a, b), "white"),
     }
-    assert all(v for v in ds.score(scene, render([scene], 128)[0]).values())
+    assert all(v for v in oracle.score(scene, render([scene], 128)[0]).values())
     for name, wrong in faults.items():
-        marks = ds.score(scene, render([wrong], 128)[0])
+        marks = oracle.score(scene, render([wrong], 128)[0])
         assert marks[name] is False and marks["all"] is False, name
         bad = {k for k, v in marks.items() if v is False} - {"all"}
         assert bad == {name} or name in ("count", "colour"), (name, bad)
-    small = ds.score(scene, render([scene], 32)[0])
+    small = oracle.score(scene, render([scene], 32)[0])
     assert small["fill"] is None and small["all"]
-    quick = ShapesWorld().score(
+    quick = oracle.score(
         Scene((Thing("circle", "red", None, "plain", 0.5, 0.5, 0.25),), "gray"),
         torch.zeros(3, 32, 32),
     )
@@ -415,13 +413,13 @@ def test_reading_never_fails():
             torch.randn(3, 128, 128, generator=g).clamp(-1, 1),
             torch.tensor([1.0, -1, -1])[:, None, None].expand(3, 64, 64),
         ):
-            assert not ds.score(ds.scene(0), x)["all"]
+            assert not oracle.score(ds.scene(0), x)["all"]
 
 
 def test_shuffled_pictures_score_near_chance():
     ds = ShapesWorld("test")
     x = ds.images(range(61), 32)
-    assert sum(ds.score(ds.scene(i), x[i + 1])["all"] for i in range(60)) <= 3
+    assert sum(oracle.score(ds.scene(i), x[i + 1])["all"] for i in range(60)) <= 3
 
 
 # ---------------------------------------------------------------- resize and crops

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from test_cascade import BASE_STAGE, SR_STAGE, awake, text
 
-from imagen_nb.checkpoint import assets
-from imagen_nb.data import ShapesWorld, compare, render, resize, wordings
-from imagen_nb.experiments import (
+from imagen_nb.data import ShapesWorld, render, wordings
+from imagen_nb.lab import oracle
+from imagen_nb.lab.measures import (
     bootstrap_mean,
     drawing_error,
     frechet_distance,
@@ -23,6 +23,8 @@ from imagen_nb.experiments import (
     saturated_share,
     thumbnails,
 )
+from imagen_nb.pictures.pixels import resize
+from imagen_nb.store.files import assets
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -74,7 +76,7 @@ def test_the_first_look_is_watched_before_its_threshold():
 
 
 def test_only_the_base_is_watched():
-    with pytest.raises(ValueError, match="sample_watched: stage, got the 64 px enlarger"):
+    with pytest.raises(ValueError, match="sample: lowres, got None"):
         sample_watched(awake(SR_STAGE), text(1), [0], **OPTIONS)
 
 
@@ -108,7 +110,7 @@ def test_damage_raises_the_drawing_error():
 def test_what_the_oracle_cannot_name_counts_in_full():
     image = torch.ones(3, 32, 32)
     image[1:, 10:26, 14:18] = -1  # a red bar is no shape of this world
-    assert [thing.shape for thing in WORLD.read(image).things] == ["unknown"]
+    assert [thing.shape for thing in oracle.read(image, WORLD.level).things] == ["unknown"]
     assert drawing_error(WORLD, image) == pytest.approx(
         (4 * 2 * 16 * 4 / (3 * 32 * 32)) ** 0.5, rel=1e-4
     )
@@ -127,7 +129,9 @@ def test_another_drawing_shows_the_same_caption_elsewhere():
             and one != two
             and one == other_drawing(scene, f"{i} a")
         )
-        assert compare(scene, WORLD.read(render([one], 128)[0]), fill=True)["all"]
+        assert oracle.compare(scene, oracle.read(render([one], 128)[0], WORLD.level), fill=True)[
+            "all"
+        ]
 
 
 def test_other_drawings_follow_the_law_of_the_world():

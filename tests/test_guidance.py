@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr, to_eps, to_v, to_x0
 from imagen_nb.guidance import classifier_free_guidance, drop_text, guided
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 from imagen_nb.sampling import sample_ddim, time_grid
 from imagen_nb.text import TextEmbedding
 

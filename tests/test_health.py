@@ -7,11 +7,12 @@ import pytest
 import torch
 from guards import CASES
 
-from imagen_nb import health
-from imagen_nb.checkpoint import assets
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
-from imagen_nb.doctor import (
+from imagen_nb.engine import guards as health
+from imagen_nb.plots import image_grid, plot_reference
+from imagen_nb.recipes import toy
+from imagen_nb.runs.doctor import (
     LEVELS,
     doctor,
     find_reference,
@@ -20,8 +21,7 @@ from imagen_nb.doctor import (
     report,
     trained_as,
 )
-from imagen_nb.plots import image_grid, plot_reference
-from imagen_nb.recipes import toy
+from imagen_nb.store.files import assets
 from imagen_nb.text import TextEncoder
 from imagen_nb.training import TrainConfig, describe_run, ema_decay
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from train_worker import make_trainer
 
-from imagen_nb import logs
 from imagen_nb.data import ShapesWorld
-from imagen_nb.logs import Log, Stopwatch, check_trackers, flat, read_rows
+from imagen_nb.engine import logs
+from imagen_nb.engine.logs import Log, Stopwatch, check_trackers, flat
+from imagen_nb.store.files import read_rows
 
 
 def rows(path):

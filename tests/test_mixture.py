@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from imagen_nb.diffusion import alpha_sigma
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 
 
 def double(values):

@@ -9,15 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr, linear_log_snr
-from imagen_nb.mixture import GaussianMixture
-from imagen_nb.sampling import (
-    keyed_generator,
-    keyed_noise,
-    sample_ddim,
-    sample_ddpm,
-    sample_dpmpp_2m,
-    time_grid,
-)
+from imagen_nb.lab.mixture import GaussianMixture
+from imagen_nb.sampling import sample_ddim, sample_ddpm, sample_dpmpp_2m, time_grid
+from imagen_nb.store.keyed import keyed_generator, keyed_noise
 
 SAMPLERS = dict(ddpm=sample_ddpm, ddim=sample_ddim, dpmpp=sample_dpmpp_2m)
 MIXTURE = GaussianMixture(

@@ -18,16 +18,17 @@ import torch
 from test_checkpoint import groups, rewrite_manifest
 from train_worker import make_trainer
 
-from imagen_nb import checkpoint
-from imagen_nb.checkpoint import (
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.store import checkpoint
+from imagen_nb.store.checkpoint import (
     CheckpointError,
     checkpoints,
     load_directory,
     load_into,
-    locked,
     save_directory,
 )
-from imagen_nb.text import EmbeddingCache, TextEncoder
+from imagen_nb.store.files import locked
+from imagen_nb.text import TextEncoder
 
 HERE = Path(__file__).parent
 ENV = dict(

@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 from test_bad_input import PICTURES, TEXTS, encoded, four
 
-from imagen_nb import catalog, data, sources
-from imagen_nb.data import in_order, load_captioned, permute, read_step
-from imagen_nb.sources import Notes, Tar, find_source, tar_members
-from imagen_nb.streams import stream_captioned
+from imagen_nb.data import read_step
+from imagen_nb.engine.samples import in_order
+from imagen_nb.pictures import captioned, catalog, pixels, sources
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.sources import Notes, Tar, find_source, tar_members
+from imagen_nb.pictures.streams import stream_captioned
+from imagen_nb.store.keyed import permute
 
 datasets = pytest.importorskip("datasets")
 PART = "part of a tar file damaged or cut off"
@@ -194,7 +197,7 @@ def test_a_collection_is_the_same_in_every_layout(layout, tmp_path):
     ds = load_captioned(LAYOUTS[layout](tmp_path, sample_rows), 16)
     assert [ds.caption(i) for i in range(13)] == [c[0] for *_, c in sample_rows]
     wanted = torch.stack(
-        [data.to_square(sources.decode_picture(blob), 16) for _, blob, _ in sample_rows]
+        [pixels.to_square(sources.decode_picture(blob), 16) for _, blob, _ in sample_rows]
     )
     assert torch.equal(ds.images(range(13)), wanted)
     again = pickle.loads(pickle.dumps(ds))
@@ -297,7 +300,7 @@ def test_a_share_is_held_out_by_name(tmp_path):
     folder_layout(tmp_path, rows)
 
     def sides(seed=0):
-        parts = {s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in data.SPLITS}
+        parts = {s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in captioned.SPLITS}
         return {s: {ds.catalog.name(ds.row(i)) for i in range(len(ds))} for s, ds in parts.items()}
 
     before = sides()
@@ -313,7 +316,7 @@ def test_a_share_is_held_out_by_name(tmp_path):
         load_captioned(tmp_path, 16, held_out=0.7)
     (tmp_path / "train").mkdir()
     folder_layout(tmp_path / "train", rows[:50])
-    inner = [load_captioned(tmp_path, 16, s, held_out=0.1) for s in data.SPLITS]
+    inner = [load_captioned(tmp_path, 16, s, held_out=0.1) for s in captioned.SPLITS]
     assert sum(map(len, inner)) == 50, "the share is taken of train, not of the whole folder"
 
 
@@ -363,7 +366,7 @@ def test_random_squares_are_keyed(tmp_path):
 @pytest.mark.parametrize("size,factor", [(1024, 4), (256, 4)])
 def test_the_pair_of_a_crop_is_the_crop_of_the_pair(size, factor, tmp_path, monkeypatch):
     "Rule 4 on pictures from files: a window with margin, reduced, is a window of the whole picture reduced."
-    from imagen_nb.data import MARGIN, Crop, crop_images, resize
+    from imagen_nb.pictures.pixels import MARGIN, Crop, crop_images, resize
 
     noise = torch.randint(0, 256, (301, 417, 3), generator=torch.Generator().manual_seed(0)).byte()
     folder_layout(tmp_path, [("a.png", encoded(Image.fromarray(noise.numpy())), None)])
@@ -412,7 +415,7 @@ def test_coco(tmp_path):
         ds = load_captioned(source, 16, split)
         tag = "val2017" if n == 4 else "train2017"
         assert len(ds) == n and ds.captions(2) == [f"{tag} 2 {j}" for j in range(5)]
-        assert torch.equal(ds[2][0], data.to_square(sources.decode_picture(jpeg(2)), 16))
+        assert torch.equal(ds[2][0], pixels.to_square(sources.decode_picture(jpeg(2)), 16))
     with pytest.raises(ValueError, match="split of .*'test'.*captions_train2017"):
         load_captioned(tmp_path, 16, "test")
     with pytest.raises(ValueError, match="instances_train2017.json.*COCO"):
@@ -769,14 +772,14 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
 
 LOADER = """
 import os, sys, time
-from imagen_nb import catalog
+from imagen_nb.pictures import catalog
 build = catalog.build_catalog
 def slow(*a):
     open(os.path.join(sys.argv[2], f"built-{os.getpid()}"), "w").close()
     time.sleep(.5)
     build(*a)
 catalog.build_catalog = slow
-from imagen_nb.data import load_captioned
+from imagen_nb.pictures.captioned import load_captioned
 print(load_captioned(sys.argv[1], 16).identity)
 """
 

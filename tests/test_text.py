@@ -6,11 +6,11 @@ import socket
 import pytest
 import torch
 
-from imagen_nb.cascade import has_fast_bf16
-from imagen_nb.checkpoint import assets
-from imagen_nb.convert import convert_encoder, encoder_bytes
 from imagen_nb.data import ShapesWorld, wordings
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
+from imagen_nb.engine.convert import convert_encoder, encoder_bytes
+from imagen_nb.stage import has_fast_bf16
+from imagen_nb.store.files import assets
 from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype
 from imagen_nb.unet import UNet, UNetConfig
 
@@ -553,7 +553,7 @@ def folder_size(folder):
 
 @pytest.mark.parametrize("layout", ["one", "many"])
 def test_convert_writes_the_encoder_alone(tmp_path, captions, monkeypatch, layout):
-    from imagen_nb import convert
+    from imagen_nb.engine import convert
 
     random_t5(tmp_path / "old")
     if layout == "many":

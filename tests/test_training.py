@@ -15,27 +15,27 @@ from safetensors.torch import load_file
 from train_worker import STAGE, Letters, make_trainer
 
 from imagen_nb import training
-from imagen_nb.checkpoint import checkpoints
-from imagen_nb.data import ShapesWorld, load_captioned, permute
-from imagen_nb.health import TrainingError, check_pictures, replace_text
-from imagen_nb.runs import save_picture
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine.guards import TrainingError, check_pictures
+from imagen_nb.engine.optim import make_optimizers, orthogonalize
+from imagen_nb.engine.samples import in_parts, loading_workers, one_ahead
+from imagen_nb.engine.validation import describe_samples
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.runs.run import save_picture
+from imagen_nb.store.checkpoint import checkpoints
+from imagen_nb.store.files import replace_text
+from imagen_nb.store.keyed import permute
 from imagen_nb.training import (
     Execution,
     Samples,
     TrainConfig,
     claim_directory,
-    describe_samples,
     draw,
     draw_crop,
     draw_samples,
     ema_decay,
-    in_parts,
     keyed_times,
     learning_rate,
-    loading_workers,
-    make_optimizers,
-    one_ahead,
-    orthogonalize,
     update_ema,
 )
 
@@ -821,7 +821,8 @@ def test_an_older_directory_goes_on(reference, tmp_path):
 
 
 def test_the_command_line_says_how_to_train(monkeypatch):
-    from imagen_nb import cli, runs
+    from imagen_nb import cli
+    from imagen_nb.runs import run as runs
 
     asked = []
     monkeypatch.setattr(runs, "train", lambda *args, **execution: asked.append(execution))

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from train_worker import STAGE, Letters
 
-from imagen_nb.cascade import Stage, StageConfig
 from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr, to_eps, to_v
 from imagen_nb.efficient_unet import EfficientUNetConfig
+from imagen_nb.engine.validation import LinearPixels, other_captions
+from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.text import TextEmbedding
-from imagen_nb.training import LinearPixels, other_captions, validation_loss, validation_samples
+from imagen_nb.training import validation_loss, validation_samples
 
 WORLD = ShapesWorld("valid", level="quick", size=16)
 ENLARGER = StageConfig(

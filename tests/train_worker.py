@@ -10,8 +10,8 @@ import torch
 
 torch.set_num_threads(1)
 
-from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.stage import Stage, StageConfig  # noqa: E402
 from imagen_nb.text import TextEmbedding  # noqa: E402
 from imagen_nb.training import Execution, TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402

@@ -23,7 +23,11 @@ import torch
 from PIL import Image
 
 from imagen_nb import data
-from imagen_nb.data import Crop, in_order, load_captioned, permute, read_step
+from imagen_nb.data import read_step
+from imagen_nb.engine.samples import in_order
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.pixels import Crop
+from imagen_nb.store.keyed import permute
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = (

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imagen_nb.shards import hash_captions
+from imagen_nb.store.parts import hash_captions
 
 ROOT = Path(__file__).resolve().parents[1]
 CARDS = ROOT / "data" / "runs"
@@ -210,7 +210,7 @@ def peak_memory() -> float:
 
 def measure_cache(encoder, captions: list[str], path: Path, progress=False) -> dict:
     "Build, then look at disk and memory, then read."
-    from imagen_nb.text import EmbeddingCache, forecast
+    from imagen_nb.engine.captions import EmbeddingCache, forecast
 
     plan = forecast(encoder, captions, part_bytes=EmbeddingCache.part_bytes)
     start, before = time.perf_counter(), peak_memory()
@@ -285,7 +285,8 @@ class RandomStates:
 
 def many_reads(a):
     "Random reads out of many captions; random states, as reading does not depend on them."
-    from imagen_nb.text import EmbeddingCache, TextEncoder
+    from imagen_nb.engine.captions import EmbeddingCache
+    from imagen_nb.text import TextEncoder
 
     torch.set_num_threads(1)
     captions = draw_captions(a.captions, "short")
@@ -320,7 +321,7 @@ def many_reads(a):
 
 def build_in_small_parts(encoder, captions: list[str], path: Path, share):
     "What a process that may be killed does: a part for every twenty captions or so."
-    from imagen_nb.text import EmbeddingCache
+    from imagen_nb.engine.captions import EmbeddingCache
 
     torch.set_num_threads(1)
     EmbeddingCache.part_bytes = 1 << 16
@@ -338,7 +339,7 @@ def start_build(encoder, captions: list[str], path: Path, share=(0, 1)):
 
 def count_faults(path: Path, captions: list[str], encoder, exact) -> dict:
     "Entries of a finished cache that are not what the encoder says."
-    from imagen_nb.text import EmbeddingCache
+    from imagen_nb.engine.captions import EmbeddingCache
 
     cache = EmbeddingCache.open(path, encoder, verify=True)
     lost = sum(caption not in cache for caption in captions)
@@ -405,7 +406,7 @@ def convert(a):
     "A random T5 as Google publishes it, to its encoder alone in bfloat16; and the forecast for T5-XXL."
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from imagen_nb.convert import encoder_bytes
+    from imagen_nb.engine.convert import encoder_bytes
     from imagen_nb.text import TextEncoder
 
     config = T5Config(

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from imagen_nb.cascade import Stage
-from imagen_nb.checkpoint import checkpoints, load_directory
 from imagen_nb.plots import image_grid
-from imagen_nb.runs import load_recipe, make_encoder, open_data
+from imagen_nb.runs.run import load_recipe, make_encoder, open_data
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import checkpoints, load_directory
 
 SCENES, SIDE, MOMENTS = (0, 2, 3, 4, 6), 84, 5
 

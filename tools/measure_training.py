@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb.cascade import Stage
-from imagen_nb.data import permute
-from imagen_nb.logs import read_rows
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.training import validation_loss
 from imagen_nb.recipes import find_recipe
-from imagen_nb.runs import first_stages, open_data
-from imagen_nb.text import EmbeddingCache, TextEncoder
-from imagen_nb.training import Trainer, draw_samples, validation_loss
+from imagen_nb.runs.run import first_stages, open_data
+from imagen_nb.stage import Stage
+from imagen_nb.store.files import read_rows
+from imagen_nb.store.keyed import permute
+from imagen_nb.text import TextEncoder
+from imagen_nb.training import Trainer, draw_samples
 
 
 def seconds(call, times=3):

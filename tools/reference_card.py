@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 from draw_moments import main as draw_moments
 
-from imagen_nb.cascade import Stage
-from imagen_nb.checkpoint import checkpoints, load_directory
 from imagen_nb.data import ShapesWorld
-from imagen_nb.doctor import picture_stats, read_lines
-from imagen_nb.evaluation import score_pictures, tally
-from imagen_nb.health import loss_is_normal, smooth
-from imagen_nb.runs import load_recipe, make_encoder
+from imagen_nb.engine.guards import loss_is_normal
 from imagen_nb.training import validation_loss
+from imagen_nb.evaluation import score_pictures, tally
+from imagen_nb.plots import smooth
+from imagen_nb.runs.doctor import picture_stats, read_lines
+from imagen_nb.runs.run import load_recipe, make_encoder
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import checkpoints, load_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 VALIDATED, DRAWN = 256, 48  # pictures for each moment, of valid and of test

@@ -6,9 +6,10 @@ Each run is `imagen-nb train toy --seed SEED --processes 1` to the letter; only 
 import argparse
 from pathlib import Path
 
-from imagen_nb import runs, training
-from imagen_nb.checkpoint import save_directory
+from imagen_nb import training
 from imagen_nb.recipes import toy
+from imagen_nb.runs import run as runs
+from imagen_nb.store.checkpoint import save_directory
 
 SHARES = (0.05, 0.15, 0.3, 0.6, 1.0)  # of a stage's steps
 

@@ -21,11 +21,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from imagen_nb.cascade import Imagen, Stage, config_to_dict
-from imagen_nb.checkpoint import assets, load_directory, save_directory
-from imagen_nb.data import ShapesWorld, render, resize
+from imagen_nb.cascade import Imagen
+from imagen_nb.data import ShapesWorld, render
 from imagen_nb.evaluation import score_pictures
-from imagen_nb.experiments import (
+from imagen_nb.lab.measures import (
     bootstrap_mean,
     drawing_error,
     frechet_distance,
@@ -36,8 +35,13 @@ from imagen_nb.experiments import (
     saturated_share,
     thumbnails,
 )
+from imagen_nb.pictures.pixels import resize
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import toy_full
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import load_directory, save_directory
+from imagen_nb.store.config import config_to_dict
+from imagen_nb.store.files import assets
 from imagen_nb.training import Samples, TrainConfig, Trainer
 
 ROOT = Path(__file__).resolve().parents[1]

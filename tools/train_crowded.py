@@ -13,10 +13,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from imagen_nb.cascade import Imagen, Stage
+from imagen_nb.cascade import Imagen
+from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.evaluation import draw_and_score
-from imagen_nb.runs import HELD_OUT, load_recipe, make_encoder, open_data, score_run, trained_stages
-from imagen_nb.text import EmbeddingCache
+from imagen_nb.runs.run import (
+    HELD_OUT,
+    load_recipe,
+    make_encoder,
+    open_data,
+    score_run,
+    trained_stages,
+)
+from imagen_nb.stage import Stage
 from imagen_nb.training import Trainer
 
 

@@ -31,9 +31,9 @@ torch.set_num_threads(1)
 from train_worker import Letters  # noqa: E402
 
 from imagen_nb import training  # noqa: E402
-from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
-from imagen_nb.checkpoint import STEP, checkpoints  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.stage import Stage, StageConfig  # noqa: E402
+from imagen_nb.store.checkpoint import STEP, checkpoints  # noqa: E402
 from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 

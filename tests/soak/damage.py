@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from imagen_nb.checkpoint import load_directory
+from imagen_nb.store.checkpoint import load_directory
 
 from . import bound, done, make_trainer
 from .saves import Accelerates

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from imagen_nb.data import permute
+from imagen_nb.store.keyed import permute
 
 from . import (
     CONFIG,

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from imagen_nb.checkpoint import checkpoints, load_directory, prune, save_directory
+from imagen_nb.store.checkpoint import checkpoints, load_directory, prune, save_directory
 
 from . import bound, done, ended, fork
 

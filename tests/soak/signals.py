@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from imagen_nb.checkpoint import checkpoints, verify
+from imagen_nb.store.checkpoint import checkpoints, verify
 
 from . import Watch, bound, ended, fork, make_trainer, quantiles, saved_step, team
 

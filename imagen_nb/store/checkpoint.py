@@ -34,11 +34,13 @@ import secrets
 import shutil
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from imagen_nb.store.files import CheckpointError, flush
 
 try:
     import fcntl
@@ -66,10 +68,6 @@ SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})"
 STALE = 3600  # seconds without a write after which another machine's writer is dead
 LARGEST_JSON = 64 << 20  # bytes
 _writing = set()  # IDs of this process's unfinished saves
-
-
-class CheckpointError(ValueError):
-    "A checkpoint that is missing, cut, altered or of another format."
 
 
 class FormatError(CheckpointError):
@@ -216,12 +214,12 @@ def _write(new: Path, groups: dict, text: bytes, readme: str | None):
     files[META] = _entry(new / META)
     if readme is not None:
         (new / README).write_text(readme, encoding="utf-8")
-        _flush(new / README)
+        flush(new / README)
     for name in files:
-        _flush(new / name)
+        flush(new / name)
     (new / MANIFEST).write_bytes(_manifest_text(files))
-    _flush(new / MANIFEST)
-    _flush(new)
+    flush(new / MANIFEST)
+    flush(new)
 
 
 def _publish(new: Path, path: Path, old: Path):
@@ -238,19 +236,7 @@ def _publish(new: Path, path: Path, old: Path):
             with suppress(OSError):
                 os.rename(old, path)
             raise
-    _flush(path.parent)
-
-
-def _flush(path: Path):
-    "Force a file's bytes, or a directory's names, to the disk."
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot flush a directory
-            raise
-    finally:
-        os.close(handle)
+    flush(path.parent)
 
 
 # ---------------------------------------------------------------- the manifest
@@ -270,7 +256,7 @@ def _canonical(value: dict) -> bytes:
 
 def _manifest_text(files: dict) -> bytes:
     "The manifest, with a digest of itself."
-    from . import __version__
+    from imagen_nb import __version__
 
     manifest = {"format": FORMAT, "library": __version__, "files": files}
     digest = hashlib.sha256(_canonical(manifest)).hexdigest()
@@ -525,31 +511,6 @@ def prune(
     return found[keep:]
 
 
-@contextmanager
-def locked(
-    folder,  # of a run; made if it is not there
-):
-    "Keep other processes out of `folder` during a block; the system lets go when this one dies."
-    path = Path(folder) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise CheckpointError(
-                f"{folder} is in use by {owner}; wait, stop it, or use another directory"
-            ) from None
-        except OSError as e:
-            warnings.warn(f"{folder} cannot be locked ({e}): see that one run uses it")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
-
-
 # ---------------------------------------------------------------- dead writers
 
 
@@ -616,11 +577,12 @@ def _is_dead(match: re.Match, folder: Path) -> bool:
 # ---------------------------------------------------------------- what ships
 
 
-def assets() -> Path:
-    "The folder of files that ship with the package."
-    here = Path(__file__).resolve().parent
-    if (here / "assets").is_dir():  # installed from a wheel
-        return here / "assets"
-    if (here.parent / "settings.ini").is_file() and (here.parent / "data").is_dir():
-        return here.parent / "data"  # a checkout, or installed from one with -e
-    raise FileNotFoundError(f"assets: no {here / 'assets'} and no data folder beside the package")
+def newest_checkpoint(
+    out: Path,  # directory of a run
+) -> tuple[dict, dict] | None:  # tensors and meta; None: there is none
+    "The newest sound checkpoint; one that is damaged is named and passed over."
+    for path in checkpoints(out):
+        try:
+            return load_directory(path)
+        except CheckpointError as e:
+            warnings.warn(f"Trainer: {e}; going back to the checkpoint before")

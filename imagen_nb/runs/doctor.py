@@ -9,16 +9,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from imagen_nb import health
-from imagen_nb.cascade import Imagen, Stage
-from imagen_nb.checkpoint import CheckpointError, assets, load_directory, load_meta, verify
+from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld
-from imagen_nb.health import LEVELS, Finding, say, soften, unknown
-from imagen_nb.logs import read_rows
+from imagen_nb.engine import guards as health
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.guards import LEVELS, Finding, say, soften, unknown
+from imagen_nb.engine.validation import describe_samples
+from imagen_nb.training import validation_loss
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs import load_recipe, open_data, read_pictures, trained_stages
-from imagen_nb.text import EmbeddingCache
-from imagen_nb.training import describe_samples, validation_loss, with_defaults
+from imagen_nb.runs.run import load_recipe, open_data, read_pictures, trained_stages
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
+from imagen_nb.store.config import with_defaults
+from imagen_nb.store.files import assets, read_rows
 
 __all__ = ["doctor", "report", "picture_stats", "read_lines", "trained_as", "find_reference"]
 

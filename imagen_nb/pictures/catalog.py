@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imagen_nb.sources import Notes, Source, clean_caption, decode_picture, probe, reason
+from imagen_nb.pictures.sources import Notes, Source, clean_caption, decode_picture, probe, reason
+from imagen_nb.store.files import cache_folder
 
 __all__ = ["ROW", "CHECKS", "Catalog", "cache_folder", "open_catalog", "build_catalog"]
 
@@ -83,13 +84,6 @@ class Catalog:
         "Shorter sides of the pictures that can be used; 0 where headers were not read."
         sound = self.rows[self.rows["reason"] == 0]
         return np.minimum(sound["width"], sound["height"])
-
-
-def cache_folder() -> Path:
-    "Where catalogs are kept: $IMAGEN_NB_CACHE, or the user's cache; never beside the pictures unless so named."
-    place = os.environ.get("IMAGEN_NB_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(place) if place else Path(base) / "imagen_nb"
 
 
 def open_catalog(

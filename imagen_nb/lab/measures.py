@@ -10,12 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .cascade import SAMPLERS, SCHEDULES, Stage, denoiser
-from .data import Scene, ShapesWorld, _cells, _places, _radius, render, resize
-from .sampling import keyed_generator, keyed_noise, time_grid
-from .text import TextEmbedding
-from .thresholding import row_quantile
-from .thresholding import threshold as apply_threshold
+from imagen_nb.data import Scene, ShapesWorld, _cells, _places, _radius, render
+from imagen_nb.lab.oracle import read
+from imagen_nb.pictures.pixels import resize
+from imagen_nb.stage import Stage
+from imagen_nb.store.keyed import keyed_generator
+from imagen_nb.text import TextEmbedding
+from imagen_nb.thresholding import row_quantile
+from imagen_nb.thresholding import threshold as apply_threshold
 
 __all__ = [
     "sample_watched",
@@ -34,43 +36,28 @@ __all__ = [
 # ---------------------------------------------------------------- sampling
 
 
-@torch.no_grad()
 def sample_watched(
     stage: Stage,  # the base of a cascade
     text: TextEmbedding,  # captions, (b l d)
     seeds: list[int],  # one per picture
     *,
-    steps: int,  # network evaluations
-    w: float,  # guidance weight, 1 = off
     threshold: str | None,  # None, "static" or "dynamic"
-    sampler: str,  # "ddpm", "ddim" or "dpmpp_2m"
+    **options,  # of `Stage.sample`: steps, w, sampler
 ) -> tuple[Tensor, Tensor, Tensor]:  # last x0_hat, not clipped; share outside, scale (b steps)
     """`Stage.sample`, with a look at the raw x0_hat of every step, before its thresholding.
 
     Two numbers of each picture and step: the share of channel values outside [-1, 1], and
     the 99.5 % quantile of |x0_hat|, which is the scale s of dynamic thresholding.
     """
-    c, outside, scale = stage.config, [], []
-    if c.lowres_size:
-        raise ValueError(f"sample_watched: stage, got the {c.size} px enlarger, expected the base")
-    guide = denoiser(stage, text, w, None)
+    seen, outside, scale = [], [], []
 
-    def denoise(z, log_snr):
-        x0_hat = guide(z, log_snr)
+    def watch(x0_hat):
+        seen[:] = [x0_hat]
         outside.append((x0_hat.abs() > 1).float().flatten(1).mean(1))
         scale.append(row_quantile(x0_hat.abs().flatten(1), 0.995))
-        return apply_threshold(x0_hat, threshold)
 
-    shape = (3, c.size, c.size)
-    z = keyed_noise(seeds, shape, f"start {c.size}", stage.device)
-
-    def noise(i, z):
-        return keyed_noise(seeds, shape, f"step {c.size} {i}", z.device)
-
-    log_snrs = time_grid(steps, SCHEDULES[c.schedule], c.t_start).to(stage.device)
-    for *_, x0_hat in SAMPLERS[sampler](denoise, z, log_snrs, noise=noise):
-        pass
-    return x0_hat, torch.stack(outside, 1), torch.stack(scale, 1)
+    stage.sample(text, seeds=seeds, threshold=threshold, watch=watch, **options)
+    return apply_threshold(seen[0], threshold), torch.stack(outside, 1), torch.stack(scale, 1)
 
 
 # ---------------------------------------------------------------- measures
@@ -95,7 +82,7 @@ def drawing_error(
     The oracle says what is there, that scene is drawn, and the two are compared. What the
     oracle cannot name is not drawn, so that it counts in full.
     """
-    found = world.read(image)
+    found = read(image, world.level)
     named = tuple(thing for thing in found.things if thing.shape != "unknown")
     claimed = render([dataclasses.replace(found, things=named)], image.shape[-1])[0]
     return (image.float().cpu() - claimed).square().mean().sqrt().item()

@@ -1,13 +1,12 @@
 """Guards of a training run: its stop signal, what may not be trained on, and what `imagen-nb doctor` asks."""
 
 import math
-import os
-import secrets
 import signal
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from imagen_nb.plots import BAND, smooth
 
 __all__ = ["TrainingError", "StopSignal", "check_pictures", "replace_text", "LEVELS", "Finding"]
 
@@ -24,24 +23,6 @@ def check_pictures(
     for found in (picture_size(images, size), pixel_range(images)):
         if found.level == "error":
             raise ValueError(f"check_pictures: {found.why}")
-
-
-def replace_text(
-    path: str | Path,  # file to make or to replace
-    text: str,  # all of its contents
-):
-    "Write a text file: all of it, or nothing changes."
-    path = Path(path)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with new.open("x", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 class StopSignal:
@@ -324,16 +305,6 @@ def data_is_fast(waiting: list[float]) -> Finding:
     )
 
 
-def smooth(losses: list[float], width: int = 5) -> list[float]:
-    "Geometric mean of each loss and those before it."
-    logs = [math.log(max(v, 1e-12)) for v in losses]
-    return [
-        math.exp(sum(part) / len(part))
-        for k in range(len(logs))
-        for part in [logs[max(0, k + 1 - width) : k + 1]]
-    ]
-
-
 def loss_falls(losses: list[float]) -> Finding:
     "The last tenth of the log is not well above its best tenth."
     if not all(map(math.isfinite, losses)):
@@ -385,9 +356,6 @@ def loss_is_normal(rows: list[dict], band: dict) -> Finding:
         ),
         ("note", now < normal / spread, "better than the reference runs"),
     )
-
-
-BAND = 5.0  # 95 % of further runs, from the spread s of three: 4.30 (t, 2 degrees of freedom) * sqrt(1 + 1/3) * s; +-11 to 14 %
 
 
 # ---------------------------------------------------------------- guards: validation

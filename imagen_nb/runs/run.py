@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagen_nb.plots import save_picture
-from imagen_nb.recipes import DataConfig, Recipe
+from imagen_nb.recipes import Recipe
 
 __all__ = [
     "train",
@@ -40,7 +40,7 @@ def train(
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     import torch
 
-    from imagen_nb.cascade import config_to_dict
+    from imagen_nb.store.config import config_to_dict
     from imagen_nb.training import Execution, claim_directory
 
     Execution(**execution)  # refuses what is wrong before anything is written
@@ -73,7 +73,7 @@ def export(
 ) -> dict:  # steps in the newest checkpoint of each stage, by size; 0: never trained
     "Write a model from the averaged weights of a run's newest checkpoints."
     from imagen_nb.cascade import Imagen
-    from imagen_nb.training import newest_checkpoint
+    from imagen_nb.store.checkpoint import newest_checkpoint
 
     run = Path(run)
     if not (run / "config.json").exists():
@@ -105,13 +105,14 @@ def start_from(
     model: str,  # a directory, a hub name or "toy"
 ) -> Recipe:  # with that model's stages and text encoder
     "Go on from a trained model: its networks, its weights, its text encoder."
-    from imagen_nb.cascade import CONFIGS, config_from_dict, find_model
-    from imagen_nb.checkpoint import load_meta
+    from imagen_nb.store.checkpoint import load_meta
+    from imagen_nb.store.config import config_from_dict
+    from imagen_nb.store.hub import find_model
 
     meta = load_meta(find_model(model))
     if (kind := meta.get("kind")) != "imagen":
         raise ValueError(f"train: init, got {kind!r} in {model}, expected a saved Imagen")
-    stages = tuple(config_from_dict(values, *CONFIGS) for values in meta["stages"])
+    stages = tuple(config_from_dict(values) for values in meta["stages"])
     if len(stages) != len(recipe.stages):
         raise ValueError(
             f"train: init, got {len(stages)} stages in {model},"
@@ -127,7 +128,8 @@ def start_from(
 
 def open_data(recipe: Recipe, split: str = "train"):
     "The captioned pictures a recipe trains on, or another split of its drawn world."
-    from imagen_nb.data import ShapesWorld, load_captioned
+    from imagen_nb.data import ShapesWorld
+    from imagen_nb.pictures.captioned import load_captioned
 
     if recipe.data is not None:
         return load_captioned(size=recipe.stages[-1].size, split=split, **vars(recipe.data))
@@ -162,7 +164,7 @@ def build_cache(encoder, path: Path, *worlds):
     import torch
     from tqdm.auto import tqdm
 
-    from imagen_nb.text import EmbeddingCache
+    from imagen_nb.engine.captions import EmbeddingCache
 
     covered, identity = (
         path.with_name("captions.json"),
@@ -201,20 +203,18 @@ def check_width(recipe: Recipe, encoder):
 
 def load_recipe(out: Path) -> Recipe:
     "The recipe a directory was made for."
-    from imagen_nb.cascade import CONFIGS, config_from_dict
-    from imagen_nb.training import TrainConfig
+    from imagen_nb.store.config import config_from_dict
 
-    return config_from_dict(
-        json.loads((out / "config.json").read_text()), Recipe, DataConfig, TrainConfig, *CONFIGS
-    )
+    return config_from_dict(json.loads((out / "config.json").read_text()))
 
 
 def first_stages(recipe: Recipe) -> list:
     "Stages as training begins: fresh networks, or those of the model to start from."
     import torch
 
-    from imagen_nb.cascade import Imagen, Stage, config_to_dict
-    from imagen_nb.training import config_diff
+    from imagen_nb.cascade import Imagen
+    from imagen_nb.stage import Stage
+    from imagen_nb.store.config import config_diff, config_to_dict
 
     stages = []
     if recipe.init is None:
@@ -236,8 +236,7 @@ def first_stages(recipe: Recipe) -> list:
 
 def trained_stages(recipe: Recipe, out: Path) -> list:
     "Stages with their newest averaged weights; one without a checkpoint stays as training would begin."
-    from imagen_nb.checkpoint import load_into
-    from imagen_nb.training import newest_checkpoint
+    from imagen_nb.store.checkpoint import load_into, newest_checkpoint
 
     stages = first_stages(recipe)
     for stage in stages:
@@ -303,8 +302,8 @@ def launch(out: Path, stage: int | None, held_out: int, processes: int, executio
 def work(out: Path, stage: int | None, held_out: int, execution: dict):
     "What each process does: train the stages in turn, then draw its share of the held-out captions."
     from imagen_nb.cascade import Imagen
+    from imagen_nb.engine.captions import EmbeddingCache
     from imagen_nb.evaluation import draw_and_score
-    from imagen_nb.text import EmbeddingCache
     from imagen_nb.training import Trainer
 
     recipe = load_recipe(out)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_nb.checkpoint import CheckpointError, load_meta, save_directory, sweep, verify
+from imagen_nb.store.checkpoint import CheckpointError, load_meta, save_directory, sweep, verify
 
 __all__ = [
     "Index",

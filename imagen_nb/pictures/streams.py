@@ -14,8 +14,9 @@ import itertools
 import warnings
 from pathlib import Path
 
-from imagen_nb.data import FEW, permute, to_square
-from imagen_nb.sources import (
+from imagen_nb.pictures.captioned import FEW
+from imagen_nb.pictures.pixels import to_square
+from imagen_nb.pictures.sources import (
     UnreadablePicture,
     captions_of,
     clean_caption,
@@ -24,6 +25,7 @@ from imagen_nb.sources import (
     reason,
     table_columns,
 )
+from imagen_nb.store.keyed import permute
 
 __all__ = ["StreamedImages", "stream_captioned"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb.checkpoint import _flush
-from imagen_nb.text import FAMILIES, digest_tensors
+from imagen_nb.store.files import flush
+from imagen_nb.store.text_models import FAMILIES, digest_tensors
 
 __all__ = ["convert_encoder", "encoder_bytes"]
 
@@ -47,11 +47,11 @@ def convert_encoder(
         copy_rest(source, new, config)
         write_digest(new, places, source.resolve().name)
         for file in new.iterdir():
-            _flush(file)
+            flush(file)
         new.rename(target)  # also over an empty folder
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    _flush(target.parent)
+    flush(target.parent)
     return target
 
 
@@ -162,7 +162,7 @@ def write_shards(folder: Path, pairs, names: dict) -> dict:
         raise OSError(28, f"convert_encoder: {total} bytes needed, {free} free", str(folder))
     places, shard, size, count = {}, {}, 0, 0
 
-    def flush():
+    def write():
         nonlocal shard, size, count
         file, count = f"part-{count:05d}.safetensors", count + 1
         save_file(shard, folder / file, metadata={"format": "pt"})
@@ -171,12 +171,12 @@ def write_shards(folder: Path, pairs, names: dict) -> dict:
 
     for key, value in pairs:
         if shard and size + 2 * value.numel() > SHARD:
-            flush()
+            write()
         shard[key], size = (
             value.to(torch.bfloat16, copy=True).contiguous(),
             size + 2 * value.numel(),
         )
-    flush()
+    write()
     if count == 1:
         (folder / places[key]).rename(folder / "model.safetensors")
     index = {"metadata": {"total_size": total}, "weight_map": places}

@@ -11,12 +11,13 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from imagen_nb.health import TrainingError, replace_text
+from imagen_nb.engine.guards import TrainingError
+from imagen_nb.store.files import append, read_rows, replace_text, save_png
 
 __all__ = ["Log", "Stopwatch", "TRACKERS", "check_trackers", "flat", "read_rows"]
 
@@ -103,49 +104,6 @@ def memory_gib(device: torch.device) -> float:
 
 
 # ---------------------------------------------------------------- rows in files
-
-
-def read_rows(
-    path: str | Path,  # file of JSON lines
-) -> list[dict]:  # those with a step; a line that was cut is left out
-    "Rows of a log; none if there is no file."
-    rows = []
-    with suppress(FileNotFoundError):
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and "step" in row]
-
-
-def append(
-    path: Path,  # text file, made if it is not there
-    line: str,  # to add
-) -> bool:  # False: the disk did not take it, and the file is as before
-    "Add a line, whole or not at all."
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("a", encoding="utf-8") as f:
-            f.write(line)
-    except OSError:
-        with suppress(OSError):
-            os.truncate(path, size)
-        return False
-    return True
-
-
-def save_png(
-    picture,  # PIL image
-    path: Path,  # file; its folder is made
-) -> bool:  # False: the disk did not take it, and there is no file
-    "Save a picture, whole or not at all."
-    try:
-        path.parent.mkdir(exist_ok=True)
-        picture.save(path)
-    except OSError:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        return False
-    return True
 
 
 def flat(

@@ -1,0 +1,123 @@
+"""Loss on pictures held back, beside a guess from pixels and beside other captions."""
+
+import torch
+from torch import Tensor, nn
+
+from imagen_nb.diffusion import SCHEDULES, alpha_sigma, broadcast_to, to_eps, to_v
+from imagen_nb.engine.samples import to_device
+from imagen_nb.pictures.pixels import Batch, resize
+from imagen_nb.stage import Draws, Stage, StageConfig, lowres_pair, noisy_lowres
+
+
+class LinearPixels(nn.Module):
+    "A network that has learned nothing: the best linear guess of each pixel, by channel."
+
+    def __init__(
+        self,
+        config: StageConfig,  # whose target it gives
+        x0: Tensor,  # pictures, (b 3 h w)
+        lowres: Tensor,  # what is known of them, alike; zeros: nothing
+    ):
+        super().__init__()
+
+        def flat(images):
+            return images.double().transpose(0, 1).flatten(1)  # (3, b*h*w)
+
+        x, y = flat(x0), flat(lowres)
+        m, m_low = x.mean(1), y.mean(1)
+        x, y = x - m[:, None], y - m_low[:, None]
+        slope = (x * y).mean(1) / y.square().mean(1).clamp(min=1e-12)
+        v = (x - slope[:, None] * y).square().mean(1)  # what is left to guess
+        numbers = (m - slope * m_low, slope, v)
+        self.config = config
+        self.numbers = nn.Parameter(
+            torch.stack(numbers).float()[..., None, None], requires_grad=False
+        )
+
+    def forward(self, z_t, log_snr, text, lowres=None, aug_log_snr=None):
+        offset, slope, v = self.numbers  # (3, 1, 1)
+        m = offset if lowres is None else offset + slope * lowres
+        alpha, sigma = (broadcast_to(o, z_t) for o in alpha_sigma(log_snr))
+        x0_hat = m + alpha * v / (alpha**2 * v + sigma**2) * (z_t - alpha * m)
+        if self.config.target == "eps":
+            return to_eps(x0_hat, z_t, log_snr, "x0")
+        if self.config.target == "v":
+            return to_v(x0_hat, z_t, log_snr, "x0")
+        return x0_hat - lowres if self.config.is_residual else x0_hat
+
+
+def other_captions(
+    captions: list[str],  # one per picture
+) -> list[str]:  # one per picture, of another
+    "The next caption that says something else; where all say the same, that."
+
+    def others(k):
+        return captions[k + 1 :] + captions[:k]
+
+    return [next((c for c in others(k) if c != own), own) for k, own in enumerate(captions)]
+
+
+@torch.no_grad()
+def compare_losses(
+    stage: Stage,  # with averaged weights
+    parts: list[tuple[Batch, Draws]],  # on the CPU; picture k is at noise level k % levels
+    text,  # text[captions] -> TextEmbedding of their captions
+    levels: int,  # equal bins of t
+) -> dict:  # a row of `validation.jsonl` without step and samples
+    "Loss by noise level with the true captions, with other ones, and of a linear guess."
+    c = stage.config
+    others = other_captions([caption for batch, _ in parts for caption in batch.captions])
+
+    def seen(batch, draws):
+        if not c.lowres_size:
+            return batch.images, torch.zeros_like(batch.images)
+        x0, low = lowres_pair(batch.images, c.factor)
+        return x0, noisy_lowres(
+            low, SCHEDULES[c.aug_schedule](draws.aug_t), draws.aug_eps, c.factor
+        )
+
+    linear = Stage(c, LinearPixels(c, *map(torch.cat, zip(*(seen(*part) for part in parts)))))
+    was_training, rows = stage.network.training, []
+    stage.network.eval()
+    place, n = 0, len(others)
+    for batch, draws in parts:
+        trivial = linear.loss(batch, draws)
+        other = batch._replace(text=text[others[place : place + len(batch.index)]])
+        place += len(batch.index)
+        batch, other, draws = (to_device(o, stage.device) for o in (batch, other, draws))
+        rows.append(
+            torch.stack([stage.loss(batch, draws).cpu(), stage.loss(other, draws).cpu(), trivial])
+        )
+    stage.network.train(was_training)
+    losses = torch.cat(rows, 1).double()  # (3, n)
+    true, shuffled, trivial = (
+        [row[k::levels].mean().item() for k in range(levels)] for row in losses
+    )
+    gain = losses[0] - losses[1]  # (n,)
+    mean, half = gain.mean().item(), 1.96 * gain.std().item() / n**0.5
+    return dict(
+        n=n,
+        levels=[k / levels for k in range(levels)],
+        loss=true,
+        shuffled=shuffled,
+        trivial=trivial,
+        text_gain=dict(mean=mean, low=mean - half, high=mean + half),
+    )
+
+
+def describe_samples(
+    images: Tensor,  # drawn, (b 3 h w) in [-1, 1]
+    lowres: Tensor | None = None,  # what they enlarge, (b 3 h' w'); None: the base
+) -> dict:  # a row of `samples.jsonl` without its step
+    "What a look at pictures would tell, in numbers."
+    gap = (
+        None if lowres is None else (resize(images, lowres.shape[-2:]) - lowres).abs().mean().item()
+    )
+    return dict(
+        min=images.min().item(),
+        max=images.max().item(),
+        mean=images.mean((0, 2, 3)).tolist(),
+        std=images.std().item(),
+        saturated=(images.abs() > 0.99).float().mean().item(),
+        lowres_gap=gap,
+    )

@@ -1,0 +1,1 @@
+"Files become pixels with captions, and what is left out is counted."

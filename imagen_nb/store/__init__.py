@@ -1,0 +1,1 @@
+"Bytes on disk, complete or absent; it knows nothing of diffusion."
