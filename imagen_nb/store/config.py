@@ -51,7 +51,7 @@ def option(
     return field(default=default, metadata=limits)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(
     cls: type | None = None,  # class with annotated fields
     *,
@@ -69,21 +69,21 @@ def config(
             own(self)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
-    made = dataclass(frozen=True, kw_only=True)(cls)
-    made.retired = dict(retired or {})  # type: ignore[attr-defined]
+    made: Any = dataclass(frozen=True, kw_only=True)(cls)
+    made.retired = dict(retired or {})
     KINDS[made.__name__] = made
     return made
 
 
 @cache
-def _hints(kind: Any) -> dict:
+def _hints(kind) -> dict:
     "Types of a config's fields."
     return get_type_hints(kind)
 
 
 def _checked(given, f) -> Any:
     "A field's value as its type, or what is wrong with it."
-    value, hint = getattr(given, f.name), _hints(type(given))[f.name]
+    value, hint = getattr(given, f.name), _hints(given.__class__)[f.name]
     fit = _fit(value, hint)
     parts = fit if isinstance(fit, tuple) else (fit,)
     if fit is MISSING or not all(_is_allowed(v, f.metadata) for v in parts):
@@ -314,7 +314,7 @@ def _change(config, names: list[str], text: str, path: str):
     if is_config:
         new = _change(inner, names[1:], text, path)
     else:
-        new = _typed(text, _hints(type(config))[names[0]], path)
+        new = _typed(text, _hints(config.__class__)[names[0]], path)
     return replace(config, **{names[0]: new})
 
 
