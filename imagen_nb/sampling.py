@@ -6,13 +6,13 @@
 __all__ = ['SAMPLERS', 'time_grid', 'sample_ddpm', 'sample_ddim', 'sample_dpmpp_2m']
 
 # %% ../nbs/04_sampling.ipynb #dda4bafb
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from .diffusion import alpha_sigma, q_posterior, seen_any
+from .diffusion import alpha_sigma, q_posterior
+from .store.checks import check, check_among, floats, rises, told
 
 # %% ../nbs/04_sampling.ipynb #b55a1245
 def time_grid(
@@ -23,14 +23,9 @@ def time_grid(
     kind: str = "t",  # even steps in "t" (paper) or in "log_snr" (not in paper)
 ) -> Tensor:  # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"time_grid: n, got {n!r}, expected a number of steps, 1 or more")
-    if not 1 >= start > end >= 0:
-        raise ValueError(
-            f"time_grid: times, got start {start} and end {end}, expected 1 >= start > end >= 0"
-        )
-    if kind not in ("t", "log_snr"):
-        raise ValueError(f"time_grid: kind, got {kind!r}, expected 't' or 'log_snr'")
+    check(type(n) is int and n > 0, "time_grid: n", repr(n), "a number of steps, 1 or more")
+    check(1 >= start > end >= 0, "time_grid: times", (start, end), "1 >= start > end >= 0")
+    check_among("time_grid: kind", kind, ("t", "log_snr"))
     if kind == "t":
         return schedule(torch.linspace(start, end, n + 1, dtype=torch.float64)).float()
     first, last = schedule(torch.tensor([start, end], dtype=torch.float64)).tolist()
@@ -44,21 +39,9 @@ def _begin(
     noise: Callable | None,  # source of fresh noise, or None
 ) -> tuple:  # z and log_snrs in one dtype of at least float32; noise
     "Check start and grid, and settle on the arithmetic's precision."
-    if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim == 0:
-        got = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else repr(z)
-        raise ValueError(f"{name}: z, got {got}, expected floats (b, ...)")
-    rises = (
-        isinstance(log_snrs, Tensor)
-        and log_snrs.ndim == 1
-        and len(log_snrs) > 1
-        and bool((log_snrs.diff() > 0).all())
-    )
-    if not rises:
-        raise ValueError(
-            f"{name}: log_snrs, got {log_snrs}, expected n+1 rising values (from noise to data)"
-        )
-    if z.dtype != torch.float64:
-        z = z.float()
+    expected = "n+1 rising values (from noise to data)"
+    check(rises(log_snrs), f"{name}: log_snrs", log_snrs, expected, wait=True)
+    z = floats(z, f"{name}: z")
     return z, log_snrs.to(z), noise or (lambda i, z: torch.randn_like(z))
 
 # %% ../nbs/04_sampling.ipynb #d2cf6a31
@@ -70,18 +53,11 @@ def _ask(
     i: int,  # which step
 ) -> Tensor:  # x0_hat, like z
     "One look at the network, refused if it cannot be a picture."
-    x0_hat = denoise(z, log_snrs[i].expand(len(z)))
-
-    def told(x):
-        return f"{tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
-
-    if told(x0_hat) != told(z):
-        raise ValueError(
-            f"{name}: x0_hat of step {i}, got {told(x0_hat)}, expected one like z, {told(z)}"
-        )
-    bad = ~x0_hat.isfinite()
-    if seen_any(bad) or i == len(log_snrs) - 2 and bool(bad.any()):
-        raise ValueError(f"{name}: x0_hat of step {i}, got NaN or infinity, expected numbers")
+    x0_hat, what = denoise(z, log_snrs[i].expand(len(z))), f"{name}: x0_hat of step {i}"
+    fits = isinstance(x0_hat, Tensor) and x0_hat.shape == z.shape and x0_hat.device == z.device
+    check(fits, what, told(x0_hat), f"one like z, {told(z)}")
+    is_last = i == len(log_snrs) - 2
+    check(x0_hat.isfinite(), what, "NaN or infinity", "numbers", wait=is_last)
     return x0_hat.to(z.dtype)
 
 # %% ../nbs/04_sampling.ipynb #99618646
@@ -94,8 +70,7 @@ def sample_ddpm(
     noise: Callable | None = None,  # noise(i, z): fresh noise of step i; None: torch's
 ) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "Ancestral sampler (App. A), variance interpolated in log space by gamma."
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"sample_ddpm: gamma, got {gamma}, expected in [0, 1]")
+    check(0 <= gamma <= 1, "sample_ddpm: gamma", gamma, "in [0, 1]")
     z, log_snrs, noise = _begin("sample_ddpm", z, log_snrs, noise)
     n = len(log_snrs) - 1
     for i in range(n):
@@ -117,8 +92,7 @@ def sample_ddim(
     noise: Callable | None = None,  # noise(i, z): fresh noise of step i; None: torch's
 ) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "DDIM (App. A); eta > 0 is not in paper."
-    if not 0 <= eta <= 1:
-        raise ValueError(f"sample_ddim: eta, got {eta}, expected in [0, 1]")
+    check(0 <= eta <= 1, "sample_ddim: eta", eta, "in [0, 1]")
     z, log_snrs, noise = _begin("sample_ddim", z, log_snrs, noise)
     n = len(log_snrs) - 1
     for i in range(n):
@@ -143,7 +117,7 @@ def sample_dpmpp_2m(  # not in paper
 ) -> Iterator[tuple]:  # (i, z after step i, x0_hat); the last x0_hat is it
     "DPM-Solver++(2M), its Algorithm 2: a line through the last two answers."
     z, log_snrs, _ = _begin("sample_dpmpp_2m", z, log_snrs, noise)
-    n, previous = len(log_snrs) - 1, None
+    n, previous = len(log_snrs) - 1, z
     for i in range(n):
         log_snr_t, log_snr_s = log_snrs[i], log_snrs[i + 1]
         alpha_s, sigma_s = alpha_sigma(log_snr_s)

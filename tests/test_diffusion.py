@@ -235,10 +235,8 @@ def test_mean_by_level_equals_a_loop():
     assert mean_by_level(losses, log_snr, torch.tensor([500.0, 600.0]))[0].isnan().all()
 
 
-def test_mean_by_level_refuses():
+def test_mean_by_level_refuses_bins_out_of_order():
     x = torch.zeros(3)
-    with pytest.raises(ValueError, match="losses and log_snr"):
-        mean_by_level(x, x[:2], x)
     for edges in (x, torch.tensor([1.0]), torch.tensor([[0.0, 1.0]])):
         with pytest.raises(ValueError, match="edges"):
             mean_by_level(x, x, edges)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from imagen_nb.diffusion import alpha_sigma
+from imagen_nb.store.checks import check, floats, told
 
 __all__ = ["GaussianMixture"]
 
@@ -21,37 +22,23 @@ class GaussianMixture:
     labels: Tensor | None = None  # class of each, whole numbers >= 0, (k,)
 
     def __post_init__(self):
-        m, k = self.means, len(self.means) if self.means.ndim else 0
-        if m.ndim != 2 or not m.numel() or not m.is_floating_point():
-            raise ValueError(
-                f"GaussianMixture: means, got {m.dtype} {tuple(m.shape)},"
-                " expected floating point (k d)"
-            )
+        means, stds, weights, labels = self.means, self.stds, self.weights, self.labels
+        fine = means.ndim == 2 and means.numel() and means.is_floating_point()
+        check(fine, "GaussianMixture: means", told(means), "floating point (k d)")
         for name in ("stds", "weights", "labels"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if value.shape != (k,) or value.device != m.device:
-                raise ValueError(
-                    f"GaussianMixture: {name}, got {tuple(value.shape)} on"
-                    f" {value.device}, expected ({k},) on {m.device}"
-                )
-        if not (
-            (self.stds >= 0)
-            & (self.weights > 0)
-            & m.isfinite().all(1)
-            & self.stds.isfinite()
-            & self.weights.isfinite()
-        ).all():
-            raise ValueError(
-                "GaussianMixture: means, stds and weights, got"
-                f" {m.tolist()}, {self.stds.tolist()} and {self.weights.tolist()},"
-                " expected numbers, stds >= 0 and weights > 0"
-            )
-        if self.labels is not None and (self.labels.is_floating_point() or (self.labels < 0).any()):
-            raise ValueError(
-                f"GaussianMixture: labels, got {self.labels}, expected whole numbers >= 0"
-            )
+            x, like = getattr(self, name), means[:, 0]
+            fine = x is None or x.shape == like.shape and x.device == like.device
+            expected = f"{tuple(like.shape)} on {like.device}"
+            check(fine, f"GaussianMixture: {name}", told(x), expected)
+        fine = means.isfinite().all(1) & stds.isfinite() & weights.isfinite()
+        check(
+            fine & (stds >= 0) & (weights > 0),
+            "GaussianMixture: means, stds and weights",
+            (means.tolist(), stds.tolist(), weights.tolist()),
+            "numbers, stds >= 0 and weights > 0",
+        )
+        fine = labels is None or not labels.is_floating_point() and labels >= 0
+        check(fine, "GaussianMixture: labels", labels, "whole numbers >= 0")
         object.__setattr__(self, "weights", self.weights / self.weights.sum())
 
     def sample(
@@ -61,23 +48,14 @@ class GaussianMixture:
         label: int | None = None,  # draw from this class only
     ) -> Tensor:  # (n d)
         "Draw clean data."
-        if n < 1:
-            raise ValueError(f"GaussianMixture: n, got {n}, expected 1 or more")
+        check(n > 0, "GaussianMixture: n", n, "1 or more")
         share = self.weights
         if label is not None:
-            mine = self._labels() == label
-            if not mine.any():
-                self._refuse(torch.tensor([label]))
-            share = share * mine
+            share = share * self._mine(torch.tensor([label], device=share.device))[0]
         k = torch.multinomial(share, n, replacement=True, generator=generator)
-        eps = torch.randn(
-            n,
-            self.means.shape[1],
-            generator=generator,
-            dtype=self.means.dtype,
-            device=self.means.device,
-        )
-        return self.means[k] + self.stds[k, None] * eps
+        means = self.means[k]
+        eps = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)
+        return means + self.stds[k, None] * eps
 
     def denoise(
         self,
@@ -125,10 +103,8 @@ class GaussianMixture:
         log_snr: Tensor | None = None,  # noise level; None: of clean data
     ) -> Tensor:  # (b,)
         "Share of (noisy) one-dimensional data at or below x."
-        if self.means.shape[1] != 1:
-            raise ValueError(
-                f"GaussianMixture: cdf of {self.means.shape[1]} dimensions, expected 1, see `along`"
-            )
+        d = self.means.shape[1]
+        check(d == 1, "GaussianMixture: cdf", f"{d} dimensions", "1, see `along`")
         x, means, stds, weights = self._like(x)
         alpha, sigma = self._scales(log_snr, x)
         spread = ((alpha * stds) ** 2 + sigma**2).sqrt()  # (b k)
@@ -136,33 +112,30 @@ class GaussianMixture:
 
     def _like(self, z):
         "z and the mixture in one dtype, that of z but at least float32."
-        if z.ndim != 2 or z.shape[1] != self.means.shape[1] or z.device != self.means.device:
-            raise ValueError(
-                f"GaussianMixture: points, got {tuple(z.shape)} on {z.device},"
-                f" expected (b, {self.means.shape[1]}) on {self.means.device}"
-            )
-        if z.dtype != torch.float64:
-            z = z.float()
+        m = self.means
+        fine = z.ndim == 2 and z.shape[1] == m.shape[1] and z.device == m.device
+        check(fine, "GaussianMixture: points", told(z), f"(b, {m.shape[1]}) on {m.device}")
+        z = floats(z, "GaussianMixture: points")
         return z, *(x.to(z.dtype) for x in (self.means, self.stds, self.weights))
 
-    def _labels(self):
-        if self.labels is None:
-            raise ValueError("GaussianMixture: a label was asked for, got a mixture without labels")
-        return self.labels
-
-    def _refuse(self, labels):
-        raise ValueError(
-            f"GaussianMixture: labels, got {labels.unique().tolist()}, expected"
-            f" whole numbers among {self.labels.unique().tolist()}, or -1 for no class"
-        )
+    def _mine(self, labels):
+        "Which components each label allows; -1 allows all, (b k)"
+        known = self.labels
+        asked = "GaussianMixture: a label was asked for"
+        check(known is not None, asked, "a mixture without labels", "one with labels")
+        mine = (known == labels[:, None]) | (labels[:, None] < 0)
+        if labels.is_floating_point() or not mine.any(1).all():
+            raise ValueError(
+                f"GaussianMixture: labels, got {labels.unique().tolist()}, expected"
+                f" whole numbers among {known.unique().tolist()}, or -1 for no class"
+            )
+        return mine
 
     def _scales(self, log_snr, z):
         if log_snr is None:
             return z.new_ones(1, 1), z.new_zeros(1, 1)
-        if log_snr.shape not in ((), (1,), (len(z),)):
-            raise ValueError(
-                f"GaussianMixture: log_snr, got {tuple(log_snr.shape)}, expected () or ({len(z)},)"
-            )
+        fine = log_snr.shape in ((), (1,), (len(z),))
+        check(fine, "GaussianMixture: log_snr", told(log_snr), f"() or ({len(z)},)")
         alpha, sigma = alpha_sigma(log_snr)
         return alpha.reshape(-1, 1).to(z), sigma.reshape(-1, 1).to(z)
 
@@ -172,14 +145,9 @@ class GaussianMixture:
         alpha, sigma = self._scales(log_snr, z)
         share = weights.log()[None]  # (1 k)
         if labels is not None:
-            if labels.shape != (len(z),):
-                raise ValueError(
-                    f"GaussianMixture: labels, got {tuple(labels.shape)}, expected ({len(z)},)"
-                )
-            mine = (self._labels()[None] == labels[:, None]) | (labels[:, None] < 0)
-            if labels.is_floating_point() or not mine.any(1).all():
-                self._refuse(labels)
-            share = share.masked_fill(~mine, -math.inf).log_softmax(1)  # (b k)
+            fine = labels.shape == z.shape[:1]
+            check(fine, "GaussianMixture: labels", told(labels), f"({len(z)},)")
+            share = share.masked_fill(~self._mine(labels), -math.inf).log_softmax(1)  # (b k)
         variance = (alpha * stds) ** 2 + sigma**2  # (b k)
         far = ((z[:, None] - alpha[..., None] * means) ** 2).sum(2)  # (b k)
         d = z.shape[1]
