@@ -1,6 +1,8 @@
-"""Proofs of the samplers, into run cards `data/runs/proof-*.json`: `python tools/prove_samplers.py [parity] [matrix] [order] [bf16]`.
+"""Proofs of the samplers, into run cards `data/runs/proof-*.json`.
 
-Without names, all four (about 15 minutes on 2 cores). The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
+`python tools/prove_samplers.py [parity] [matrix] [order] [bf16]`;
+without names, all four (about 15 minutes on 2 cores).
+The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
 """
 
 import itertools
@@ -14,12 +16,17 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import laboratory as lab
 import parity
-import torch
+
+from imagen_nb.diffusion import TARGETS
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PAIRS, MATCH_STEPS, COUNTS = (
     500,
@@ -130,7 +137,7 @@ def over_limit(quantiles, sampler, target, schedule, guidance, run=None):
 def row_of(task):
     quantiles, sampler, schedule, guidance = task
     ratios = {
-        target: over_limit(quantiles, sampler, target, schedule, guidance) for target in lab.TARGETS
+        target: over_limit(quantiles, sampler, target, schedule, guidance) for target in TARGETS
     }
     return dict(
         sampler=sampler,
@@ -157,7 +164,7 @@ def prove_matrix():
     cells = itertools.product(lab.SAMPLERS, lab.SCHEDULES, lab.GUIDANCE)
     rows = in_parallel(row_of, [(quantiles, *cell) for cell in cells])
     found = in_parallel(planted_row_of, [(quantiles, planted) for planted in lab.PLANTED])
-    ratios = [row[t] for row in rows for t in lab.TARGETS]
+    ratios = [row[t] for row in rows for t in TARGETS]
     right = {
         row["sampler"]: row["eps"]
         for row in rows
@@ -166,7 +173,8 @@ def prove_matrix():
     write(
         "matrix",
         since,
-        what="energy distance of a sampler's results to the law they should have, over the 99 % quantile of two true samples",
+        what="energy distance of a sampler's results to the law they should have,"
+        " over the 99 % quantile of two true samples",
         n=lab.N,
         pairs=PAIRS,
         seeds=dict(start=0, noise=1, pairs=0),
@@ -237,14 +245,17 @@ def prove_order():
     write(
         "order",
         since,
-        what="orders of convergence (slope of log error over log steps, 95 % interval) and evaluations that match 1000 steps of DDPM",
+        what="orders of convergence (slope of log error over log steps, 95 % interval)"
+        " and evaluations that match 1000 steps of DDPM",
         theory={"ddim": 1, "dpmpp_2m": 2, "ddpm": "1, weak; its mean is exact for one Gaussian"},
-        setting="strong and weak: even steps in log-SNR from -6 to 6, float64, without Monte Carlo; full: cosine, from t=1 to t=0, relative error of the standard deviation of x0_hat",
+        setting="strong and weak: even steps in log-SNR from -6 to 6, float64, without Monte Carlo;"
+        " full: cosine, from t=1 to t=0, relative error of the standard deviation of x0_hat",
         strong=strong,
         weak=weak,
         full=full,
         match=dict(
-            what="Wasserstein-1 distance to a one-dimensional mixture, cosine, from t=1 to t=0, 2048 points with shared-out noise",
+            what="Wasserstein-1 distance to a one-dimensional mixture, cosine, from t=1 to t=0,"
+            " 2048 points with shared-out noise",
             steps_of_ddpm=MATCH_STEPS,
             error=goal,
             seeds=goals,
@@ -260,7 +271,7 @@ def prove_order():
 
 
 def crossing(steps, errors, goal):
-    "Evaluations at which the error falls to the goal for good, straight in log-log between two counts; None: not reached."
+    "Evaluations at which the error falls to the goal for good, straight in log-log; None: never."
     above = max((i for i, e in enumerate(errors) if e > goal), default=-1)
     if above == len(errors) - 1:
         return None
@@ -278,9 +289,7 @@ def prove_bf16():
         ("ddpm gamma 0", "ddpm gamma 1", "ddim eta 0", "dpmpp_2m"),
         (1.0, 0.9999, 0.999, 0.995, 0.99),
     )
-    for sampler, start, target, limiter in itertools.product(
-        samplers, starts, lab.TARGETS, lab.LIMITS
-    ):
+    for sampler, start, target, limiter in itertools.product(samplers, starts, TARGETS, lab.LIMITS):
         row = dict(sampler=sampler, start=start, target=target, threshold=limiter)
         base = lab.draw_pictures(sampler, target, "exact", limiter, start, n=n)
         row["exact"] = lab.distance(base, lab.PICTURES) / limit
@@ -299,7 +308,9 @@ def prove_bf16():
     write(
         "bf16",
         since,
-        what="results when the network's answer carries an error of half precision: energy distance to the data over the 99 % quantile of two true samples, and rms move over the data's standard deviation",
+        what="results when the network's answer carries an error of half precision: energy distance"
+        " to the data over the 99 % quantile of two true samples, and rms move over the data's"
+        " standard deviation",
         n=n,
         pairs=300,
         steps=50,
@@ -309,7 +320,8 @@ def prove_bf16():
         columns=names,
         rows=[[row[k] for k in names] for row in rows],
         brightness=dict(
-            what="relative error of the spread of mean brightness over pictures of 3x64x64 pixels by start time, 256 steps, data 0.3, exact arithmetic",
+            what="relative error of the spread of mean brightness over pictures of 3x64x64 pixels"
+            " by start time, 256 steps, data 0.3, exact arithmetic",
             errors=wide,
         ),
     )

@@ -1,6 +1,7 @@
-"""Seconds of dynamic thresholding over one pass of `abs().amax()`, into `data/runs/proof-thresholding.json`: `python tools/time_thresholding.py`.
+"""Seconds of dynamic thresholding over one pass of `abs().amax()`: `python tools/time_thresholding.py`.
 
-Both sides alternate in one run, on a quiet machine. Beside it, the same with `torch.quantile` replaced by a full sort.
+The card is `data/runs/proof-thresholding.json`. Both sides alternate in one run, on a quiet machine.
+Beside it, the same with `torch.quantile` replaced by a full sort.
 """
 
 import json
