@@ -334,7 +334,7 @@ def test_prune_keeps_the_newest_and_only_if_it_is_sound(tmp_path):
 
 
 def test_a_failed_write_changes_nothing(saved, monkeypatch):
-    flush, calls = checkpoint._flush, []
+    flush, calls = checkpoint.flush, []
 
     def full(path):
         calls.append(path)
@@ -342,7 +342,7 @@ def test_a_failed_write_changes_nothing(saved, monkeypatch):
             raise OSError(errno.ENOSPC, "no space", str(path))
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint, "flush", full)
     with pytest.raises(OSError, match="no space"):
         save_directory(saved, groups(1.0), {})
     assert_equal(load_directory(saved)[0], groups())
@@ -375,11 +375,11 @@ def test_too_little_room_is_said_before_writing(saved, monkeypatch):
 def test_a_reader_survives_a_replacement(saved, monkeypatch):
     check, calls = checkpoint._check, []
 
-    def replaced(path, entry, caller):
+    def replaced(path, entry):
         calls.append(path)
         if len(calls) == 2:
             save_directory(saved, groups(2.0), {"step": 9})
-        check(path, entry, caller)
+        check(path, entry)
 
     monkeypatch.setattr(checkpoint, "_check", replaced)
     tensors, meta = load_directory(saved)
@@ -405,8 +405,8 @@ KILLS = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    from imagen_nb import checkpoint
-    from imagen_nb.checkpoint import *
+    from imagen_nb.store import checkpoint
+    from imagen_nb.store.checkpoint import *
 
     def tensors(n):
         return {k: {"w": torch.full((2000,), float(n))} for k in ("network", "ema")}
