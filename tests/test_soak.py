@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_checkpoint import groups, rewrite_manifest
+from test_checkpoint import groups, restate
 from train_worker import make_trainer
 
 from imagen_nb.engine.captions import EmbeddingCache
@@ -240,8 +240,7 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
     path, before = save_directory(tmp_path / "step-1", groups(), {}), None
     for data in hostile_files(tmp_path).values():
         (path / "network.safetensors").write_bytes(data)
-        entry = checkpoint._entry(path / "network.safetensors")
-        rewrite_manifest(path, lambda m: m["files"].update({"network.safetensors": entry}))
+        restate(path, "network.safetensors")
         before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="network.safetensors"):
             load_directory(path)
@@ -253,7 +252,11 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
 
 # ---------------------------------------------------------------- two runs in one directory
 
-HOLD = "import sys, time; from imagen_nb.store.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
+HOLD = """
+import sys, time
+from imagen_nb.store.files import locked
+with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)
+"""
 
 
 def test_a_second_run_is_refused_with_the_owner_and_a_dead_one_is_not_in_the_way(tmp_path):

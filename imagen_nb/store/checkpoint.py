@@ -42,10 +42,23 @@ import torch
 from torch import Tensor, nn
 
 from imagen_nb.store.files import CheckpointError, check_room, flush
+from imagen_nb.store.manifest import (
+    MANIFEST,
+    META,
+    NAME,
+    FormatError,
+    check_digests,
+    check_file,
+    check_sizes,
+    file_entry,
+    is_complete,
+    manifest_text,
+    read_json,
+    read_manifest,
+)
 
 __all__ = [
     "CheckpointError",
-    "FormatError",
     "checkpoints",
     "load_directory",
     "load_into",
@@ -57,18 +70,11 @@ __all__ = [
     "verify",
 ]
 
-FORMAT = 1  # of the directory; raised when older readers could not read newer files
-MANIFEST, META, README = "manifest.json", "meta.json", "README.md"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+README = "README.md"
 STEP = re.compile(r"(?:step[-_])?(\d+)")
 SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8}-(\d+)-[0-9a-f]{8})")
 STALE = 3600  # seconds without a write after which another machine's writer is dead
-LARGEST_JSON = 64 << 20  # bytes
 _writing: set[str] = set()  # IDs of this process's unfinished saves
-
-
-class FormatError(CheckpointError):
-    "A complete checkpoint in a format that this version does not read."
 
 
 # ---------------------------------------------------------------- saving
@@ -201,12 +207,12 @@ def _write(new: Path, groups: dict, text: bytes, readme: str | None):
         except SafetensorError as e:
             raise OSError(errno.EIO, f"save_directory: {e}", str(new / name)) from e
     (new / META).write_bytes(text)
-    files = {name: _entry(new / name) for name in (*groups, META)}
+    files = {name: file_entry(new / name) for name in (*groups, META)}
     if readme is not None:
         (new / README).write_text(readme, encoding="utf-8")
     for file in new.iterdir():
         flush(file)
-    (new / MANIFEST).write_bytes(_manifest_text(files))
+    (new / MANIFEST).write_bytes(manifest_text(files))
     flush(new / MANIFEST)
     flush(new)
 
@@ -228,83 +234,6 @@ def _publish(new: Path, path: Path, old: Path):
     flush(path.parent)
 
 
-# ---------------------------------------------------------------- the manifest
-
-
-def _entry(path: Path) -> dict:
-    "Size and digest of one file."
-    with open(path, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _canonical(value: dict) -> bytes:
-    "The one way this module writes a manifest."
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _manifest_text(files: dict) -> bytes:
-    "The manifest, with a digest of itself."
-    from imagen_nb import __version__
-
-    manifest = {"format": FORMAT, "library": __version__, "files": files}
-    digest = hashlib.sha256(_canonical(manifest)).hexdigest()
-    return _canonical({**manifest, "sha256": digest})
-
-
-def _json(path: Path) -> tuple[dict, bytes]:
-    "The object in a JSON file, which cannot be huge; its bytes."
-    try:
-        with path.open("rb") as f:
-            data = f.read(LARGEST_JSON + 1)
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise CheckpointError(
-            f"no complete checkpoint at {path.parent}, got no {path.name}, expected one"
-        ) from e
-    if len(data) > LARGEST_JSON:
-        raise CheckpointError(f"{path} is larger than the {LARGEST_JSON} bytes expected at most")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path} is damaged, got {e}, expected JSON") from e
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}, got a {type(value).__name__}, expected an object")
-    return value, data
-
-
-def _manifest(folder: Path) -> dict:
-    "The files of the checkpoint in `folder`, with their sizes and digests, as its manifest says."
-    path = folder / MANIFEST
-    manifest, data = _json(path)
-    stated = manifest.pop("sha256", None)
-    actual = hashlib.sha256(_canonical(manifest)).hexdigest()
-    if stated != actual or data != _canonical({**manifest, "sha256": stated}):
-        raise CheckpointError(f"{path} is damaged, got sha256 {actual}, expected {stated}")
-    if manifest.get("format") != FORMAT:
-        raise FormatError(
-            f"{path}, got format {manifest.get('format')} of imagen_nb "
-            f"{manifest.get('library')}, expected format {FORMAT}"
-        )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or META not in files:
-        raise CheckpointError(f"{path} lists no {META}, expected one")
-    for name, entry in files.items():
-        _check_entry(path, name, entry)
-    return files
-
-
-def _check_entry(path: Path, name: str, entry):
-    "Refuse a manifest's line that names a file outside of its directory, or is none."
-    if not NAME.fullmatch(name) or not (name == META or name.endswith(".safetensors")):
-        raise CheckpointError(
-            f"{path} lists the file {name!r}, expected {META} and "
-            "plain names that end in .safetensors"
-        )
-    sound = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
-    if not sound or type(entry["bytes"]) is not int:
-        raise CheckpointError(f"{path}, entry {name!r}, got {entry}, expected bytes and sha256")
-
-
 # ---------------------------------------------------------------- loading
 
 
@@ -319,7 +248,7 @@ def load_directory(
 
         meta, tensors = _meta(folder, files), {}
         for name in sorted(files.keys() - {META}):
-            _check(folder / name, files[name])
+            check_file(folder / name, files[name])
             try:
                 tensors[name.removesuffix(".safetensors")] = load_file(folder / name)
             except SafetensorError as e:
@@ -342,7 +271,7 @@ def verify(
 ):
     "Raise `CheckpointError` unless every file has its stated size and digest."
 
-    _settled(path, _check_all if digests else _check_sizes, "verify")
+    _settled(path, check_digests if digests else check_sizes, "verify")
 
 
 def _settled(path, read: Callable, caller: str):
@@ -350,63 +279,22 @@ def _settled(path, read: Callable, caller: str):
     try:
         for _ in range(2):
             folder = _resolve(path)
-            files = _manifest(folder)
+            files = read_manifest(folder)
             try:
                 return read(folder, files)
             except CheckpointError:
-                if _manifest(_resolve(path)) == files:
+                if read_manifest(_resolve(path)) == files:
                     raise
         folder = _resolve(path)
-        return read(folder, _manifest(folder))
+        return read(folder, read_manifest(folder))
     except CheckpointError as e:
         raise type(e)(f"{caller}: {e}") from e
 
 
 def _meta(folder: Path, files: dict) -> dict:
     "The contents of meta.json, checked."
-    _check(folder / META, files[META])
-    return _json(folder / META)[0]
-
-
-def _check_size(path: Path, entry: dict):
-    "Is the file there, with the stated number of bytes?"
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise CheckpointError(f"{path} is missing, expected {entry['bytes']} bytes") from e
-    if size != entry["bytes"]:
-        raise CheckpointError(
-            f"{path} is cut or overgrown, got {size} bytes, expected {entry['bytes']}"
-        )
-
-
-def _check(path: Path, entry: dict):
-    "Does the file have the stated size and digest?"
-    _check_size(path, entry)
-    actual = _entry(path)["sha256"]
-    if actual != entry["sha256"]:
-        raise CheckpointError(f"{path} is damaged, got sha256 {actual}, expected {entry['sha256']}")
-
-
-def _check_all(folder: Path, files: dict):
-    "Have all files their stated sizes and digests?"
-    for name, entry in files.items():
-        _check(folder / name, entry)
-
-
-def _check_sizes(folder: Path, files: dict):
-    "Are all files there, in their stated sizes?"
-    for name, entry in files.items():
-        _check_size(folder / name, entry)
-
-
-def _is_complete(folder: Path) -> bool:
-    "Is it a checkpoint, though perhaps of another format?"
-    try:
-        _check_sizes(folder, _manifest(folder))
-    except CheckpointError as e:
-        return isinstance(e, FormatError)
-    return True
+    check_file(folder / META, files[META])
+    return read_json(folder / META)[0]
 
 
 def load_into(
@@ -452,7 +340,7 @@ def checkpoints(
         if not step or (path / name).is_file():
             continue
         try:
-            _settled(path / name, _check_sizes, "checkpoints")
+            _settled(path / name, check_sizes, "checkpoints")
         except FormatError:
             raise
         except CheckpointError as e:
@@ -517,7 +405,7 @@ def _resolve(path) -> Path:
     if path.exists():
         return path
     ours = [p for m, p in _siblings(path.parent) if m[1] == path.name and m[2] != "gone"]
-    return next((p for p in ours if _is_complete(p)), path)
+    return next((p for p in ours if is_complete(p)), path)
 
 
 def _siblings(folder: Path) -> list[tuple[re.Match, Path]]:
@@ -536,7 +424,7 @@ def sweep(
     left = [(m, p) for m, p in _siblings(Path(folder)) if _is_dead(m, p)]
     for m, p in left:
         path = p.with_name(m[1])
-        if m[2] != "gone" and not path.exists() and _is_complete(p):
+        if m[2] != "gone" and not path.exists() and is_complete(p):
             with suppress(OSError):
                 os.rename(p, path)
     for _, p in left:
