@@ -158,10 +158,9 @@ def embed(args):
         make_encoder(args),
         dict(dtype=read_dtype(args.store), share=share, verify=args.verify),
     )
+    encoder.batch_size = args.batch
     try:
-        cache = EmbeddingCache.build(
-            encoder, captions, args.out, args.batch, progress=True, **options
-        )
+        cache = EmbeddingCache.build(encoder, captions, args.out, progress=True, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped; what is encoded is in {args.out}. Run the same command to go on."

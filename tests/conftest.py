@@ -17,6 +17,23 @@ def pytest_configure():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def encoder():
+    "The small T5 that ships with the package."
+    from imagen_nb.text import TextEncoder
+
+    return TextEncoder.toy()
+
+
+@pytest.fixture(scope="module")
+def captions():
+    "A hundred and twenty captions, some of them equal."
+    from imagen_nb.data import ShapesWorld
+
+    world = ShapesWorld("train", level="full")
+    return [world.caption(i) for i in range(120)]
+
+
 def _is_local(address) -> bool:
     "Is this an address on this machine: loopback, or a path of a Unix socket?"
     if not isinstance(address, tuple):

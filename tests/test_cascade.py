@@ -510,13 +510,13 @@ def test_the_oldest_cascade_still_draws_its_picture():
 
 
 def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
-    from imagen_nb.store import checkpoint
+    from imagen_nb.store import manifest
 
     with monkeypatch.context() as m:
-        m.setattr(checkpoint, "FORMAT", 7)
+        m.setattr(manifest, "FORMAT", 7)
         cascade().save_pretrained(tmp_path / "new")
     with pytest.raises(
-        CheckpointError, match=f"got format 7 of imagen_nb .*, expected format {checkpoint.FORMAT}"
+        CheckpointError, match=f"got format 7 of imagen_nb .*, expected format {manifest.FORMAT}"
     ):
         Imagen.from_pretrained(tmp_path / "new")
     tensors, meta = load_directory(DATA / "oldest_cascade")

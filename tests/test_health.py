@@ -17,11 +17,10 @@ from imagen_nb.runs.doctor import (
     doctor,
     find_reference,
     picture_stats,
-    read_lines,
     report,
     trained_as,
 )
-from imagen_nb.store.files import assets
+from imagen_nb.store.files import assets, read_rows
 from imagen_nb.text import TextEncoder
 from imagen_nb.training import TrainConfig, describe_run, ema_decay
 
@@ -405,8 +404,8 @@ def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):
 
 def test_lines_that_are_no_rows_are_counted(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\nnonsense\n7\n{"step": 2}\n{"st')
-    assert read_lines(tmp_path / "log.jsonl") == ([dict(step=1), dict(step=2)], 3)
-    assert read_lines(tmp_path / "none") == ([], 0)
+    assert read_rows(tmp_path / "log.jsonl") == ([dict(step=1), dict(step=2)], [2, 3, 5])
+    assert read_rows(tmp_path / "none") == ([], [])
 
 
 def test_statistics_of_pictures():

@@ -161,9 +161,9 @@ def test_a_log_goes_back_to_the_checkpoint_and_passes_over_cut_lines(run, tmp_pa
     assert log.skipped == 3 and [
         line["waiting"] for line in csv.DictReader((out / "log.csv").open())
     ] == ["", ""]
-    assert read_rows(out / "nothing.jsonl") == []
+    assert read_rows(out / "nothing.jsonl") == ([], [])
     (out / "damaged.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\x00\n{"step": 2}\n')
-    assert [row["step"] for row in read_rows(out / "damaged.jsonl")] == [1, 2]
+    assert [row["step"] for row in read_rows(out / "damaged.jsonl")[0]] == [1, 2]
 
 
 def test_numbers_are_named_and_the_rest_is_left_out():

@@ -31,7 +31,7 @@ ONE_FILE = "probe/nested/one.json"  # so that the test holds while data/ is stil
 SCRIPT = """
 import json, pkgutil, importlib
 import imagen_nb
-from imagen_nb.checkpoint import assets
+from imagen_nb.store.files import assets
 for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
 files = sorted(p.relative_to(assets()).as_posix() for p in assets().rglob("*") if p.is_file())
 print(json.dumps({"at": imagen_nb.__file__, "assets": str(assets()), "files": files}))

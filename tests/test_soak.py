@@ -1,6 +1,7 @@
 "A few of every fault of `soak`, and the faults that need no repetition."
 
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_checkpoint import groups, rewrite_manifest
+from test_checkpoint import groups, restate
 from train_worker import make_trainer
 
 from imagen_nb.engine.captions import EmbeddingCache
@@ -121,7 +122,7 @@ def test_a_file_that_may_not_grow_changes_nothing(tmp_path):
         """
         import resource, signal, sys
         from test_checkpoint import META, groups
-        from imagen_nb.checkpoint import load_meta, save_directory
+        from imagen_nb.store.checkpoint import load_meta, save_directory
         folder = sys.argv[1]
         save_directory(folder + "/step-1", groups(), META)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
@@ -155,7 +156,7 @@ def test_a_full_disk_is_said_with_bytes_and_changes_nothing(full_disk, monkeypat
     with pytest.raises(OSError, match=r"\d+ bytes needed, \d+ free"):
         save_directory(full_disk / "step-2", big, {})
     assert time.perf_counter() - since < 5
-    monkeypatch.setattr(checkpoint, "_check_room", lambda *_: None)  # the disk fills while we write
+    monkeypatch.setattr(checkpoint, "check_room", lambda *_: None)  # the disk fills while we write
     with pytest.raises(OSError):
         save_directory(full_disk / "step-2", big, {})
     assert [p.name for p in full_disk.iterdir()] == ["step-1"] and load_directory(
@@ -239,8 +240,7 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
     path, before = save_directory(tmp_path / "step-1", groups(), {}), None
     for data in hostile_files(tmp_path).values():
         (path / "network.safetensors").write_bytes(data)
-        entry = checkpoint._entry(path / "network.safetensors")
-        rewrite_manifest(path, lambda m: m["files"].update({"network.safetensors": entry}))
+        restate(path, "network.safetensors")
         before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="network.safetensors"):
             load_directory(path)
@@ -252,7 +252,11 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
 
 # ---------------------------------------------------------------- two runs in one directory
 
-HOLD = "import sys, time; from imagen_nb.checkpoint import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
+HOLD = """
+import sys, time
+from imagen_nb.store.files import locked
+with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)
+"""
 
 
 def test_a_second_run_is_refused_with_the_owner_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -282,7 +286,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match="no locks available"):
         with locked(tmp_path):
             pass
@@ -485,7 +489,8 @@ ALONE = """
     import importlib, pkgutil, imagen_nb
     for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
     from imagen_nb.cascade import Imagen
-    from imagen_nb.text import EmbeddingCache, TextEncoder
+    from imagen_nb.engine.captions import EmbeddingCache
+    from imagen_nb.text import TextEncoder
     from train_worker import make_trainer
     trainer = make_trainer(sys.argv[1], steps=2)
     cache = EmbeddingCache.open(sys.argv[2])

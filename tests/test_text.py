@@ -6,26 +6,17 @@ import socket
 import pytest
 import torch
 
+from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld, wordings
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
+from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.convert import convert_encoder, encoder_bytes
-from imagen_nb.stage import has_fast_bf16
+from imagen_nb.stage import Stage, StageConfig, has_fast_bf16
 from imagen_nb.store.files import assets
-from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype
+from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype, pad_rows
 from imagen_nb.unet import UNet, UNetConfig
 
 TOY = assets() / "t5-toy"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return TextEncoder.toy()
-
-
-@pytest.fixture(scope="module")
-def captions():
-    world = ShapesWorld("train", level="full")
-    return [world.caption(i) for i in range(120)]
 
 
 def random_t5(folder, vocab=192):
@@ -95,6 +86,16 @@ def test_pad_concat_and_rows():
     assert both.mask.shape == (9, 5)
     torch.testing.assert_close(both.rows(slice(6, 9)).tokens, text.tokens)
     torch.testing.assert_close(both.rows(torch.tensor([2, 0])).tokens, text.tokens[[2, 0]])
+
+
+def test_pad_rows():
+    rows = [torch.ones(3, 2), 2 * torch.ones(1, 2, dtype=torch.bfloat16)]
+    text = pad_rows(rows)
+    assert text.mask.tolist() == [[True] * 3, [True, False, False]] and text.tokens.sum() == 10
+    assert text.tokens.dtype == torch.float32
+    whole = ragged()
+    again = pad_rows([tokens[mask] for tokens, mask in zip(*whole)])
+    torch.testing.assert_close(again.tokens, whole.trim().tokens)
 
 
 def test_null_is_one_zero_token():
@@ -506,8 +507,10 @@ def test_options_that_cannot_be(options, words):
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_batch_size(encoder, size):
+    mine = TextEncoder(encoder.model, encoder.tokenizer)
+    mine.batch_size = size
     with pytest.raises(ValueError, match="batch_size, got"):
-        list(encoder.batches(["a"], size))
+        mine(["a"])
 
 
 def test_folder_without_weights_or_tokenizer(tmp_path):
@@ -720,3 +723,47 @@ def test_identity_names_what_decides_the_numbers(encoder):
         ).identity
         == encoder.identity
     )
+
+
+# ---------------------------------------------------------------- an encoder of one's own
+
+
+class Letters:
+    "A vector for each letter: an encoder that has what `Encoder` says, and nothing else."
+
+    width = 6
+    identity = dict(
+        encoder="letters", revision="1", tokenizer="letters", max_length=16, dtype="float32"
+    )
+
+    def __call__(self, captions):
+        table = torch.randn(128, 6, generator=torch.Generator().manual_seed(0))
+        ids = [[ord(letter) % 128 for letter in caption[:16] or " "] for caption in captions]
+        return pad_rows([table[row] for row in ids])
+
+
+def test_an_encoder_of_ones_own_fills_a_cache_and_draws(tmp_path):
+    own, captions = Letters(), ["a red circle", "", "two stars", "a red circle"]
+    cache = EmbeddingCache.build(own, captions, tmp_path / "c", dtype=torch.float32)
+    assert len(cache) == 3 and cache.width == 6
+    again = EmbeddingCache.open(tmp_path / "c", own)
+    torch.testing.assert_close(again[captions].tokens, own(captions).tokens)
+    torch.testing.assert_close(again[captions].mask, own(captions).mask)
+    with pytest.raises(ValueError, match="'t5-toy' differs in revision.*max_length"):
+        EmbeddingCache.open(tmp_path / "c", TextEncoder.toy())
+
+    network = UNetConfig(
+        dim=16, mults=(1, 2), blocks=1, attention=(False, True), head_dim=16, text_dim=6,
+        text_width=16, emb_dim=32,
+    )  # fmt: skip
+    imagen = Imagen(own, [Stage(StageConfig(size=16, network=network))])
+    imagen.stages[0].is_trained = True
+    pictures = imagen.sample(["a red circle"], steps=2)
+    assert pictures.shape == (1, 3, 16, 16)
+    imagen.save_pretrained(tmp_path / "model", dtype=torch.float32)
+    loaded = Imagen.from_pretrained(tmp_path / "model", own)
+    torch.testing.assert_close(loaded.sample(["a red circle"], steps=2), pictures)
+    other = Letters()
+    other.identity = own.identity | dict(revision="2")
+    with pytest.raises(ValueError, match="expected the encoder of training"):
+        Imagen.from_pretrained(tmp_path / "model", other)

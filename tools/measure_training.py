@@ -59,7 +59,7 @@ def measure(recipe, k, stage, steps, folder):
         sample_every=0,
     )
     trainer.fit()
-    rows = read_rows(trainer.out / "log.jsonl")[1:]  # the first also warms up
+    rows = read_rows(trainer.out / "log.jsonl")[0][1:]  # the first also warms up
     step = config.batch / statistics.mean(r["images_per_s"] for r in rows)
     average = Stage(stage.config, trainer.average)
     each = dict(

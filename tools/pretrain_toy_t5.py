@@ -478,67 +478,41 @@ def probe(model, tokenizer, statistics, n=4000, seed=7):
     noun = {s: tokenizer(s, add_special_tokens=False)["input_ids"] for s in SHAPES}
     spot = {s: v[0] if len(v) == 1 else None for s, v in noun.items()}
 
-    def label(f, options):
-        return torch.tensor([[*options].index(f(*x)) for x in facts])
+    def label(values, options):
+        return torch.tensor([[*options].index(value) for value in values])
 
-    def at(which):
-        word = torch.tensor(
-            [spot[s.things[which if order else 1 - which].shape] for s, order in facts]
-        )
-        return tokens[torch.arange(n), (ids == word[:, None]).int().argmax(1)]
-
-    def thing(which):
-        return lambda s, order: s.things[which if order else 1 - which]
-
+    scenes = [s for s, _ in facts]
+    named = [s.things if order else s.things[::-1] for s, order in facts]  # as the text does
     for which, title in ((0, "first"), (1, "second")):
-        x, o = at(which), thing(which)
-        other = thing(1 - which)
-        colour = label(lambda s, k: o(s, k).colour, COLOURS)
-        out |= {
-            f"{title} shape word: own shape": ridge(x, label(lambda s, k: o(s, k).shape, SHAPES)),
-            f"{title} shape word: its colour": ridge(x, colour),
-            f"{title} shape word: its size": ridge(
-                x, label(lambda s, k: o(s, k).size, ("small", "big"))
-            ),
-            f"{title} shape word: its fill": ridge(
-                x, label(lambda s, k: o(s, k).fill, ("plain", "gradient", "striped"))
-            ),
-            f"{title} shape word: its side": ridge(
-                x,
-                label(
-                    lambda s, k: s.relation if o(s, k) is s.things[0] else INVERSE[s.relation],
-                    INVERSE,
-                ),
-            ),
-            f"{title} shape word: the other's colour": ridge(
-                x, label(lambda s, k: other(s, k).colour, COLOURS)
-            ),
-            f"{title} shape word: energy of its colour": explained(x, colour),
-            f"{title} shape word: energy of its side": explained(
-                x,
-                label(
-                    lambda s, k: s.relation if o(s, k) is s.things[0] else INVERSE[s.relation],
-                    INVERSE,
-                ),
-            ),
+        mine, others = ([pair[k] for pair in named] for k in (which, 1 - which))
+        word = torch.tensor([spot[o.shape] for o in mine])
+        x = tokens[torch.arange(n), (ids == word[:, None]).int().argmax(1)]
+        colour = label([o.colour for o in mine], COLOURS)
+        side = label(
+            [s.relation if o is s.things[0] else INVERSE[s.relation] for s, o in zip(scenes, mine)],
+            INVERSE,
+        )
+        known = {
+            "own shape": label([o.shape for o in mine], SHAPES),
+            "its colour": colour,
+            "its size": label([o.size for o in mine], ("small", "big")),
+            "its fill": label([o.fill for o in mine], ("plain", "gradient", "striped")),
+            "its side": side,
+            "the other's colour": label([o.colour for o in others], COLOURS),
         }
+        out |= {f"{title} shape word: {name}": ridge(x, y) for name, y in known.items()}
+        out[f"{title} shape word: energy of its colour"] = explained(x, colour)
+        out[f"{title} shape word: energy of its side"] = explained(x, side)
     pool = tokens.sum(1) / mask.sum(1, keepdim=True)
-    first, second = (label(lambda s, k: s.things[i].colour, COLOURS) for i in (0, 1))
-    out |= {
-        "mean pool: colour of the thing on the left or top": ridge(
-            pool,
-            torch.where(
-                label(lambda s, k: s.relation in ("left", "above"), (False, True)).bool(),
-                first,
-                second,
-            ),
-        ),
-        "mean pool: axis and order": ridge(pool, label(lambda s, k: s.relation, INVERSE)),
-        "mean pool: background": ridge(pool, label(lambda s, k: s.background, BACKGROUNDS)),
-        "mean pool: energy of first colour": explained(
-            pool, label(lambda s, k: thing(0)(s, k).colour, COLOURS)
-        ),
+    before = [s.things[s.relation not in ("left", "above")] for s in scenes]
+    known = {
+        "colour of the thing on the left or top": label([o.colour for o in before], COLOURS),
+        "axis and order": label([s.relation for s in scenes], INVERSE),
+        "background": label([s.background for s in scenes], BACKGROUNDS),
     }
+    out |= {f"mean pool: {name}": ridge(pool, y) for name, y in known.items()}
+    colour = label([pair[0].colour for pair in named], COLOURS)
+    out["mean pool: energy of first colour"] = explained(pool, colour)
     return {k: round(v, 4) for k, v in out.items()}
 
 

@@ -21,10 +21,11 @@ from imagen_nb.engine.guards import loss_is_normal
 from imagen_nb.training import validation_loss
 from imagen_nb.evaluation import score_pictures, tally
 from imagen_nb.plots import smooth
-from imagen_nb.runs.doctor import picture_stats, read_lines
+from imagen_nb.runs.doctor import picture_stats
 from imagen_nb.runs.run import load_recipe, make_encoder
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
+from imagen_nb.store.files import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 VALIDATED, DRAWN = 256, 48  # pictures for each moment, of valid and of test
@@ -145,7 +146,7 @@ def stage_card(name: str, runs: list, found: list) -> dict:
     "One stage: losses of all runs, moments of those that were measured to the end."
     config, logs = (
         json.loads((runs[0] / name / "config.json").read_text()),
-        [read_lines(run / name / "log.jsonl")[0] for run in runs],
+        [read_rows(run / name / "log.jsonl")[0] for run in runs],
     )
     rows = [o[name] for o in found if name in o]
     rows = [o for o in rows if len(o) == max(map(len, rows))]

@@ -1,7 +1,10 @@
-"""Captions encoded once: embeddings on disk, in parts, without padding."""
+"""Captions encoded once: embeddings on disk, in parts, without padding.
 
-import errno
-import shutil
+`EmbeddingCache` is the dictionary of the chapter on text, from a caption to its real tokens, made to last:
+`store.parts` keeps it in files that are whole or absent, a build that was stopped goes on, and another encoder is
+refused.
+"""
+
 import time
 import warnings
 from pathlib import Path
@@ -11,9 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_nb.store import parts as shards
-from imagen_nb.store.checkpoint import CheckpointError
-from imagen_nb.text import TextEmbedding, TextEncoder, check_captions
+from imagen_nb.store import parts
+from imagen_nb.store.files import CheckpointError, check_room
+from imagen_nb.store.text_models import check_captions
+from imagen_nb.text import Encoder, TextEmbedding, pad_rows
+
+__all__ = ["BuildPlan", "EmbeddingCache", "encode_rows", "forecast"]
+
+AT_ONCE = 256  # captions that an encoder is given in one call
+TRIAL = 512  # captions in the first part, from which the rest is forecast
 
 
 class BuildPlan(NamedTuple):
@@ -21,15 +30,15 @@ class BuildPlan(NamedTuple):
 
     captions: int  # to encode
     tokens: float  # of a caption, on average
-    bytes: int  # on disk
-    seconds: float | None  # None: too few captions to be worth a trial
+    bytes: int  # on disk, of all of them
+    seconds: float  # for all of them
     per_part: int  # captions in one file
 
     def __str__(self):
         if not self.captions:
             return "all captions are there, nothing to encode"
         size = f"{self.bytes / 1e9:.2f} GB" if self.bytes > 1e8 else f"{self.bytes / 1e6:.2f} MB"
-        took = "" if self.seconds is None else f", about {self.seconds / 60:.1f} min"
+        took = f", about {self.seconds / 60:.1f} min" if self.seconds > 30 else ""
         return (
             f"{self.captions:,} captions to encode, {self.tokens:.1f} tokens each:"
             f" {size}{took}; saved every {self.per_part:,} captions"
@@ -37,64 +46,60 @@ class BuildPlan(NamedTuple):
 
 
 def forecast(
-    encoder: TextEncoder,  # that will encode
-    captions: list,  # of str, all different, in no order of length
-    dtype: torch.dtype = torch.bfloat16,  # stored
+    captions: list[str],  # to encode, all different, in no order of length
+    rows: list[Tensor],  # tokens of the first of them, (length d), as they are stored
+    seconds: float = 0.0,  # that these took
     part_bytes: int = 2**28,  # in one file of the cache
-    batch_size: int = None,  # captions at once, None: by device
-) -> BuildPlan:  # size from lengths, time from a trial
-    "Tokens, bytes and seconds, from the first of the captions."
-    truncated = encoder.truncated
-    lengths = [max(len(ids), 1) for ids in encoder.tokenize(captions[:1024] or [""])]
-    tokens, seconds = sum(lengths) / len(lengths), None
-    if len(captions) > 8192:
-        for _ in encoder.batches(captions[:8]):
-            pass  # the first time is slow
-        start = time.perf_counter()
-        for _, text in encoder.batches(captions[:512], batch_size):
-            text.to("cpu")
-        seconds = (time.perf_counter() - start) / 512 * len(captions)
-    encoder.truncated = truncated
-    row = tokens * encoder.width * dtype.itemsize
-    text = sum(len(c.encode()) for c in captions[:1024]) / max(len(captions[:1024]), 1)
-    per_part = int(min(max(part_bytes // row, 1), 65536))
+) -> BuildPlan:
+    "Bytes and seconds of a build, from its first captions."
+    n = max(len(rows), 1)
+    text = sum(len(caption.encode()) for caption in captions[:n]) / n
+    row = sum(row.nbytes for row in rows) / n  # bytes of one caption's tokens
     return BuildPlan(
-        len(captions), tokens, int(len(captions) * (row + text + 56)), seconds, per_part
+        len(captions),
+        sum(map(len, rows)) / n,
+        int(len(captions) * (row + text + 56)),
+        seconds / n * len(captions),
+        int(min(max(part_bytes // max(row, 1), 1), 65536)),
     )
 
 
 def encode_rows(
-    encoder: TextEncoder,  # whose embeddings are wanted
-    captions: list,  # of str
+    encoder: Encoder,  # whose embeddings are wanted
+    captions: list[str],
     dtype: torch.dtype,  # stored
-    batch_size: int,  # captions in one forward pass
-    tick,  # called with the number of captions done
-) -> list:  # tokens of each caption, (length d), no padding
+    tick=lambda n: None,  # called with the number of captions done
+) -> list[Tensor]:  # tokens of each caption, (length d), no padding
     "Embeddings of some captions, each as long as it is."
-    rows = [None] * len(captions)
-    for index, text in encoder.batches(captions, batch_size):
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # so that little is padded
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), AT_ONCE):
+        index = order[start : start + AT_ONCE]
+        text = encoder([captions[i] for i in index])
+        check_text(text, [captions[i] for i in index], encoder.width)
         tokens = text.tokens[text.mask].to("cpu", dtype)  # (n d)
-        if not tokens.isfinite().all():
-            raise ValueError(
-                "EmbeddingCache.build: got embeddings that are not finite, of"
-                f" {captions[index[0]][:60]!r} or its batch; expected numbers"
-            )
-        for i, row in zip(index, tokens.split(text.mask.sum(1).tolist())):
-            rows[i] = row
+        found.update(zip(index, tokens.split(text.mask.sum(1).tolist())))
         tick(len(index))
-    return rows
+    return [found[i] for i in range(len(captions))]
 
 
-def pad_rows(
-    rows: list,  # tokens of each caption, (length d)
-) -> TextEmbedding:  # float32, padded to the longest
-    "The inverse of dropping the padding."
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (b l)
-    tokens = torch.zeros(*mask.shape, rows[0].shape[1])  # (b l d)
-    for out, row in zip(tokens, rows):
-        out[: len(row)] = row
-    return TextEmbedding(tokens, mask)
+def check_text(
+    text: TextEmbedding,  # of `captions`, from an encoder
+    captions: list[str],
+    width: int,  # of a token, as the encoder says
+):
+    "Refuse embeddings that are not what `Encoder` promises, before they are stored."
+    b, l, d = text.tokens.shape
+    if (b, d) != (len(captions), width) or text.mask.shape != (b, l) or not text.mask.any(1).all():
+        raise ValueError(
+            f"EmbeddingCache.build: got tokens {(b, l, d)} and a mask {tuple(text.mask.shape)}, expected"
+            f" {len(captions)} rows of width {width}, each with one real token or more"
+        )
+    if not text.tokens[text.mask].isfinite().all():
+        raise ValueError(
+            "EmbeddingCache.build: got embeddings that are not finite, of"
+            f" {captions[0][:60]!r} or its batch; expected numbers"
+        )
 
 
 def check_encoder(
@@ -117,22 +122,19 @@ def check_encoder(
 
 
 def missing_captions(
-    captions: list,  # of str, perhaps with duplicates
+    captions: list[str],  # perhaps with duplicates
     path: Path,  # folder of the cache
     meta: dict,  # what its parts are made with
-    share: tuple,  # (k, n): the k-th of n equal shares
+    share: tuple[int, int],  # (k, n): the k-th of n equal shares
     verify: bool,  # read every byte of what is there
-) -> list:  # captions to encode, each once, in order of their hashes
+) -> list[str]:  # captions to encode, each once, in order of their hashes
     "What is wanted, less what is there and whole."
     k, n = share
     if not 0 <= k < n:
         raise ValueError(f"EmbeddingCache.build: share, got {share}, expected (k, n), 0 <= k < n")
-    shards.tidy(path)
-    damaged = shards.damaged_parts(path, digests=verify)
-    for reason in damaged.values():
+    for reason in parts.mend(path, digests=verify):
         warnings.warn(f"EmbeddingCache.build: {reason}; encoded anew")
-    shards.drop_parts(path, damaged)
-    index = shards.open_index(path)
+    index = parts.open_index(path)
     if index.parts:
         check_encoder(path, meta["identity"], index.meta["identity"])
         if meta["dtype"] != index.meta["dtype"]:
@@ -140,21 +142,9 @@ def missing_captions(
                 f"EmbeddingCache.build: dtype, got {meta['dtype']}, expected"
                 f" {index.meta['dtype']}, in which {path} is stored"
             )
-    hashes, first = np.unique(shards.hash_captions(captions), return_index=True)
+    hashes, first = np.unique(parts.hash_captions(captions), return_index=True)
     mine = hashes.view(np.uint8).reshape(-1, 16)[:, :4].copy().view("<u4")[:, 0] % n == k
     return [captions[i] for i in first[mine & (index.find(hashes) < 0)]]
-
-
-def check_room(
-    path: Path,  # where files will be
-    size: int,  # bytes
-):
-    "Fail before encoding if the disk cannot hold the result."
-    path.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(path).free) < size:
-        raise OSError(
-            errno.ENOSPC, f"EmbeddingCache.build: {size} bytes needed, {free} free", str(path)
-        )
 
 
 class EmbeddingCache:
@@ -165,57 +155,64 @@ class EmbeddingCache:
     def __init__(
         self,
         path: Path,  # folder of the cache
-        index: shards.Index,  # where each caption is
+        index: parts.Index,  # where each caption is
     ):
-        self.path, self.index, self.tokens = Path(path), index, {}  # files opened so far
+        self.path, self.index = Path(path), index
         self.identity, self.width = index.meta["identity"], index.meta["width"]
+        self.tokens: dict[int, Tensor] = {}  # of the files opened so far
 
     @classmethod
     def build(
         cls,
-        encoder: TextEncoder,  # whose embeddings are wanted
-        captions: list,  # of str; duplicates are stored once
-        path,  # folder to make, or to add to
-        batch_size: int = None,  # captions at once, None: by device
-        progress: bool = False,  # show forecast and progress bar
+        encoder: Encoder,  # whose embeddings are wanted
+        captions: list[str],  # duplicates are stored once
+        path: str | Path,  # folder to make, or to add to
+        progress: bool = False,  # show a forecast and a progress bar
         dtype: torch.dtype = torch.bfloat16,  # stored
         share: tuple[int, int] = (0, 1),  # (k, n): encode the k-th of n equal shares
         verify: bool = False,  # read every byte of what is there already
     ) -> "EmbeddingCache":  # opened, with all that is there
         "Encode what is missing. Stop it anywhere and call it again: it goes on."
-        check_captions("EmbeddingCache.build", captions)
-        path = Path(path)
-        meta = {
-            "identity": encoder.identity,
-            "width": encoder.width,
-            "dtype": str(dtype).removeprefix("torch."),
-        }
-        todo = missing_captions(captions, path, meta, share, verify)
-        plan = forecast(encoder, todo, dtype, cls.part_bytes, batch_size)
-        check_room(path, plan.bytes)
         from tqdm.auto import tqdm
 
-        if progress:
-            tqdm.write(str(plan))
+        check_captions("EmbeddingCache.build", captions)
+        path, width = Path(path), encoder.width
+        kind = str(dtype).removeprefix("torch.")
+        meta = {"identity": encoder.identity, "width": width, "dtype": kind}
+        todo = missing_captions(captions, path, meta, share, verify)
+        path.mkdir(parents=True, exist_ok=True)
+        row = width * dtype.itemsize  # bytes of one token; a caption has one at least
+        check_room(path, len(todo) * (row + 56), "EmbeddingCache.build")
+        done, size = 0, min(TRIAL, max(cls.part_bytes // (32 * row), 1))
+        if progress and not todo:
+            tqdm.write(str(forecast([], [])))
         with tqdm(total=len(todo), unit="caption", disable=not (progress and todo)) as bar:
-            for start in range(0, len(todo), plan.per_part):
-                part = todo[start : start + plan.per_part]
-                rows = encode_rows(encoder, part, dtype, batch_size, bar.update)
-                shards.add_part(path, part, rows, meta)
-        shards.write_index(path)
-        return cls(path, shards.open_index(path)._replace(meta=meta))
+            while done < len(todo):
+                part, began = todo[done : done + size], time.perf_counter()
+                rows = encode_rows(encoder, part, dtype, bar.update)
+                if not done:
+                    plan = forecast(todo, rows, time.perf_counter() - began, cls.part_bytes)
+                    check_room(path, plan.bytes, "EmbeddingCache.build")
+                    size = plan.per_part
+                    if progress:
+                        tqdm.write(str(plan))
+                parts.add_part(path, part, rows, meta)
+                done += len(part)
+        parts.write_index(path)
+        return cls(path, parts.open_index(path)._replace(meta=meta))
 
     @classmethod
     def open(
         cls,
-        path,  # folder written by `build`
-        encoder: TextEncoder = None,  # refuse the cache unless this encoder made it
+        path: str | Path,  # folder written by `build`
+        encoder: Encoder | None = None,  # refuse the cache unless this encoder made it
         verify: bool = False,  # read every byte and compare digests
     ) -> "EmbeddingCache":  # sizes of all files checked
         "Open a cache; a damaged one, or another encoder's, is refused."
-        for reason in shards.damaged_parts(Path(path)).values() if verify else ():
+        path = Path(path)
+        for reason in parts.damaged_parts(path).values() if verify else ():
             raise CheckpointError(f"EmbeddingCache.open: {reason}")
-        index = shards.open_index(Path(path))
+        index = parts.open_index(path)
         if not index.parts:
             raise CheckpointError(
                 f"EmbeddingCache.open: {path} holds no embeddings, expected a"
@@ -232,15 +229,15 @@ class EmbeddingCache:
         return len(self.index.hashes)
 
     def __contains__(self, caption):
-        return bool(self.index.find(shards.hash_captions([caption]))[0] >= 0)
+        return bool(self.index.find(parts.hash_captions([caption]))[0] >= 0)
 
     def __getitem__(
         self,
-        captions: list,  # of str, each of them built into the cache
+        captions: list[str],  # each of them built into the cache
     ) -> TextEmbedding:  # float32, rows in the captions' order, padded to the longest
         "Look captions up."
         check_captions("EmbeddingCache", captions)
-        rows = self.index.find(shards.hash_captions(captions))
+        rows = self.index.find(parts.hash_captions(captions))
         if (rows < 0).any():
             raise KeyError(
                 f"EmbeddingCache: {(rows < 0).sum()} of {len(captions)} captions are not in"
@@ -250,8 +247,8 @@ class EmbeddingCache:
         places = zip(i.part[rows].tolist(), i.start[rows].tolist(), i.length[rows].tolist())
         return pad_rows([self.part(k)[a : a + n] for k, a, n in places])
 
-    def part(self, k) -> Tensor:  # tokens of the k-th file end to end, (n d)
+    def part(self, k: int) -> Tensor:  # tokens of the k-th file end to end, (n d)
         "Memory-mapped at its first use: bytes are read from disk when they are used."
         if k not in self.tokens:
-            self.tokens[k] = shards.read_part(self.path, self.index.parts[k])["tokens"]
+            self.tokens[k] = parts.read_part(self.path, self.index.parts[k])["tokens"]
         return self.tokens[k]

@@ -9,11 +9,12 @@ weights, which `TextEncoder.from_pretrained` computes anyway and compares.
 import json
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from imagen_nb.store.files import flush
+from imagen_nb.store.files import check_room, flush
 from imagen_nb.store.text_models import FAMILIES, digest_tensors
 
 __all__ = ["convert_encoder", "encoder_bytes"]
@@ -90,9 +91,9 @@ def encoder_names(config: dict) -> dict:
     "Name -> shape of every parameter of the encoder."
     import transformers
 
-    config = transformers.AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = getattr(transformers, FAMILIES[config.model_type])(config)
+        family = getattr(transformers, FAMILIES[config["model_type"]])
+        model = family(transformers.AutoConfig.for_model(**config))
     return {name: value.shape for name, value in model.named_parameters()}
 
 
@@ -109,37 +110,34 @@ def weight_files(source: Path) -> list:
 
 def encoder_tensors(files: list, names: dict):
     "Pairs of name and tensor, one at a time; what is no part of the encoder is passed over."
-    from safetensors import safe_open
-
     alias = {"encoder.embed_tokens.weight": "shared.weight"}  # one table under two names
-    seen = set()
+    left = dict(names)
     for file in files:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as f:
-                pairs = (
-                    (key, f.get_tensor(key)) for key in f.keys() if alias.get(key, key) in names
+        for key, read in stored(file):
+            key = alias.get(key, key)
+            if (shape := left.pop(key, None)) is None:
+                continue
+            if (value := read()).shape != shape:
+                raise ValueError(
+                    f"convert_encoder: {key}, got shape {tuple(value.shape)}, expected {tuple(shape)}"
                 )
-                yield from unseen(pairs, alias, names, seen)
-        else:
-            yield from unseen(load_bin(file).items(), alias, names, seen)
-    if missing := sorted(names.keys() - seen):
+            yield key, value
+    if left:
         raise ValueError(
-            f"convert_encoder: weights are incomplete, {len(missing)} missing, first {missing[0]}"
+            f"convert_encoder: weights are incomplete, {len(left)} missing, first {min(left)}"
         )
 
 
-def unseen(pairs, alias: dict, names: dict, seen: set):
-    "Each parameter of the encoder once, with the shape that the configuration says."
-    for key, value in pairs:
-        key = alias.get(key, key)
-        if key not in names or key in seen:
-            continue
-        if value.shape != names[key]:
-            raise ValueError(
-                f"convert_encoder: {key}, got shape {tuple(value.shape)}, expected {tuple(names[key])}"
-            )
-        seen.add(key)
-        yield key, value
+def stored(file: Path):
+    "Pairs of name and a function that reads the tensor."
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as f:
+            yield from ((key, partial(f.get_tensor, key)) for key in f.keys())
+    else:
+        weights = load_bin(file)
+        yield from ((key, partial(weights.get, key)) for key in weights)
 
 
 def load_bin(file: Path) -> dict:
@@ -158,31 +156,29 @@ def write_shards(folder: Path, pairs, names: dict) -> dict:
     from safetensors.torch import save_file
 
     total = 2 * sum(shape.numel() for shape in names.values())
-    if (free := shutil.disk_usage(folder).free) < total:
-        raise OSError(28, f"convert_encoder: {total} bytes needed, {free} free", str(folder))
-    places, shard, size, count = {}, {}, 0, 0
-
-    def write():
-        nonlocal shard, size, count
-        file, count = f"part-{count:05d}.safetensors", count + 1
+    check_room(folder, total, "convert_encoder")
+    places: dict[str, str] = {}
+    for count, shard in enumerate(shards(pairs)):
+        file = f"part-{count:05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, file))
-        shard, size = {}, 0
-
-    for key, value in pairs:
-        if shard and size + 2 * value.numel() > SHARD:
-            write()
-        shard[key], size = (
-            value.to(torch.bfloat16, copy=True).contiguous(),
-            size + 2 * value.numel(),
-        )
-    write()
-    if count == 1:
-        (folder / places[key]).rename(folder / "model.safetensors")
+        places |= dict.fromkeys(shard, file)
+    if len({*places.values()}) == 1:
+        (folder / file).rename(folder / "model.safetensors")
+        return dict.fromkeys(places, "model.safetensors")
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    if count > 1:
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
-    return places if count > 1 else dict.fromkeys(places, "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    return places
+
+
+def shards(pairs):
+    "Dictionaries of bfloat16 tensors, at most SHARD bytes each."
+    shard: dict[str, torch.Tensor] = {}
+    for key, value in pairs:
+        if shard and sum(v.nbytes for v in shard.values()) + 2 * value.numel() > SHARD:
+            yield shard
+            shard = {}
+        shard[key] = value.to(torch.bfloat16, copy=True).contiguous()
+    yield shard
 
 
 def copy_rest(source: Path, folder: Path, config: dict):

@@ -19,7 +19,7 @@ import torch
 from imagen_nb.engine.guards import TrainingError
 from imagen_nb.store.files import append, read_rows, replace_text, save_png
 
-__all__ = ["Log", "Stopwatch", "TRACKERS", "check_trackers", "flat", "read_rows"]
+__all__ = ["Log", "Stopwatch", "TRACKERS", "check_trackers", "flat"]
 
 LEVELS, BAD_LIMIT = 4, 10  # noise levels in a row of the log; bad steps in a row that end a run
 COLUMNS = (
@@ -161,7 +161,7 @@ class Log:
     def rewind(self, kind: str, start: int) -> dict:
         "Drop rows of steps that will be done again, and lines that were cut; the others by step."
         path = self.out / f"{kind}.jsonl"
-        rows = {row["step"]: row for row in read_rows(path) if row["step"] <= start}
+        rows = {row["step"]: row for row in read_rows(path)[0] if row["step"] <= start}
         text = "".join(json.dumps(row) + "\n" for row in rows.values())
         if self.is_main and path.exists() and path.read_bytes() != text.encode():
             replace_text(path, text)

@@ -23,7 +23,7 @@ from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_met
 from imagen_nb.store.config import with_defaults
 from imagen_nb.store.files import assets, read_rows
 
-__all__ = ["doctor", "report", "picture_stats", "read_lines", "trained_as", "find_reference"]
+__all__ = ["doctor", "report", "picture_stats", "trained_as", "find_reference"]
 
 LARGE = 2**31  # bytes; of larger checkpoints only the sizes of files are looked at
 SMALL = 20_000_000  # parameters of all stages; so many draw in seconds on any machine
@@ -144,7 +144,7 @@ def look_at_stage(
         )
     stage, train = config["stage"], config["train"]
     is_base = stage["lowres_size"] is None
-    rows, bad = read_lines(folder / "log.jsonl")
+    rows, bad = read_rows(folder / "log.jsonl")
     step = max([r["step"] for r in rows[-1:]] + [int(newest.name[5:]) if newest else 0])
     if newest:
         yield health.has_learned(load_file(newest / "average.safetensors"))
@@ -157,12 +157,12 @@ def look_at_stage(
         yield health.average_is_warm(step, train["ema"], train["ema_power"])
     if bad:
         yield Finding(
-            "warning", "log", f"{bad} lines are no JSON, left out here", "look at the disk"
+            "warning", "log", f"{len(bad)} lines are no JSON, left out here", "look at the disk"
         )
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
-    drawn = shown.get("stats") or next(reversed(read_lines(folder / "samples.jsonl")[0]), None)
+    drawn = shown.get("stats") or next(reversed(read_rows(folder / "samples.jsonl")[0]), None)
     for found in look_at_validation(
-        read_lines(folder / "validation.jsonl")[0], shown.get("validation"), is_base
+        read_rows(folder / "validation.jsonl")[0], shown.get("validation"), is_base
     ):
         yield soften(found, step, train["steps"], EARLY if is_base else LATE)
     for found in look_at_pictures(drawn, shown.get("truth"), shown.get("before")):
@@ -413,13 +413,6 @@ def show(images: dict, truth: dict | None = None) -> dict:
 
 
 # ---------------------------------------------------------------- files
-
-
-def read_lines(path: Path) -> tuple[list[dict], int]:
-    "Rows of JSON lines, and how many lines are none; no file has no rows."
-    rows = read_rows(path)
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return rows, len(lines) - len(rows)
 
 
 def stage_config(folder: Path) -> dict:

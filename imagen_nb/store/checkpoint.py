@@ -34,44 +34,47 @@ import secrets
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from imagen_nb.store.files import CheckpointError, flush
-
-try:
-    import fcntl
-except ImportError:  # Windows, where `locked` keeps nobody out
-    fcntl = None
+from imagen_nb.store.files import CheckpointError, check_room, flush
+from imagen_nb.store.manifest import (
+    MANIFEST,
+    META,
+    NAME,
+    FormatError,
+    check_digests,
+    check_file,
+    check_sizes,
+    file_entry,
+    is_complete,
+    manifest_text,
+    read_json,
+    read_manifest,
+)
 
 __all__ = [
     "CheckpointError",
-    "save_directory",
-    "load_directory",
-    "load_meta",
-    "verify",
     "checkpoints",
-    "prune",
+    "load_directory",
     "load_into",
-    "locked",
-    "assets",
+    "load_meta",
+    "newest_checkpoint",
+    "prune",
+    "save_directory",
+    "sweep",
+    "verify",
 ]
 
-FORMAT = 1  # of the directory; raised when older readers could not read newer files
-MANIFEST, META, README = "manifest.json", "meta.json", "README.md"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+README = "README.md"
 STEP = re.compile(r"(?:step[-_])?(\d+)")
-SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
+SIBLING = re.compile(r"\.(.+)\.(new|old|gone)-([0-9a-f]{8}-(\d+)-[0-9a-f]{8})")
 STALE = 3600  # seconds without a write after which another machine's writer is dead
-LARGEST_JSON = 64 << 20  # bytes
-_writing = set()  # IDs of this process's unfinished saves
-
-
-class FormatError(CheckpointError):
-    "A complete checkpoint in a format that this version does not read."
+_writing: set[str] = set()  # IDs of this process's unfinished saves
 
 
 # ---------------------------------------------------------------- saving
@@ -90,9 +93,9 @@ def save_directory(
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     _check_replaceable(path)
-    _check_room(path.parent, groups, text)
-    ident = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
-    new, old = (path.parent / f".{path.name}.{kind}-{ident}" for kind in ("new", "old"))
+    check_room(path.parent, _size(groups) + len(text), "save_directory")
+    ident = _ident()
+    new, old = _sibling(path, "new", ident), _sibling(path, "old", ident)
     _writing.add(ident)
     try:
         _write(new, groups, text, readme)
@@ -184,17 +187,12 @@ def _check_replaceable(path: Path):
         )
 
 
-def _check_room(folder: Path, groups: dict, text: bytes):
-    "Fail before writing if the disk cannot hold the files."
-    need = len(text) + sum(
-        (1 << 16) + sum(t.numel() * t.element_size() + 256 for t in g.values())
-        for g in groups.values()
+def _size(groups: dict) -> int:
+    "Bytes that files of these tensors take at most."
+    return sum(
+        (1 << 16) + sum(t.numel() * t.element_size() + 256 for t in group.values())
+        for group in groups.values()
     )
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise OSError(
-            errno.ENOSPC, f"save_directory: {need} bytes needed, {free} free", str(folder)
-        )
 
 
 def _write(new: Path, groups: dict, text: bytes, readme: str | None):
@@ -203,21 +201,18 @@ def _write(new: Path, groups: dict, text: bytes, readme: str | None):
     from safetensors.torch import save_file
 
     new.mkdir()
-    files = {}
     for name, group in groups.items():
         try:
             save_file(group, new / name, metadata={"format": "pt"})
         except SafetensorError as e:
             raise OSError(errno.EIO, f"save_directory: {e}", str(new / name)) from e
-        files[name] = _entry(new / name)
     (new / META).write_bytes(text)
-    files[META] = _entry(new / META)
+    files = {name: file_entry(new / name) for name in (*groups, META)}
     if readme is not None:
         (new / README).write_text(readme, encoding="utf-8")
-        flush(new / README)
-    for name in files:
-        flush(new / name)
-    (new / MANIFEST).write_bytes(_manifest_text(files))
+    for file in new.iterdir():
+        flush(file)
+    (new / MANIFEST).write_bytes(manifest_text(files))
     flush(new / MANIFEST)
     flush(new)
 
@@ -239,94 +234,6 @@ def _publish(new: Path, path: Path, old: Path):
     flush(path.parent)
 
 
-# ---------------------------------------------------------------- the manifest
-
-
-def _entry(path: Path) -> dict:
-    "Size and digest of one file."
-    with open(path, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _canonical(value: dict) -> bytes:
-    "The one way this module writes a manifest."
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _manifest_text(files: dict) -> bytes:
-    "The manifest, with a digest of itself."
-    from imagen_nb import __version__
-
-    manifest = {"format": FORMAT, "library": __version__, "files": files}
-    digest = hashlib.sha256(_canonical(manifest)).hexdigest()
-    return _canonical({**manifest, "sha256": digest})
-
-
-def _json(data: bytes, path: Path, caller: str) -> dict:
-    "Parse the JSON object in `data`, read from `path`."
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{caller}: {path} is damaged, got {e}, expected JSON") from e
-    if not isinstance(value, dict):
-        kind = type(value).__name__
-        raise CheckpointError(f"{caller}: {path}, got a {kind}, expected an object")
-    return value
-
-
-def _read_small(path: Path, caller: str) -> bytes:
-    "The bytes of a JSON file, which cannot be huge."
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_JSON:
-            raise CheckpointError(
-                f"{caller}: {path}, got {size} bytes, expected at most {LARGEST_JSON}"
-            )
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise CheckpointError(
-            f"{caller}: no complete checkpoint at {path.parent}, got no {path.name}, expected one"
-        ) from e
-
-
-def _read_manifest(folder: Path, caller: str) -> dict:
-    "The checked manifest of the checkpoint in `folder`."
-    path = folder / MANIFEST
-    data = _read_small(path, caller)
-    manifest = _json(data, path, caller)
-    stated = manifest.pop("sha256", None)
-    actual = hashlib.sha256(_canonical(manifest)).hexdigest()
-    if stated != actual or data != _canonical({**manifest, "sha256": stated}):
-        raise CheckpointError(
-            f"{caller}: {path} is damaged, got sha256 {actual}, expected {stated}"
-        )
-    if manifest.get("format") != FORMAT:
-        raise FormatError(
-            f"{caller}: {path}, got format {manifest.get('format')} of imagen_nb "
-            f"{manifest.get('library')}, expected format {FORMAT}"
-        )
-    return _checked_files(manifest.get("files"), path, caller)
-
-
-def _checked_files(files, path: Path, caller: str) -> dict:
-    "The manifest's list of files, if it names nothing outside its directory."
-    if not isinstance(files, dict) or META not in files:
-        raise CheckpointError(f"{caller}: {path} lists no {META}, expected one")
-    for name, entry in files.items():
-        if not NAME.fullmatch(name) or not (name == META or name.endswith(".safetensors")):
-            raise CheckpointError(
-                f"{caller}: {path} lists the file {name!r}, expected {META} and "
-                "plain names that end in .safetensors"
-            )
-        sound = isinstance(entry, dict) and set(entry) == {"bytes", "sha256"}
-        if not sound or type(entry["bytes"]) is not int:
-            raise CheckpointError(
-                f"{caller}: {path}, entry {name!r}, got {entry}, expected bytes and sha256"
-            )
-    return files
-
-
 # ---------------------------------------------------------------- loading
 
 
@@ -339,14 +246,13 @@ def load_directory(
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        meta = _checked_meta(folder, files, "load_directory")
-        tensors = {}
+        meta, tensors = _meta(folder, files), {}
         for name in sorted(files.keys() - {META}):
-            _check(folder / name, files[name], "load_directory")
+            check_file(folder / name, files[name])
             try:
                 tensors[name.removesuffix(".safetensors")] = load_file(folder / name)
             except SafetensorError as e:
-                raise CheckpointError(f"load_directory: {folder / name}: {e}") from e
+                raise CheckpointError(f"{folder / name}: {e}") from e
         return tensors, meta
 
     return _settled(path, read, "load_directory")
@@ -356,11 +262,7 @@ def load_meta(
     path,  # a directory written by `save_directory`
 ) -> dict:
     "The `meta` of a checkpoint, without reading its tensors."
-
-    def read(folder, files):
-        return _checked_meta(folder, files, "load_meta")
-
-    return _settled(path, read, "load_meta")
+    return _settled(path, _meta, "load_meta")
 
 
 def verify(
@@ -368,72 +270,31 @@ def verify(
     digests: bool = True,  # read every byte; False: look at sizes only
 ):
     "Raise `CheckpointError` unless every file has its stated size and digest."
-    check = _check if digests else _check_size
 
-    def read(folder, files):
-        for name, entry in files.items():
-            check(folder / name, entry, "verify")
-
-    _settled(path, read, "verify")
+    _settled(path, check_digests if digests else check_sizes, "verify")
 
 
-def _settled(path, read, caller: str):
-    "`read(folder, files)`, again if the checkpoint was replaced meanwhile."
-    for attempt in range(3):
+def _settled(path, read: Callable, caller: str):
+    "`read(folder, files)`, again if the checkpoint was replaced meanwhile; errors name the caller."
+    try:
+        for _ in range(2):
+            folder = _resolve(path)
+            files = read_manifest(folder)
+            try:
+                return read(folder, files)
+            except CheckpointError:
+                if read_manifest(_resolve(path)) == files:
+                    raise
         folder = _resolve(path)
-        files = _read_manifest(folder, caller)
-        try:
-            return read(folder, files)
-        except CheckpointError:
-            if attempt == 2 or _read_manifest(_resolve(path), caller) == files:
-                raise
+        return read(folder, read_manifest(folder))
+    except CheckpointError as e:
+        raise type(e)(f"{caller}: {e}") from e
 
 
-def _checked_meta(folder: Path, files: dict, caller: str) -> dict:
-    "The contents of a checked meta.json."
-    _check(folder / META, files[META], caller)
-    return _json(_read_small(folder / META, caller), folder / META, caller)
-
-
-def _check_size(path: Path, entry: dict, caller: str):
-    "Is the file there, with the stated number of bytes?"
-    try:
-        size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise CheckpointError(
-            f"{caller}: {path} is missing, expected {entry['bytes']} bytes"
-        ) from e
-    if size != entry["bytes"]:
-        raise CheckpointError(
-            f"{caller}: {path} is cut or overgrown, got {size} bytes, expected {entry['bytes']}"
-        )
-
-
-def _check(path: Path, entry: dict, caller: str):
-    "Does the file have the stated size and digest?"
-    _check_size(path, entry, caller)
-    actual = _entry(path)["sha256"]
-    if actual != entry["sha256"]:
-        raise CheckpointError(
-            f"{caller}: {path} is damaged, got sha256 {actual}, expected {entry['sha256']}"
-        )
-
-
-def _check_complete(folder: Path, caller: str):
-    "Has `folder` a sound manifest, and all files in their stated sizes?"
-    for name, entry in _read_manifest(folder, caller).items():
-        _check_size(folder / name, entry, caller)
-
-
-def _is_complete(folder: Path) -> bool:
-    "Like `_check_complete`, as a question."
-    try:
-        _check_complete(folder, "checkpoint")
-    except FormatError:
-        return True
-    except CheckpointError:
-        return False
-    return True
+def _meta(folder: Path, files: dict) -> dict:
+    "The contents of meta.json, checked."
+    check_file(folder / META, files[META])
+    return read_json(folder / META)[0]
 
 
 def load_into(
@@ -455,7 +316,7 @@ def load_into(
     if differ:
         more = [f"and {len(differ) - 5} more"] if len(differ) > 5 else []
         raise CheckpointError(
-            f"{what}: weights of another network\n  " + "\n  ".join(differ[:5] + more)
+            "\n  ".join([f"{what}: weights of another network", *differ[:5], *more])
         )
     module.load_state_dict(tensors)
 
@@ -470,17 +331,16 @@ def checkpoints(
     path = Path(path)
     if not path.is_dir():
         return []
-    names = set()
-    for p in path.iterdir():
-        hidden = SIBLING.fullmatch(p.name)
-        names.add(hidden[1] if hidden and hidden[2] != "gone" else p.name)
+    names = {p.name for p in path.iterdir()}
+    hidden = [SIBLING.fullmatch(name) for name in names]
+    names |= {m[1] for m in hidden if m and m[2] != "gone"}
     found = []
     for name in names:
         step = STEP.fullmatch(name)
         if not step or (path / name).is_file():
             continue
         try:
-            _check_complete(_resolve(path / name), "checkpoints")
+            _settled(path / name, check_sizes, "checkpoints")
         except FormatError:
             raise
         except CheckpointError as e:
@@ -489,6 +349,18 @@ def checkpoints(
             continue
         found.append((int(step[1]), name))
     return [path / name for _, name in sorted(found, reverse=True)]
+
+
+def newest_checkpoint(
+    path,  # folder of step directories
+) -> tuple[dict, dict] | None:  # tensors and meta; None: there is none
+    "The newest sound checkpoint; one that is damaged is named and passed over."
+    for folder in checkpoints(path):
+        try:
+            return load_directory(folder)
+        except CheckpointError as e:
+            warnings.warn(f"Trainer: {e}; going back to the checkpoint before")
+    return None
 
 
 def prune(
@@ -503,10 +375,8 @@ def prune(
         return []
     verify(found[0])
     for p in found[keep:]:
-        folder = _resolve(p)
-        ident = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
-        gone = p.parent / f".{p.name}.gone-{ident}"
-        os.rename(folder, gone)  # at once, so that no half-deleted directory is seen
+        gone = _sibling(p, "gone", _ident())
+        os.rename(_resolve(p), gone)  # at once, so that no half-deleted directory is seen
         shutil.rmtree(gone, ignore_errors=True)
     return found[keep:]
 
@@ -514,38 +384,9 @@ def prune(
 # ---------------------------------------------------------------- dead writers
 
 
-def _resolve(path) -> Path:
-    "`path`, or its complete sibling if its writer died between two renames."
-    path = Path(os.path.realpath(path))
-    if path.exists():
-        return path
-    return next((p for p in _siblings(path) if _is_complete(p)), path)
-
-
-def _siblings(path: Path) -> list[Path]:
-    "What writers of `path` left beside it, the newest state first."
-    with suppress(FileNotFoundError, NotADirectoryError):
-        found = [(SIBLING.fullmatch(p.name), p) for p in path.parent.iterdir()]
-        ours = [(m[2], p) for m, p in found if m and m[1] == path.name]
-        return [p for kind in ("new", "old") for k, p in sorted(ours) if k == kind]
-    return []
-
-
-def sweep(
-    folder,  # in which checkpoints are saved
-):
-    "Finish or remove what writers that died left in `folder`."
-    folder = Path(folder)
-    left = [(SIBLING.fullmatch(p.name), p) for p in folder.iterdir()]
-    left = [(m, p) for m, p in left if m and _is_dead(m, p)]
-    for kind in ("new", "old"):
-        for m, p in left:
-            path = folder / m[1]
-            if m[2] == kind and not path.exists() and _is_complete(p):
-                with suppress(OSError):
-                    os.rename(p, path)
-    for _, p in left:
-        shutil.rmtree(p, ignore_errors=True)
+def _ident() -> str:
+    "Names this host, this process, and one save."
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _host() -> str:
@@ -553,36 +394,58 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
+def _sibling(path: Path, kind: str, ident: str) -> Path:
+    "The hidden directory beside `path` that one save uses."
+    return path.parent / f".{path.name}.{kind}-{ident}"
+
+
+def _resolve(path) -> Path:
+    "`path`, or its complete sibling if its writer died between two renames."
+    path = Path(os.path.realpath(path))
+    if path.exists():
+        return path
+    ours = [p for m, p in _siblings(path.parent) if m[1] == path.name and m[2] != "gone"]
+    return next((p for p in ours if is_complete(p)), path)
+
+
+def _siblings(folder: Path) -> list[tuple[re.Match, Path]]:
+    "What writers left in `folder`, new states before old ones."
+    try:
+        found = [(SIBLING.fullmatch(p.name), p) for p in sorted(folder.iterdir())]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(((m, p) for m, p in found if m), key=lambda o: o[0][2])
+
+
+def sweep(
+    folder,  # in which checkpoints are saved
+):
+    "Finish or remove what writers that died left in `folder`."
+    left = [(m, p) for m, p in _siblings(Path(folder)) if _is_dead(m, p)]
+    for m, p in left:
+        path = p.with_name(m[1])
+        if m[2] != "gone" and not path.exists() and is_complete(p):
+            with suppress(OSError):
+                os.rename(p, path)
+    for _, p in left:
+        shutil.rmtree(p, ignore_errors=True)
+
+
 def _is_dead(match: re.Match, folder: Path) -> bool:
     "Has the writer of this sibling ended?"
-    host, pid, token = match[3], int(match[4]), match[5]
+    ident, host, pid = match[3], match[3][:8], int(match[4])
     try:
         stats = [p.lstat() for p in (folder, *folder.iterdir())]
         newest = max(max(s.st_mtime, s.st_ctime) for s in stats)
     except OSError:  # it is being removed this moment
         return False
-    if host != _host():
-        return time.time() - newest > STALE
-    if pid == os.getpid():
-        return f"{host}-{pid}-{token}" not in _writing
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return time.time() - newest > STALE  # or another process has its number
-
-
-# ---------------------------------------------------------------- what ships
-
-
-def newest_checkpoint(
-    out: Path,  # directory of a run
-) -> tuple[dict, dict] | None:  # tensors and meta; None: there is none
-    "The newest sound checkpoint; one that is damaged is named and passed over."
-    for path in checkpoints(out):
+    if host == _host():
+        if pid == os.getpid():
+            return ident not in _writing
         try:
-            return load_directory(path)
-        except CheckpointError as e:
-            warnings.warn(f"Trainer: {e}; going back to the checkpoint before")
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+    return time.time() - newest > STALE  # another machine's, or another process has its number

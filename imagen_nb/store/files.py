@@ -1,24 +1,39 @@
-"""Files that are whole or as before, locks, JSON lines, and where things lie."""
+"""Files that are whole or as before, locks, JSON lines, room on the disk, and where things lie."""
 
+import errno
 import json
 import os
 import platform
 import secrets
+import shutil
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows, where `locked` keeps nobody out
-    fcntl = None
+__all__ = [
+    "CheckpointError",
+    "append",
+    "assets",
+    "cache_folder",
+    "check_room",
+    "flush",
+    "locked",
+    "read_rows",
+    "replace_text",
+    "replaced",
+    "save_png",
+]
 
 
 class CheckpointError(ValueError):
     "What is stored is missing, cut, altered, of another format, or in use."
 
 
-def flush(path: Path):
+def flush(
+    path: Path,  # file, or directory
+):
     "Force a file's bytes, or a directory's names, to the disk."
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -30,25 +45,38 @@ def flush(path: Path):
         os.close(handle)
 
 
+def check_room(
+    folder: Path,  # where files will be
+    size: int,  # bytes they will take
+    what: str,  # needs them; the error begins with it
+):
+    "Fail before the work if the disk cannot hold its result."
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise OSError(errno.ENOSPC, f"{what}: {size} bytes needed, {free} free", str(folder))
+
+
 @contextmanager
 def locked(
-    folder,  # of a run; made if it is not there
-):
-    "Keep other processes out of `folder` during a block; the system lets go when this one dies."
-    path = Path(folder) / ".lock"
+    folder: str | Path,  # made if it is not there
+    name: str = ".lock",  # of the file in it that is locked
+    wait: bool = False,  # until the other process lets go; False: an error names that process
+) -> Iterator[None]:
+    "Keep other processes out during a block; the system lets go when this one dies."
+    path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise CheckpointError(
                 f"{folder} is in use by {owner}; wait, stop it, or use another directory"
             ) from None
-        except OSError as e:
-            warnings.warn(f"{folder} cannot be locked ({e}): see that one run uses it")
+        except (ImportError, OSError) as e:  # Windows; a file system without locks
+            warnings.warn(f"{folder} cannot be locked ({e}): see that one process uses it")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -72,16 +100,16 @@ def cache_folder() -> Path:
     return Path(place) if place else Path(base) / "imagen_nb"
 
 
-def replace_text(
+@contextmanager
+def replaced(
     path: str | Path,  # file to make or to replace
-    text: str,  # all of its contents
-):
-    "Write a text file: all of it, or nothing changes."
+) -> Iterator[IO[bytes]]:  # a new file, which takes its place when the block ends well
+    "Write a file: all of it, or nothing changes."
     path = Path(path)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with new.open("x", encoding="utf-8") as f:
-            f.write(text)
+        with new.open("xb") as f:
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(new, path)
@@ -90,16 +118,30 @@ def replace_text(
         raise
 
 
+def replace_text(
+    path: str | Path,  # file to make or to replace
+    text: str,  # all of its contents
+):
+    "Write a text file: all of it, or nothing changes."
+    with replaced(path) as f:
+        f.write(text.encode())
+
+
 def read_rows(
     path: str | Path,  # file of JSON lines
-) -> list[dict]:  # those with a step; a line that was cut is left out
-    "Rows of a log; none if there is no file."
-    rows = []
+) -> tuple[list[dict], list[int]]:  # rows with a step; numbers of the lines that are none
+    "A log as far as it can be read: a kill may cut its last line; no file has no rows."
+    rows: list[dict] = []
+    bad: list[int] = []
     with suppress(FileNotFoundError):
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        for i, line in enumerate(Path(path).read_bytes().splitlines(), 1):
             with suppress(ValueError):
-                rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and "step" in row]
+                row = json.loads(line.decode(errors="replace"))
+                if isinstance(row, dict) and "step" in row:
+                    rows.append(row)
+                    continue
+            bad.append(i)
+    return rows, bad
 
 
 def append(

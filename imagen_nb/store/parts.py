@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_nb.store.checkpoint import CheckpointError, load_meta, save_directory, sweep, verify
+from imagen_nb.store.checkpoint import load_meta, save_directory, sweep, verify
+from imagen_nb.store.files import CheckpointError
 
 __all__ = [
     "Index",
@@ -34,7 +35,7 @@ __all__ = [
     "open_index",
     "write_index",
     "damaged_parts",
-    "drop_parts",
+    "mend",
 ]
 
 PART = re.compile(r"part-[0-9a-f]{16}")
@@ -165,13 +166,16 @@ def damaged_parts(
     return found
 
 
-def drop_parts(
-    folder: Path,  # of the cache
-    names,  # of parts, or of an index
-):
-    "Remove parts, so that the next build encodes their captions again; an index is computed again."
-    for name in names:
+def mend(
+    folder: Path,  # of the cache, or where it will be
+    digests: bool = True,  # read every byte; False: sizes only
+) -> list[str]:  # what was wrong with each part removed
+    "Remove what dead writers left and what is damaged; the next build encodes those captions again."
+    sweep(folder)
+    damaged = damaged_parts(folder, digests)
+    for name in damaged:
         shutil.rmtree(folder / name)
+    return list(damaged.values())
 
 
 # ---------------------------------------------------------------- the index
@@ -187,13 +191,10 @@ def merge_parts(folder: Path, parts: list) -> Index:
     if not parts:
         empty = np.zeros(0, np.int64)
         return Index({}, [], np.zeros(0, "S16"), empty, empty, empty)
-    columns, meta = [], None
+    columns, meta = [], load_meta(folder / parts[0])
     for k, name in enumerate(parts):
         verify(folder / name, digests=False)
-        found = load_meta(folder / name)
-        if meta is None:
-            meta = found
-        if found != meta:
+        if (found := load_meta(folder / name)) != meta:
             raise ValueError(
                 f"EmbeddingCache: parts of {folder} were made differently, got {found} in {name},"
                 f" expected {meta} as in {parts[0]}; remove the wrong ones"
@@ -273,11 +274,3 @@ def write_index(
     for old in folder.glob("index-*"):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def tidy(
-    folder: Path,  # of the cache
-):
-    "Finish or remove what writers that died left."
-    if folder.is_dir():
-        sweep(folder)

@@ -2,9 +2,22 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
+
+__all__ = [
+    "FAMILIES",
+    "check_captions",
+    "check_options",
+    "check_revision",
+    "digest_tensors",
+    "find_folder",
+    "identify",
+    "load_statistics",
+    "load_text_model",
+]
 
 FAMILIES = {
     "t5": "T5EncoderModel",
@@ -14,6 +27,45 @@ FAMILIES = {
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
 }
+
+
+def check_captions(
+    function: str,  # named in the error
+    captions,  # what was given
+):
+    "Raise unless `captions` is a list or tuple of at least one str."
+    if not isinstance(captions, (list, tuple)) or not captions:
+        raise ValueError(
+            f"{function}: captions, got {repr(captions)[:60]}, expected a list of at least one str"
+        )
+    wrong = [caption for caption in captions if not isinstance(caption, str)]
+    if wrong:
+        raise ValueError(
+            f"{function}: captions, got {len(wrong)} that are no str, first"
+            f" {repr(wrong[0])[:60]}, expected a list of str"
+        )
+    halves = [caption for caption in captions if re.search("[\ud800-\udfff]", caption)]
+    if halves:
+        raise ValueError(
+            f"{function}: captions, got {len(halves)} with half a character, first"
+            f" {ascii(halves[0])[:60]}, expected text that UTF-8 can hold"
+        )
+
+
+def check_options(
+    max_length: int,  # tokens kept of a caption
+    dtype: torch.dtype | None = None,  # None is not checked
+):
+    "Raise unless an encoder can be made so."
+    if not isinstance(max_length, int) or max_length < 1:
+        raise ValueError(
+            f"TextEncoder: max_length, got {max_length!r}, expected a whole number of at least 1"
+        )
+    if dtype not in (None, torch.bfloat16, torch.float32):
+        raise ValueError(
+            f"TextEncoder: dtype, got {dtype}, expected torch.bfloat16 or"
+            " torch.float32; float16 overflows in T5"
+        )
 
 
 def load_text_model(
@@ -63,6 +115,24 @@ def load_text_model(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def identify(
+    name: str,  # for people to read
+    model,  # text model of `transformers`
+    tokenizer,  # its tokenizer
+    max_length: int,  # tokens kept of a caption
+    statistics: dict,  # "mean", "std" (d,) to standardise by, or empty
+) -> dict:  # "encoder", "revision", "tokenizer", "max_length", "dtype"
+    "All that decides the numbers: the same from any folder and any file format."
+    weights = sorted({**dict(model.named_parameters()), **statistics}.items())
+    return {
+        "encoder": name,
+        "revision": digest_tensors(weights),
+        "tokenizer": digest_tokenizer(tokenizer),
+        "max_length": max_length,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
 def digest_tensors(
     pairs,  # of name and Tensor, in order of their names
 ) -> str:  # 16 hexadecimal digits
@@ -93,17 +163,18 @@ def digest_tokenizer(
 
 
 def find_folder(
-    name: str,  # name on the hub, or a folder
-) -> Path | None:  # the folder, None for a name on the hub
+    name: str | Path,  # name on the hub, or a folder
+) -> tuple[Path | None, str]:  # the folder, None for a name on the hub; what to call it
     "Tell folders from names; a folder that does not exist is an error."
     folder, name = Path(name).expanduser(), str(name)
     if folder.is_dir():
-        return folder
+        return folder, folder.resolve().name
     if folder.is_absolute() or name[:1] in ".~" or name.count("/") > 1 or name[-1:] == "/":
         raise ValueError(
             f"TextEncoder.from_pretrained: no such folder, got {name!r},"
             " expected a folder or a name on the hub"
         )
+    return None, name
 
 
 def load_statistics(
