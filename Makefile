@@ -24,16 +24,16 @@ toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python tools/check_export.py
-	$(BIN)/python tools/run_nbs.py --check -j $(JOBS)
+	$(BIN)/python tools/checks/check_export.py
+	$(BIN)/python tools/checks/run_nbs.py --check -j $(JOBS)
 	$(BIN)/python -m pytest -q tests
 
 soak: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m soak
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python tools/build_docs.py
-	$(BIN)/python tools/check_site.py docs/_build/html
+	$(BIN)/python tools/site/build_docs.py
+	$(BIN)/python tools/site/check_site.py docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 $(VENV)/.created: constraints.txt

@@ -1,4 +1,4 @@
-"Configuration of the site; tools/build_docs.py writes the pages and runs Sphinx."
+"Configuration of the site; tools/site/build_docs.py writes the pages and runs Sphinx."
 import configparser
 import socket
 import subprocess

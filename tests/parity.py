@@ -1,6 +1,6 @@
 """Our samplers beside diffusers' schedulers: one network, one start, one source of noise, two programs.
 
-What has to be matched is listed in `CONVENTIONS`; `UNMATCHED` are some of it, for `tools/prove_samplers.py` to say what each is worth.
+What has to be matched is listed in `CONVENTIONS`; `UNMATCHED` are some of it, for `tools/measure/prove_samplers.py` to say what each is worth.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Build the site: nbs/ -> docs/_build/src (MyST notebooks) -> docs/_build/html.
 
-    python tools/build_docs.py
+    python tools/site/build_docs.py
 
 Stored outputs are shown as they are: nothing is executed, nothing is imported, and no
 network is needed. A warning of Sphinx fails the build.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from api_docs import entry, escape, is_generated, read_docstring, read_symbols
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "docs" / "_build"
 # Caption in the sidebar -> number of its first notebook.
 GROUPS = {

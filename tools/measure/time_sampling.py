@@ -1,4 +1,4 @@
-"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`: `python tools/time_sampling.py`.
+"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`: `python tools/measure/time_sampling.py`.
 
 The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
 """
@@ -18,7 +18,7 @@ import torch
 
 from imagen_nb.cascade import Imagen
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = [
     "a small red circle to the left of a big blue square on a white background",
     "four striped purple stars against black",

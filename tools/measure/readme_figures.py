@@ -1,10 +1,10 @@
-"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks: `python tools/readme_figures.py`."""
+"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks: `python tools/measure/readme_figures.py`."""
 
 import json
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "data" / "runs"
 WORDS = {  # the few words of the tables, per language
     "README.md": dict(
@@ -98,12 +98,12 @@ def cost() -> dict:
 
 
 def inputs() -> str:
-    "What becomes of odd files: the table of `tools/bad_input_table.py`, in English."
+    "What becomes of odd files: the table of `tools/measure/bad_input_table.py`, in English."
     import subprocess
     import sys
 
     return subprocess.run(
-        [sys.executable, ROOT / "tools" / "bad_input_table.py"],
+        [sys.executable, Path(__file__).with_name("bad_input_table.py")],
         check=True,
         capture_output=True,
         text=True,

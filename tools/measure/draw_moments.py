@@ -1,4 +1,4 @@
-"""What a stage drew at several moments of its training: `python tools/draw_moments.py RUN FIGURE`.
+"""What a stage drew at several moments of its training: `python tools/measure/draw_moments.py RUN FIGURE`.
 
 RUN is a run on drawn scenes; the moments are the training checkpoints `step_*` still in it (train with `--set training.0.keep=100`).
 The base draws captions; the others enlarge the true low-resolution pictures of the same scenes.

@@ -1,4 +1,4 @@
-"""What is normal for `toy`: `python tools/reference_card.py OUT/seed* ` writes `data/runs/toy-reference.json` and `-moments.jpg`.
+"""What is normal for `toy`: `python tools/measure/reference_card.py OUT/seed* ` writes `data/runs/toy-reference.json` and `-moments.jpg`.
 
 OUT is what `tools/reference_runs.py` made. Losses come from the logs; validation, text gain and samples from the averaged weights at five moments.
 Measuring a moment takes seconds; what is measured is kept in --work, so that the command can be stopped and goes on.
@@ -26,7 +26,7 @@ from imagen_nb.runs.run import load_recipe, make_encoder
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VALIDATED, DRAWN = 256, 48  # pictures for each moment, of valid and of test
 
 
@@ -171,7 +171,7 @@ def make_card(runs: list, found: list) -> dict:
     ]
     return dict(
         what="toy: what is normal",
-        command="python tools/reference_runs.py OUT && python tools/reference_card.py OUT/seed*",
+        command="python tools/reference_runs.py OUT && python tools/measure/reference_card.py OUT/seed*",
         commit=commit,
         device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}; one for each run, beside other work",
         torch=torch.__version__,

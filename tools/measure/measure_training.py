@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and what watching a run costs: `python tools/measure_training.py --out data/runs/training-cost.json`.
+"""Where the time of a training step goes, and what watching a run costs: `python tools/measure/measure_training.py --out data/runs/training-cost.json`.
 
 One process trains the first steps of each stage of a recipe; a save, a validation and a grid of samples are timed by themselves.
 """
@@ -122,7 +122,7 @@ def main():
     card = dict(
         what="shares of the time of a training run, one process, one thread"
         + f"; {args.note}" * bool(args.note),
-        command=f"python tools/measure_training.py --recipe {args.recipe}",
+        command=f"python tools/measure/measure_training.py --recipe {args.recipe}",
         device=f"{torch.backends.cpu.get_cpu_capability()}, 1 thread",
         torch=torch.__version__,
         python=platform.python_version(),

@@ -1,4 +1,4 @@
-"""Make a folder of captioned pictures that ShapesWorld did not draw: `python tools/make_symbols.py FOLDER`.
+"""Make a folder of captioned pictures that ShapesWorld did not draw: `python tools/make/make_symbols.py FOLDER`.
 
 Symbols of the font DejaVu Sans (it comes with matplotlib), printed in ink on grainy paper, with their Unicode names.
 """

@@ -1,4 +1,4 @@
-"""Proofs of the samplers, into run cards `data/runs/proof-*.json`: `python tools/prove_samplers.py [parity] [matrix] [order] [bf16]`.
+"""Proofs of the samplers, into run cards `data/runs/proof-*.json`: `python tools/measure/prove_samplers.py [parity] [matrix] [order] [bf16]`.
 
 Without names, all four (about 15 minutes on 2 cores). The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
 """
@@ -14,7 +14,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import laboratory as lab
@@ -41,7 +41,7 @@ def write(name, since, **card):
     "One card, small and rounded."
     card = dict(
         what=card.pop("what"),
-        command=f"python tools/prove_samplers.py {name}",
+        command=f"python tools/measure/prove_samplers.py {name}",
         device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
         threads=torch.get_num_threads(),
         torch=torch.__version__,

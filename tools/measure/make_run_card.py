@@ -1,4 +1,4 @@
-"""Write `data/runs/NAME.json` and its sample grid from finished runs of one recipe: `python tools/make_run_card.py NAME RUN [RUN ...]`."""
+"""Write `data/runs/NAME.json` and its sample grid from finished runs of one recipe: `python tools/measure/make_run_card.py NAME RUN [RUN ...]`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage_card(folder: Path) -> dict:
@@ -31,7 +31,7 @@ def stage_card(folder: Path) -> dict:
 
 
 def newest(folder: Path) -> Path:
-    "Where a run's last pictures are: `tools/train_crowded.py` goes on in a folder of its own."
+    "Where a run's last pictures are: `tools/make/train_crowded.py` goes on in a folder of its own."
     return folder / "crowded" if (folder / "crowded").exists() else folder
 
 
