@@ -1,17 +1,14 @@
 "The site's checker finds what is planted, and its converter shows what a notebook holds."
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools" / "site"))
 
 import api_docs
 import build_docs
 import check_site
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 INDEX = """<html><head><link rel="stylesheet" href="_static/a.css"></head><body>
 <h1 id="top">Title</h1><a href="other.html#here">other</a><a href="https://example.org/x">away</a>
@@ -165,6 +162,11 @@ def checkout(tmp_path):
     (tmp_path / "LICENSE").write_text("free")
     (tmp_path / "lib" / "small.py").write_text(MODULE)
     (tmp_path / "lib" / "tools.py").write_text('"Plain things."\ndef saw(): "Cut."\n')
+    (tmp_path / "lib" / "shed").mkdir()
+    (tmp_path / "lib" / "shed" / "__init__.py").write_text('"Things nobody needs to see."\n')
+    (tmp_path / "lib" / "shed" / "rake.py").write_text(
+        '"Leaves, gathered.\\n\\nAll of them."\ndef gather(): "As `Pair.total` counts."\n'
+    )
     (tmp_path / "nbs" / "index.ipynb").write_text(notebook([("markdown", "# Home\n\n> Here.")]))
     (tmp_path / "nbs" / "03_small.ipynb").write_text(notebook(LESSON))
     (tmp_path / "nbs" / "experiments" / "01_try.ipynb").write_text(
@@ -186,7 +188,7 @@ def converted(root, out):
 
 def test_a_notebook_becomes_a_page(checkout, tmp_path):
     pages = converted(checkout, tmp_path / "out")
-    assert set(pages) == {"index", "small", "tools", "experiments/try"}
+    assert set(pages) == {"index", "small", "tools", "shed", "shed/rake", "experiments/try"}
     text = "\n".join(c["source"] for c in pages["small"])
     assert "[`half`](#small.half), not `other`" in text
     assert (
@@ -216,8 +218,19 @@ def test_folders_and_sidebar(checkout, tmp_path):
     assert build_docs.groups(site) == {
         "Diffusion": ["03 Small <small>"],
         "Experiments": ["experiments/try"],
-        "Plain modules": ["tools <tools>"],
+        "The doors": ["tools <tools>"],
+        "Plain modules": ["shed <shed>"],
     }
+
+
+def test_a_folder_of_modules_has_a_page_and_so_has_each_module(checkout, tmp_path):
+    pages = converted(checkout, tmp_path / "out")
+    shed = "\n".join(c["source"] for c in pages["shed"])
+    assert shed.startswith("# `lib.shed`\n") and "Things nobody needs to see." in shed
+    assert "- [`rake`](shed/rake.ipynb): Leaves, gathered.\n" in shed and "rake <shed/rake>" in shed
+    rake = "\n".join(c["source"] for c in pages["shed/rake"])
+    assert rake.startswith("# `lib.shed.rake`\n") and "(shed.rake.gather)=\n## `gather`" in rake
+    assert "[`Pair.total`](#small.pair.total)" in rake
 
 
 def test_converting_twice_gives_the_same_bytes(checkout, tmp_path):
