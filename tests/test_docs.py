@@ -1,6 +1,7 @@
 "The site's checker finds what is planted, and its converter shows what a notebook holds."
 
 import json
+import re
 from pathlib import Path
 
 import api_docs
@@ -283,3 +284,48 @@ def test_every_exported_symbol_has_an_entry():
         text = "\n".join(c["source"] for c in build_docs.convert(n, site)["cells"])
         for symbol in site.symbols.get(n.page, []):
             assert text.count(f"({symbol.label})=\n") == 1, f"{n.file}: entries of {symbol.name}"
+
+
+# ---------------------------------------------------------------- names in prose
+
+
+def pages_of_prose():
+    "Name -> text of everything that tells people what to run: documents, notebooks, code."
+    documents = [*ROOT.glob("*.md"), ROOT / "Makefile"]
+    code = [
+        p
+        for folder in ("imagen_nb", "tests", "tools", "bench")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    for path in documents + code:
+        yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+    for notebook in build_docs.Site(ROOT).notebooks:
+        cells = (c["source"] for c in notebook.cells if c["cell_type"] == "markdown")
+        yield notebook.path.relative_to(ROOT), "\n".join(cells)
+
+
+def test_scripts_exist_where_they_are_named_and_are_named_where_they_are_needed():
+    named, missing = set(), []
+    for page, text in pages_of_prose():
+        for name in re.findall(r"\btools/[\w/]+\.py\b", text):
+            named |= {name} - {page.as_posix()}
+            missing += [f"{page}: {name}"] * (not (ROOT / name).exists())
+    assert not missing
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    scripts = {
+        p for p in (ROOT / "tools").rglob("*.py") if p.name != "api_docs.py"
+    }  # of build_docs
+    assert all(p.relative_to(ROOT).as_posix() in named or p.name in told for p in scripts)
+
+
+def test_modules_and_pages_exist_where_they_are_named():
+    missing = []
+    for page, text in pages_of_prose():
+        if page.suffix not in (".md", ".ipynb") or page.name == "CHANGELOG.md":
+            continue
+        for name in re.findall(r"`imagen_nb\.([a-z_.]+?)(?:\.[A-Z]\w*)?`", text):
+            path = ROOT / "imagen_nb" / name.replace(".", "/")
+            is_there = path.is_dir() or path.with_suffix(".py").exists()
+            is_inside = path.parent.with_suffix(".py").exists()  # a function of a module
+            missing += [f"{page}: imagen_nb.{name}"] * (not (is_there or is_inside))
+    assert not missing
