@@ -16,9 +16,9 @@ SLACK = 1.3
 
 def main(arguments: list[str]) -> int:
     "The command's exit status, or 1 if it took too long."
-    name, budget, separator, *command = arguments
-    if separator != "--" or not command:
+    if len(arguments) < 4 or arguments[2] != "--":
         sys.exit(f"timed: got {arguments}, expected NAME SECONDS -- COMMAND")
+    name, budget, _, *command = arguments
     since = time.perf_counter()
     status = subprocess.run(command).returncode
     seconds, limit = time.perf_counter() - since, SLACK * float(budget)
