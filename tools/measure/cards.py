@@ -17,9 +17,9 @@ def read_card(name: str) -> dict:
     return json.loads((RUNS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def device_name() -> str:
-    "This machine in words."
-    if torch.cuda.is_available():
+def device_name(device: str = "cpu") -> str:
+    "Where it was measured, in words."
+    if device == "cuda":
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
 
@@ -34,7 +34,7 @@ def write_card(
     path: Path,  # where to: usually `RUNS / "NAME.json"`
     what: str,  # what was measured, and in which unit
     command: str,  # what measures it again
-    **found,  # the figures and their settings; `device` in other words, if the caller has them
+    **found,  # the figures and their settings; `device`, if it was not the CPU
 ) -> dict:  # the card as it was written
     "Write a run card: one line for each of its parts, so that a change is seen in its part."
     card = dict(

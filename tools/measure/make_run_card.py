@@ -7,7 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from cards import RUNS, write_card
+import torch
+from cards import RUNS, device_name, write_card
 from PIL import Image
 
 
@@ -64,9 +65,9 @@ def main():
     drawn = (
         dict(captions="test[0:200], seeds 0-199, one picture each") if seeds[0]["scores"] else {}
     )
-    write_card(
-        RUNS / f"{args.name}.json", args.name, args.command, note=args.note, seeds=seeds, **drawn
-    )
+    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
+    found = dict(device=device, note=args.note, seeds=seeds, **drawn)
+    write_card(RUNS / f"{args.name}.json", args.name, args.command, **found)
     grid = Image.open(newest(args.runs[-1]) / "samples.png").convert("RGB")
     grid.save(RUNS / f"{args.name}-samples.jpg", quality=80, subsampling=0)
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 
 import torch
-from cards import RUNS, write_card
+from cards import RUNS, device_name, write_card
 
 from imagen_nb.cascade import Imagen
 
@@ -60,6 +60,7 @@ def main():
         RUNS / "sampling.json",
         "imagen-nb sample, 32 -> 128 -> 512 px",
         "python tools/measure/time_sampling.py",
+        device=device_name(device),
         parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
         command_seconds=summary(whole, 1),
         command_memory_gib=round(memory, 2),
