@@ -116,6 +116,7 @@ def fresh_environment(folder, *install):
         "--no-deps",
         "--no-index",
         "--no-build-isolation",
+        "--no-compile",
         *install,
         cwd=folder,
     )
