@@ -159,7 +159,7 @@ def toy(seed: int = 0) -> Recipe:
 
 
 def toy_full(seed: int = 0) -> Recipe:
-    "The weights that ship, but for a last part (`tools/train_crowded.py`): the toy, wider, on ShapesWorld `full`."
+    "The weights that ship, but for a last part (`tools/make/train_crowded.py`): the toy, wider, on ShapesWorld `full`."
     small = toy(seed)
     base, middle, last = small.stages
 

@@ -1,6 +1,6 @@
 """The exact laboratory: data whose best denoiser is known, emulated networks, and laws that samplers must arrive at.
 
-`test_laboratory.py` uses it for what is quick, `tools/prove_samplers.py` for the whole matrix and the run cards.
+`test_laboratory.py` uses it for what is quick, `tools/measure/prove_samplers.py` for the whole matrix and the run cards.
 """
 
 import inspect

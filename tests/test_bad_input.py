@@ -1,7 +1,7 @@
 """Whatever is in the folder: decoded by a stated rule, or left out, counted and told why.
 
 `CASES` is a table; every row makes its files, says what must come of them, and is one test.
-`tools/bad_input_table.py` prints the same table for people.
+`tools/measure/bad_input_table.py` prints the same table for people.
 """
 
 import contextlib

@@ -24,7 +24,9 @@ from imagen_nb.store.files import assets
 from imagen_nb.text import TextEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("bench_text", ROOT / "tools" / "bench_text.py")
+spec = importlib.util.spec_from_file_location(
+    "bench_text", ROOT / "tools" / "measure" / "bench_text.py"
+)
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 

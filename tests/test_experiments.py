@@ -27,7 +27,7 @@ from imagen_nb.pictures.pixels import resize
 from imagen_nb.store.files import assets
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools" / "measure"))
 import run_experiments
 
 WORLD = ShapesWorld("valid", level="full")

@@ -2,7 +2,7 @@
 
 A sampler with a planted error does not. Quick here: one cell per sampler and kind of guidance.
 The whole matrix: `pytest -m slow tests/test_laboratory.py`, or
-`tools/prove_samplers.py`, which writes data/runs/proof-*.json.
+`tools/measure/prove_samplers.py`, which writes data/runs/proof-*.json.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Measure a claim about sampling: what the sampler saw on its way, and numbers with intervals.
 
-The pages in `nbs/experiments` use these; `tools/run_experiments.py` draws what they show.
+The pages in `nbs/experiments` use these; `tools/measure/run_experiments.py` draws what they show.
 """
 
 import dataclasses

@@ -44,7 +44,7 @@ top. The text encoder is not part of these files; it is loaded from where it is 
 def model_card(
     imagen,  # an `Imagen`
     card: dict
-    | None = None,  # a run card, as `tools/make_run_card.py` writes it; its first run is told of
+    | None = None,  # a run card, as `tools/measure/make_run_card.py` writes it; its first run is told of
     name="FOLDER",  # what `from_pretrained` is to be given
 ) -> str:  # Markdown with the hub's front matter
     "A model card from what is known: the configs, and the run card if there is one."

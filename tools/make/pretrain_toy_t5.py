@@ -1,6 +1,6 @@
 """Pretrain the small T5 that ships with the package: text only, never a picture.
 
-    python tools/pretrain_toy_t5.py --minutes 2.5 --out data/t5-toy
+    python tools/make/pretrain_toy_t5.py --minutes 2.5 --out data/t5-toy
 
 A grammar writes short documents: a caption of a scene in free words, then the same
 facts in fixed words and order ("a blue square right of a red disc on gray . on the left
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from imagen_nb.data import BACKGROUNDS, COLOURS, INVERSE, NUMBERS, SHAPES, Scene, Thing, wordings  # noqa: E402
 

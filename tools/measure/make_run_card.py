@@ -1,16 +1,15 @@
-"""Write `data/runs/NAME.json` and its sample grid from finished runs of one recipe: `python tools/make_run_card.py NAME RUN [RUN ...]`."""
+"""Write `data/runs/NAME.json` and its sample grid from finished runs of one recipe.
+
+python tools/measure/make_run_card.py NAME RUN [RUN ...] --command "what made them"
+"""
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
+from cards import RUNS, device_name, write_card
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def stage_card(folder: Path) -> dict:
@@ -31,7 +30,7 @@ def stage_card(folder: Path) -> dict:
 
 
 def newest(folder: Path) -> Path:
-    "Where a run's last pictures are: `tools/train_crowded.py` goes on in a folder of its own."
+    "Where a run's last pictures are: `tools/make/train_crowded.py` goes on in a folder of its own."
     return folder / "crowded" if (folder / "crowded").exists() else folder
 
 
@@ -51,7 +50,7 @@ def run_card(folder: Path) -> dict:
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("name", help="of the card")
     p.add_argument(
         "runs",
@@ -62,33 +61,15 @@ def main():
     p.add_argument("--command", required=True, help="what made them")
     p.add_argument("--note", default="", help="what a reader of the card must know")
     args = p.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
+    seeds = [run_card(o) for o in args.runs]
+    drawn = (
+        dict(captions="test[0:200], seeds 0-199, one picture each") if seeds[0]["scores"] else {}
     )
-    card = dict(
-        what=args.name,
-        command=args.command,
-        note=args.note,
-        commit=commit,
-        device=device,
-        torch=torch.__version__,
-        python=platform.python_version(),
-        seeds=[run_card(o) for o in args.runs],
-    )
-    if card["seeds"][0]["scores"]:
-        card["captions"] = "test[0:200], seeds 0-199, one picture each"
-    out = ROOT / "data" / "runs"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{args.name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
+    found = dict(device=device, note=args.note, seeds=seeds, **drawn)
+    write_card(RUNS / f"{args.name}.json", args.name, args.command, **found)
     grid = Image.open(newest(args.runs[-1]) / "samples.png").convert("RGB")
-    grid.save(out / f"{args.name}-samples.jpg", quality=80, subsampling=0)
-    for path in (out / f"{args.name}.json", out / f"{args.name}-samples.jpg"):
-        print(f"{path}: {path.stat().st_size // 1024} KiB")
+    grid.save(RUNS / f"{args.name}-samples.jpg", quality=80, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Symbol:
     "A public function, class or method."
 
     name: str  # "Stage.sample" for a method
-    page: str  # page of the site that documents it: "cascade"
+    page: str  # page of the site that documents it: "cascade", "store/config"
     path: str  # its file below the root: "imagen_nb/cascade.py"
     lines: tuple[int, int]  # first and last, from 1
     signature: str  # "Stage.sample(text, lowres=None, *, size=None)"
@@ -41,7 +41,7 @@ class Symbol:
     @property
     def label(self) -> str:
         "What links to it: its page and its name."
-        return f"{self.page}.{self.name}".lower()
+        return f"{self.page}.{self.name}".replace("/", ".").lower()
 
 
 def is_generated(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Measure what a page in nbs/experiments shows: `python tools/run_experiments.py thresholding`.
+"""Measure what a page in nbs/experiments shows: `python tools/measure/run_experiments.py thresholding`.
 
 Pictures are drawn in parts of 16 and kept in `runs/experiments`; what is there is not drawn
 again. With `--seconds 60` no part begins after so long: exit status 3 says that there is more
@@ -44,7 +44,7 @@ from imagen_nb.store.config import config_to_dict
 from imagen_nb.store.files import assets
 from imagen_nb.training import Samples, TrainConfig, Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PART = 16  # captions drawn together
 REFERENCE = 20  # other drawings of each caption, with which the Frechet distance compares
 DEFAULT = dict(
@@ -657,7 +657,7 @@ def main():
     ]
     card = dict(
         what=args.name,
-        command=f"python tools/run_experiments.py {args.name}",
+        command=f"python tools/measure/run_experiments.py {args.name}",
         **machine(),
         weights=studio.weights,
         world=studio.world.identity,

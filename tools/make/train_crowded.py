@@ -1,11 +1,12 @@
 """Go on with the base of a `toy-full` run where it is weakest, then draw and score the cascade anew.
 
     imagen-nb train toy-full --out RUN
-    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node=2 tools/train_crowded.py RUN
+    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node=2 tools/make/train_crowded.py RUN
 
-One and two things come out right; of three or four, each quarter of the picture chooses its own, and some are drawn twice. Which
-quarter shows what is decided at high noise, so that is what these steps train on: two thirds groups and lists, times around 0.8.
-Everything goes to RUN/crowded; the weights that ship are RUN/crowded/model.
+One and two things come out right; of three or four, each quarter of the picture chooses its own, and some
+are drawn twice. Which quarter shows what is decided at high noise, so that is what these steps train on: two
+thirds groups and lists, times around 0.8. Everything goes to RUN/crowded; the weights that ship are
+RUN/crowded/model.
 """
 
 import sys

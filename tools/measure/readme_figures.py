@@ -1,11 +1,15 @@
-"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks: `python tools/readme_figures.py`."""
+"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks.
 
-import json
+python tools/measure/readme_figures.py
+"""
+
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "data" / "runs"
+from cards import ROOT, read_card
+
 WORDS = {  # the few words of the tables, per language
     "README.md": dict(
         right="right, %",
@@ -44,40 +48,39 @@ WORDS = {  # the few words of the tables, per language
 }
 
 
-def card(name: str) -> dict:
-    "A run card."
-    return json.loads((RUNS / f"{name}.json").read_text())
+def row(*cells) -> str:
+    "A row of a table in Markdown."
+    return f"| {' | '.join(cells)} |"
 
 
 def shipped(words: dict) -> str:
     "Attributes one by one, at the first and the last size."
-    scores = card("toy-full")["seeds"][0]["scores"]
-    lines = [
-        f"| {'·'} | 32 px, {words['right']} | 512 px, {words['right']} | {words['interval']} | {words['held']} | {words['other']} | {words['chance']} |",
-        "|---|---|---|---|---|---|---|",
-    ]
-
-    def share(size, part, name):
-        return (
-            f"{100 * scores[size][part][name]['share']:.1f}" if name in scores[size][part] else "–"
-        )
-
+    scores, right = read_card("toy-full")["seeds"][0]["scores"], words["right"]
+    columns = (
+        ("32", "all"),
+        ("512", "all"),
+        ("512", "held_out"),
+        ("512", "shuffled"),
+        ("512", "chance"),
+    )
+    head = ["·", f"32 px, {right}", f"512 px, {right}", words["interval"]]
+    head += [words["held"], words["other"], words["chance"]]
+    lines = [row(*head), "|" + "---|" * len(head)]
     for name, label in words["names"].items():
-        last = scores["512"]["all"][name]
-        lines.append(
-            f"| {label} | {share('32', 'all', name)} | {share('512', 'all', name)} | {100 * last['low']:.1f}–{100 * last['high']:.1f}"
-            f" | {share('512', 'held_out', name)} | {share('512', 'shuffled', name)} | {share('512', 'chance', name)} |"
-        )
+        found = [scores[size][part].get(name) for size, part in columns]
+        small, large, *others = [f"{100 * o['share']:.1f}" if o else "–" for o in found]
+        low, high = (100 * found[1][end] for end in ("low", "high"))
+        lines.append(row(label, small, large, f"{low:.1f}–{high:.1f}", *others))
     return "\n".join(lines)
 
 
 def cost() -> dict:
     "Numbers of the sentences around the tables."
-    stages, speed = card("toy-full")["seeds"][0]["stages"], card("sampling")
-    toy = card("toy")["seeds"]
+    stages, speed = read_card("toy-full")["seeds"][0]["stages"], read_card("sampling")
+    toy = read_card("toy")["seeds"]
     shares = [100 * run["scores"][size]["all"]["all"]["share"] for run in toy for size in ("512",)]
-    minutes = sorted(seconds / 60 for seconds in card("toy")["two_processes"]["seconds"])
-    own = [stage for run in card("symbols")["seeds"] for stage in run["stages"].values()]
+    minutes = sorted(seconds / 60 for seconds in read_card("toy")["two_processes"]["seconds"])
+    own = [stage for run in read_card("symbols")["seeds"] for stage in run["stages"].values()]
     hours = sum(o["training_seconds"] for o in stages.values()) / 3600
     return dict(
         samples=" + ".join(f"{o['samples']:,}" for o in stages.values()),
@@ -98,12 +101,9 @@ def cost() -> dict:
 
 
 def inputs() -> str:
-    "What becomes of odd files: the table of `tools/bad_input_table.py`, in English."
-    import subprocess
-    import sys
-
+    "What becomes of odd files: the table of `tools/measure/bad_input_table.py`, in English."
     return subprocess.run(
-        [sys.executable, ROOT / "tools" / "bad_input_table.py"],
+        [sys.executable, Path(__file__).with_name("bad_input_table.py")],
         check=True,
         capture_output=True,
         text=True,

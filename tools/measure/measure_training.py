@@ -1,11 +1,12 @@
-"""Where the time of a training step goes, and what watching a run costs: `python tools/measure_training.py --out data/runs/training-cost.json`.
+"""Where the time of a training step goes, and what watching a run costs, into `data/runs/training-cost.json`.
 
-One process trains the first steps of each stage of a recipe; a save, a validation and a grid of samples are timed by themselves.
+    python tools/measure/measure_training.py
+
+One process trains the first steps of each stage of a recipe; a save, a validation and a grid of samples are
+timed by themselves.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -13,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from cards import RUNS, write_card
 
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.training import validation_loss
 from imagen_nb.recipes import find_recipe
 from imagen_nb.runs.run import first_stages, open_data
 from imagen_nb.stage import Stage
 from imagen_nb.store.files import read_rows
 from imagen_nb.store.keyed import permute
 from imagen_nb.text import TextEncoder
-from imagen_nb.training import Trainer, draw_samples
+from imagen_nb.training import Trainer, draw_samples, validation_loss
 
 
 def seconds(call, times=3):
@@ -69,7 +70,7 @@ def measure(recipe, k, stage, steps, folder):
     )
 
     def often(every):
-        return len({n for n in range(every, config.steps + 1, every)} | {config.steps})
+        return len({*range(every, config.steps + 1, every), config.steps})
 
     e, total = planned.execution, config.steps * step
     counts = dict(
@@ -99,13 +100,13 @@ def measure(recipe, k, stage, steps, folder):
 
 def main():
     "Measure every stage, print, write."
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--recipe", default="toy")
     p.add_argument(
         "--steps", type=int, nargs="+", default=[60, 40, 40], help="measured steps of each stage"
     )
     p.add_argument("--note", default="", help="about the machine, for the card")
-    p.add_argument("--out", type=Path)
+    p.add_argument("--out", type=Path, default=RUNS / "training-cost.json")
     args = p.parse_args()
     torch.set_num_threads(1)
     recipe = find_recipe(args.recipe)
@@ -119,19 +120,14 @@ def main():
         name: round(sum(a * s[name] for a, s in zip(spent, stages)) / sum(spent), 4)
         for name in ("waiting", "updating", "saving", "watching")
     }
-    card = dict(
-        what="shares of the time of a training run, one process, one thread"
+    write_card(
+        args.out,
+        "shares of the time of a training run, one process, one thread"
         + f"; {args.note}" * bool(args.note),
-        command=f"python tools/measure_training.py --recipe {args.recipe}",
-        device=f"{torch.backends.cpu.get_cpu_capability()}, 1 thread",
-        torch=torch.__version__,
-        python=platform.python_version(),
+        f"python tools/measure/measure_training.py --recipe {args.recipe}",
         whole=whole,
         stages=stages,
     )
-    print(json.dumps(card, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What becomes of every class of bad input, as Markdown tables.
 
-    python tools/bad_input_table.py
+    python tools/measure/bad_input_table.py
 
 Runs the cases of tests/test_bad_input.py in a folder, then the classes of pictures in every other kind of source
 (the layouts of tests/test_sources.py), and fails like them.
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from test_bad_input import CASES, kept, run  # noqa: E402

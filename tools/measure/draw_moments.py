@@ -1,6 +1,7 @@
-"""What a stage drew at several moments of its training: `python tools/draw_moments.py RUN FIGURE`.
+"""What a stage drew at several moments of its training: `python tools/measure/draw_moments.py RUN FIGURE`.
 
-RUN is a run on drawn scenes; the moments are the training checkpoints `step_*` still in it (train with `--set training.0.keep=100`).
+RUN is a run on drawn scenes; the moments are training checkpoints `step_*` still in it: train with
+`--set training.0.keep=100`.
 The base draws captions; the others enlarge the true low-resolution pictures of the same scenes.
 """
 
@@ -15,14 +16,14 @@ from imagen_nb.runs.run import load_recipe, make_encoder, open_data
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
 
-SCENES, SIDE, MOMENTS = (0, 2, 3, 4, 6), 84, 5
+SCENES, SIDE, SHARES = (0, 2, 3, 4, 6), 84, (0, 0.25, 0.5, 0.75, 1)
 
 
-def evenly(paths: list, n: int) -> list:
-    "n of them, the first and the last among them."
-    if len(paths) <= n:
-        return paths
-    return [paths[round((len(paths) - 1) * k / (n - 1))] for k in range(n)]
+def chosen(paths: list, shares) -> list:
+    "Those nearest to shares of the last one's step."
+    steps = {int(p.name.split("_")[1]): p for p in paths}
+    near = (min(steps, key=lambda step: abs(step - share * max(steps))) for share in shares)
+    return [steps[step] for step in sorted(set(near))]
 
 
 def tile(images: torch.Tensor, scenes: list) -> torch.Tensor:
@@ -41,12 +42,12 @@ def tile(images: torch.Tensor, scenes: list) -> torch.Tensor:
     )
 
 
-def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
+def draw_stage(config, folder: Path, shares, world, encoder) -> Image.Image:
     "A row for each moment, the truth last."
     text, rows, labels = encoder([world.caption(i) for i in SCENES]), [], []
     lowres = world.images(SCENES, config.lowres_size) if config.lowres_size else None
     scenes = [world.scene(i) for i in SCENES]
-    for path in evenly(sorted(checkpoints(folder)), MOMENTS):
+    for path in chosen(checkpoints(folder), shares):
         stage = Stage(config)
         stage.network.load_state_dict(load_directory(path)[0]["average"])
         stage.is_trained = True
@@ -62,12 +63,12 @@ def draw_stage(config, folder: Path, world, encoder) -> Image.Image:
     return out
 
 
-def main(run: Path, figure: Path, moments: Path | None = None):
-    "`moments` holds a folder of checkpoints for each stage, if the run itself does not."
+def main(run: Path, figure: Path, shares=SHARES):
+    "Draw every stage at these shares of its steps."
     recipe = load_recipe(run)
     world, encoder = open_data(recipe, "test"), make_encoder(recipe)
     parts = [
-        draw_stage(config, (moments or run) / f"{config.size}px", world, encoder)
+        draw_stage(config, run / f"{config.size}px", shares, world, encoder)
         for config in recipe.stages
     ]
     out = Image.new("RGB", (max(p.width for p in parts), sum(p.height + 8 for p in parts)), "white")

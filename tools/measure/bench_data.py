@@ -1,4 +1,4 @@
-"""Speed and order of reading pictures, into `data/runs/data-bench.json`: `python tools/bench_data.py [--rows 1000000]`.
+"""Speed and order of reading pictures, into `data/runs/data-bench.json`: `python tools/measure/bench_data.py [--rows 1000000]`.
 
 Ours and `datasets` with a Pillow transform take turns over the same JPEG files, in one thread, nothing kept in memory.
 """
@@ -29,7 +29,7 @@ from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Crop
 from imagen_nb.store.keyed import permute
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = (
     (64, None, (800, 600), 96),
     (256, None, (800, 600), 96),
@@ -272,7 +272,7 @@ def main():
     card = json.loads(path.read_text()) if path.exists() else {}
     card |= dict(
         what="reading pictures, one thread",
-        command="python tools/bench_data.py",
+        command="python tools/measure/bench_data.py",
         machine=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
         torch=torch.__version__,
         python=platform.python_version(),

@@ -1,7 +1,7 @@
 """Execute notebooks with a real kernel, honouring the flags of their cells.
 
-    python tools/run_nbs.py [paths]            execute in place, store outputs, clean
-    python tools/run_nbs.py --check -j 2       execute copies, report, rewrite nothing
+    python tools/checks/run_nbs.py [paths]            execute in place, store outputs, clean
+    python tools/checks/run_nbs.py --check -j 2       execute copies, report, rewrite nothing
 
 Cells marked `#| eval: false` are never run and keep no output. Cells marked `#| slow`,
 `#| gpu` or `#| net` are left alone, and so are their stored outputs, unless asked for:
@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("slow", "gpu", "net")
 NEVER = re.compile(r"^\s*#\|\s*eval:\s*false\s*$", re.M)
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -1,6 +1,6 @@
 """Is the built site whole? Prints what is not, and exits 1 if there is anything.
 
-    python tools/check_site.py docs/_build/html
+    python tools/site/check_site.py docs/_build/html
 
 Every link, picture, script and style sheet of ours exists, so does every #fragment; ids are
 unique; no page loads anything from another host; KaTeX understood every formula.

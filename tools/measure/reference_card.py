@@ -1,24 +1,31 @@
-"""What is normal for `toy`: `python tools/reference_card.py OUT/seed* ` writes `data/runs/toy-reference.json` and `-moments.jpg`.
+"""What is normal for `toy`: `data/runs/toy-reference.json`, and `toy-reference-moments.jpg` with its pictures.
 
-OUT is what `tools/reference_runs.py` made. Losses come from the logs; validation, text gain and samples from the averaged weights at five moments.
-Measuring a moment takes seconds; what is measured is kept in --work, so that the command can be stopped and goes on.
+    for seed in 0 1 2; do
+        imagen-nb train toy --seed $seed --processes 1 --out OUT/seed$seed \\
+            --set training.0.save_every=70 --set training.0.keep=20 \\
+            --set training.1.save_every=13 --set training.1.keep=20 \\
+            --set training.2.save_every=15 --set training.2.keep=20
+    done
+    python tools/measure/reference_card.py OUT/seed*
+
+Each run keeps a checkpoint for every twentieth of its steps. Losses come from the logs; validation, text gain
+and samples from the averaged weights at five moments. Measuring a moment takes seconds; what is measured is
+kept in --work, so that the command can be stopped and goes on.
 """
 
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 from pathlib import Path
 
 import torch
+from cards import RUNS, device_name, write_card
+from draw_moments import chosen
 from draw_moments import main as draw_moments
 
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.guards import loss_is_normal
-from imagen_nb.training import validation_loss
 from imagen_nb.evaluation import score_pictures, tally
 from imagen_nb.plots import smooth
 from imagen_nb.runs.doctor import picture_stats
@@ -26,8 +33,9 @@ from imagen_nb.runs.run import load_recipe, make_encoder
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
 from imagen_nb.store.files import read_rows
+from imagen_nb.training import validation_loss
 
-ROOT = Path(__file__).resolve().parents[1]
+SHARES = (0.05, 0.15, 0.3, 0.6, 1.0)  # of a stage's steps: the five moments
 VALIDATED, DRAWN = 256, 48  # pictures for each moment, of valid and of test
 
 
@@ -80,7 +88,7 @@ def measured(run: Path, work: Path) -> dict:
     encoder, found = make_encoder(recipe), {}
     for config in recipe.stages:
         name = f"{config.size}px"
-        for folder in sorted(checkpoints(run / "moments" / name)):
+        for folder in chosen(checkpoints(run / name), SHARES):
             path = work / f"{run.name}-{name}-{folder.name}.json"
             if not path.exists():
                 path.write_text(json.dumps(measure(config, folder, encoder, recipe.level)))
@@ -160,63 +168,35 @@ def stage_card(name: str, runs: list, found: list) -> dict:
     )
 
 
-def make_card(runs: list, found: list) -> dict:
-    "Everything about these runs; `found` is what `measured` gave for each."
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    scores = [
-        json.loads((run / "scores.json").read_text())
-        for run in runs
-        if (run / "scores.json").exists()
-    ]
-    return dict(
-        what="toy: what is normal",
-        command="python tools/reference_runs.py OUT && python tools/reference_card.py OUT/seed*",
-        commit=commit,
-        device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}; one for each run, beside other work",
-        torch=torch.__version__,
-        python=platform.python_version(),
-        seeds=[load_recipe(run).training[0].seed for run in runs],
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("runs", type=Path, nargs="+")
+    p.add_argument(
+        "--work", type=Path, default=Path("reference-work"), help="where measured moments are kept"
+    )
+    p.add_argument("--out", type=Path, default=RUNS / "toy-reference.json")
+    args = p.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    found = [measured(run, args.work) for run in args.runs]
+    scores = [json.loads(path.read_text()) for run in args.runs for path in run.glob("scores.json")]
+    write_card(
+        args.out,
+        "toy: what is normal",
+        "python tools/measure/reference_card.py OUT/seed*",
+        device=f"{device_name()}; one for each run, beside other work",
+        seeds=[load_recipe(run).training[0].seed for run in args.runs],
         validated=f"valid[0:{VALIDATED}], 8 noise levels in turn",
         captions="test[0:200]",
-        drawn=f"test[0:{DRAWN}]; super-resolution test[0:{DRAWN // 3}], from true low-res pictures; seed of a picture: its number",
-        stages={name: stage_card(name, runs, found) for name in found[0]},
+        drawn=f"test[0:{DRAWN}]; super-resolution test[0:{DRAWN // 3}], from true low-res pictures;"
+        " seed of a picture: its number",
+        stages={name: stage_card(name, args.runs, found) for name in found[0]},
         scores=[
             {size: s[size]["all"]["all"] for size in s if size != "seconds"}
             | dict(seconds=round(s["seconds"]))
             for s in scores
         ],
     )
-
-
-def main():
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("runs", type=Path, nargs="+")
-    p.add_argument(
-        "--work",
-        type=Path,
-        default=Path("reference-work"),
-        help="folder for what was measured already",
-    )
-    p.add_argument("--out", type=Path, default=ROOT / "data" / "runs" / "toy-reference.json")
-    args = p.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    write(make_card(args.runs, [measured(run, args.work) for run in args.runs]), args.out)
-    draw_moments(
-        args.runs[0], args.out.with_name(f"{args.out.stem}-moments.jpg"), args.runs[0] / "moments"
-    )
-
-
-def write(card: dict, path: Path):
-    "A line for each stage, and nothing wider than it must be."
-    path.write_text(
-        json.dumps(card, separators=(",", ":"))
-        .replace('"stages"', '\n"stages"')
-        .replace('{"config"', '\n{"config"')
-        + "\n"
-    )
-    print(f"{path}: {path.stat().st_size / 1e3:.1f} kB")
+    draw_moments(args.runs[0], args.out.with_name(f"{args.out.stem}-moments.jpg"), SHARES)
 
 
 if __name__ == "__main__":

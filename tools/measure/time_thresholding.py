@@ -1,4 +1,4 @@
-"""Seconds of dynamic thresholding over one pass of `abs().amax()`: `python tools/time_thresholding.py`.
+"""Seconds of dynamic thresholding over one pass of `abs().amax()`: `python tools/measure/time_thresholding.py`.
 
 The card is `data/runs/proof-thresholding.json`. Both sides alternate in one run, on a quiet machine.
 Beside it, the same with `torch.quantile` replaced by a full sort.
@@ -15,7 +15,7 @@ import torch
 
 from imagen_nb.thresholding import dynamic_threshold, row_quantile
 
-ROOT, SHAPE, RUNS = Path(__file__).resolve().parents[1], (4, 3, 1024, 1024), 15
+ROOT, SHAPE, RUNS = Path(__file__).resolve().parents[2], (4, 3, 1024, 1024), 15
 
 
 def by_sorting(x):
@@ -78,7 +78,7 @@ def main():
         }
     card = dict(
         what="dynamic thresholding over one pass of abs().amax(): median, least, most",
-        command="python tools/time_thresholding.py",
+        command="python tools/measure/time_thresholding.py",
         shape=SHAPE,
         p=0.995,
         runs=RUNS,

@@ -1,24 +1,22 @@
-"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`: `python tools/time_sampling.py`.
+"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`.
+
+    python tools/measure/time_sampling.py
 
 The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
 """
 
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
+from cards import RUNS, device_name, write_card
 
 from imagen_nb.cascade import Imagen
 
-ROOT = Path(__file__).resolve().parents[1]
 CAPTIONS = [
     "a small red circle to the left of a big blue square on a white background",
     "four striped purple stars against black",
@@ -58,26 +56,17 @@ def main():
     imagen.sample(CAPTIONS[:1])
     one = seconds(lambda: imagen.sample(CAPTIONS[:1]), 5)
     four = seconds(lambda: imagen.sample(CAPTIONS), 5)
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
-    )
-    card = dict(
-        what="imagen-nb sample, 32 -> 128 -> 512 px",
-        device=name,
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        python=platform.python_version(),
+    write_card(
+        RUNS / "sampling.json",
+        "imagen-nb sample, 32 -> 128 -> 512 px",
+        "python tools/measure/time_sampling.py",
+        device=device_name(device),
         parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
         command_seconds=summary(whole, 1),
         command_memory_gib=round(memory, 2),
         one_caption=summary(one, 1),
         four_captions=summary(four, 4),
     )
-    path = ROOT / "data" / "runs" / "sampling.json"
-    path.write_text(json.dumps(card, indent=1) + "\n")
-    print(path.read_text())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make a folder of captioned pictures that ShapesWorld did not draw: `python tools/make_symbols.py FOLDER`.
+"""Make a folder of captioned pictures that ShapesWorld did not draw: `python tools/make/make_symbols.py FOLDER`.
 
 Symbols of the font DejaVu Sans (it comes with matplotlib), printed in ink on grainy paper, with their Unicode names.
 """
@@ -100,9 +100,8 @@ def main():
     (args.folder / "metadata.jsonl").write_text(
         "".join(json.dumps(o) + "\n" for o in rows), encoding="utf-8"
     )
-    print(
-        f"{args.folder}: {args.n} pictures of {len(SYMBOLS)} symbols, {len({o['text'] for o in rows})} different captions"
-    )
+    captions = {o["text"] for o in rows}
+    print(f"{args.folder}: {args.n} pictures of {len(SYMBOLS)} symbols, {len(captions)} captions")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Measure the text half: encoding, the cache on disk, faults. Results go to run cards in data/runs.
 
-    python tools/bench_text.py speed [--rounds 3] [--lengths web|short] [--size tiny|small] [--device cuda --xxl]
-    python tools/bench_text.py cache --captions 1000000
-    python tools/bench_text.py wide
-    python tools/bench_text.py many_reads
-    python tools/bench_text.py kills --n 50
-    python tools/bench_text.py convert
+    python tools/measure/bench_text.py speed [--rounds 3] [--lengths web|short] [--size tiny|small] [--device cuda --xxl]
+    python tools/measure/bench_text.py cache --captions 1000000
+    python tools/measure/bench_text.py wide
+    python tools/measure/bench_text.py many_reads
+    python tools/measure/bench_text.py kills --n 50
+    python tools/measure/bench_text.py convert
 
 Captions are drawn: words of ShapesWorld at random, their number from a log-normal law with mean and standard
 deviation 20.2 ± 16.3 ("web") or 10.3 ± 4.5 ("short"), cut to 3 to 256 words. These are the figures of table 1 of
@@ -34,7 +34,7 @@ import torch
 
 from imagen_nb.store.parts import hash_captions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "data" / "runs"
 LAWS = {"web": (20.2, 16.3), "short": (10.3, 4.5)}  # words: mean, standard deviation
 SIZES = {
@@ -77,7 +77,7 @@ def update_card(name: str, key: str, value: dict):
     "Put one measurement into a run card."
     path = CARDS / f"{name}.json"
     card = json.loads(path.read_text()) if path.exists() else {}
-    command = " ".join(["python", "tools/bench_text.py", *sys.argv[1:]])
+    command = " ".join(["python", "tools/measure/bench_text.py", *sys.argv[1:]])
     card[key] = value | {"command": command, "machine": machine()}
     path.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
     print(json.dumps(card[key], indent=1))

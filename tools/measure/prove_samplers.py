@@ -1,6 +1,6 @@
 """Proofs of the samplers, into run cards `data/runs/proof-*.json`.
 
-`python tools/prove_samplers.py [parity] [matrix] [order] [bf16]`;
+`python tools/measure/prove_samplers.py [parity] [matrix] [order] [bf16]`;
 without names, all four (about 15 minutes on 2 cores).
 The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
 """
@@ -16,17 +16,14 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import laboratory as lab
 import parity
+import torch
 
 from imagen_nb.diffusion import TARGETS
-
-ROOT = Path(__file__).resolve().parents[1]
 
 PAIRS, MATCH_STEPS, COUNTS = (
     500,
@@ -48,7 +45,7 @@ def write(name, since, **card):
     "One card, small and rounded."
     card = dict(
         what=card.pop("what"),
-        command=f"python tools/prove_samplers.py {name}",
+        command=f"python tools/measure/prove_samplers.py {name}",
         device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
         threads=torch.get_num_threads(),
         torch=torch.__version__,

@@ -1,6 +1,6 @@
 """Build the site: nbs/ -> docs/_build/src (MyST notebooks) -> docs/_build/html.
 
-    python tools/build_docs.py
+    python tools/site/build_docs.py
 
 Stored outputs are shown as they are: nothing is executed, nothing is imported, and no
 network is needed. A warning of Sphinx fails the build.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from api_docs import entry, escape, is_generated, read_docstring, read_symbols
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "docs" / "_build"
 # Caption in the sidebar -> number of its first notebook.
 GROUPS = {
@@ -27,7 +27,9 @@ GROUPS = {
     "Diffusion": 3,
     "Networks": 7,
     "The whole system": 10,
+    "Training and measuring": 12,
 }
+DOORS, FOLDERS = "The doors", "Plain modules"  # the last captions
 DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -101,17 +103,18 @@ class Site:
         )
         self.notebooks = [Notebook(p, self.folder) for p in paths]
         self.pages = {notebook.path: notebook.page for notebook in self.notebooks}
-        self.plain = [
-            p
-            for p in sorted(self.library.glob("*.py"))
+        self.plain = {
+            p.relative_to(self.library).with_suffix("").as_posix(): p
+            for p in sorted(self.library.rglob("*.py"))
             if not p.name.startswith("_") and not is_generated(p.read_text(encoding="utf-8"))
-        ]
+        }
+        self.folders = list(dict.fromkeys(p.split("/")[0] for p in self.plain if "/" in p))
         modules = {
             n.page: self.library / f"{n.module.replace('.', '/')}.py"
             for n in self.notebooks
             if n.module
         }
-        modules |= {p.stem: p for p in self.plain}
+        modules |= self.plain
         self.symbols = {page: read_symbols(path, root, page) for page, path in modules.items()}
 
     def find(self, name: str, page: str, is_call: bool = False):
@@ -270,18 +273,33 @@ def page_of(cells: list, description: str) -> dict:
     }
 
 
-def module_page(path: Path, site: Site) -> dict:
-    "A page for a module that no notebook writes."
-    name = f"{site.library.name}.{path.stem}"
+def module_head(page: str, path: Path, site: Site) -> tuple[str, str]:
+    "Title, link to the source and docstring of a plain module or a folder, and the docstring alone."
+    name = ".".join([site.library.name, *page.split("/")])
     url = f"{site.blob}/{path.relative_to(site.root).as_posix()}"
-    links = f"{{.nb-links}}\n[Source on GitHub]({url})"
     text = read_docstring(path)
-    intro = site.linkify(escape(text), path.stem)
-    cells = [
-        f"# `{name}`\n\n{links}\n\n{intro}",
-        *(site.entry(s, 2) for s in site.symbols[path.stem]),
-    ]
+    intro = site.linkify(escape(text), page)
+    return f"# `{name}`\n\n{{.nb-links}}\n[Source on GitHub]({url})\n\n{intro}", text
+
+
+def module_page(page: str, site: Site) -> dict:
+    "A page for a module that no notebook writes."
+    head, text = module_head(page, site.plain[page], site)
+    cells = [head, *(site.entry(s, 2) for s in site.symbols[page])]
     return page_of([markdown_cell(c) for c in cells], text.split("\n")[0])
+
+
+def folder_page(folder: str, site: Site) -> dict:
+    "A page for a folder of modules: its promise, and that of each module in it."
+    head, text = module_head(folder, site.library / folder / "__init__.py", site)
+    inside = {p: path for p, path in site.plain.items() if p.startswith(f"{folder}/")}
+    rows = [
+        f"- [`{path.stem}`]({page}.ipynb): {escape(read_docstring(path).split(chr(10))[0])}"
+        for page, path in inside.items()
+    ]
+    lines = [f"{path.stem} <{page}>" for page, path in inside.items()]
+    cells = [head, "\n".join(rows), contents(lines)]
+    return page_of([markdown_cell(c) for c in cells], text)
 
 
 # ---------------------------------------------------------------- sidebar
@@ -289,20 +307,21 @@ def module_page(path: Path, site: Site) -> dict:
 
 def groups(site: Site) -> dict:
     "Caption -> lines of its table of contents, in the order of the sidebar."
-    found = {caption: [] for caption in [*GROUPS, "Experiments", "Plain modules"]}
+    found = {caption: [] for caption in [*GROUPS, "Experiments", DOORS, FOLDERS]}
     for n in site.notebooks:
         if n.number is not None:
             caption = [c for c, first in GROUPS.items() if first <= n.number][-1]
             found[caption].append(f"{n.number:02} {n.title} <{n.page}>")
         elif n.page != "index":
             found["Experiments"].append(n.page)
-    found["Plain modules"] = [f"{p.stem} <{p.stem}>" for p in site.plain]
+    found[DOORS] = [f"{page} <{page}>" for page in site.plain if "/" not in page]
+    found[FOLDERS] = [f"{folder} <{folder}>" for folder in site.folders]
     return {caption: lines for caption, lines in found.items() if lines}
 
 
-def contents(caption: str, lines: list) -> str:
+def contents(lines: list, *options) -> str:
     "A hidden table of contents: it fills the sidebar only."
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"])
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *lines, "```"])
 
 
 # ---------------------------------------------------------------- build
@@ -312,8 +331,11 @@ def write_sources(folder: Path, site: Site):
     "Everything that Sphinx reads, into a new `folder`."
     shutil.rmtree(folder, ignore_errors=True)
     pages = {n.page: convert(n, site) for n in site.notebooks}
-    pages |= {p.stem: module_page(p, site) for p in site.plain}
-    sidebar = "\n\n".join(contents(*group) for group in groups(site).items())
+    pages |= {page: module_page(page, site) for page in site.plain}
+    pages |= {folder: folder_page(folder, site) for folder in site.folders}
+    sidebar = "\n\n".join(
+        contents(lines, f":caption: {caption}") for caption, lines in groups(site).items()
+    )
     pages["index"]["cells"].append({"id": "sidebar", **markdown_cell(sidebar)})
     for name, page in pages.items():
         path = folder / f"{name}.ipynb"
