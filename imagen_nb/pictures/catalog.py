@@ -17,7 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imagen_nb.pictures.sources import Notes, Source, clean_caption, decode_picture, probe, reason
+from imagen_nb.pictures.decode import decode_picture, probe, reason
+from imagen_nb.pictures.shards import Notes
+from imagen_nb.pictures.sources import Source
+from imagen_nb.pictures.tables import clean_caption
 from imagen_nb.store.files import cache_folder
 
 __all__ = ["ROW", "CHECKS", "Catalog", "cache_folder", "open_catalog", "build_catalog"]
