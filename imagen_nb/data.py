@@ -94,7 +94,7 @@ def fill_tint(
         f = 1 / (STRIPE_PERIOD * math.sqrt(2))  # cycles per frame along each axis
         s = torch.sin(2 * math.pi * f * (x + y))
         waves = {1: s, 3: 3 * s - 4 * s**3, 5: 5 * s - 20 * s**3 + 16 * s**5}
-        soft = sum(sinc(k * f / size) ** 4 / k * wave for k, wave in waves.items())
+        soft = sum((sinc(k * f / size) ** 4 / k * wave for k, wave in waves.items()), 0 * s)
         return TINT * (0.5 + 2 / math.pi * soft).clamp(0, 1)
     raise ValueError(f"fill_tint: fill, got {fill!r}, expected 'gradient' or 'striped'")
 
@@ -119,7 +119,7 @@ def paint(
     size: int,  # pixels of the frame's side
 ) -> tuple[Tensor, Tensor]:  # coverage, share of white, both (n 1 h w) in [0, 1]
     "Draw things, each alone."
-    like = dict(device=x.device, dtype=x.dtype)
+    like: dict = dict(device=x.device, dtype=x.dtype)
     cx, cy, r = (torch.tensor([[getattr(o, a)] for o in things], **like)[..., None] for a in "xyr")
     x, y = x - cx, y - cy
     alpha = torch.empty(len(things), y.shape[1], x.shape[2], **like)

@@ -1,6 +1,7 @@
 "Drawn scenes, their captions, the reader, the resize, the order, and pictures from files."
 
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -17,31 +18,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_nb import data
-from imagen_nb.data import (
-    HELD_OUT_PAIRS,
-    HELD_OUT_RELATIONS,
-    INVERSE,
-    Scene,
-    ShapesWorld,
-    Thing,
-    coverage,
-    render,
-    shape_distance,
-    wordings,
-)
+from imagen_nb.data import ShapesWorld, coverage, render, shape_distance, wordings
 from imagen_nb.lab import oracle
-from imagen_nb.pictures import decode
-from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures import decode, scenes
+from imagen_nb.pictures.captioned import CaptionedImages, load_captioned
 from imagen_nb.pictures.pixels import (
     MARGIN,
     Batch,
     Crop,
+    Pictures,
     crop_images,
     resize,
     tent_weights,
     to_square,
 )
+from imagen_nb.pictures.scenes import HELD_OUT_PAIRS, HELD_OUT_RELATIONS, INVERSE, Scene, Thing
 from imagen_nb.store.keyed import permute
 
 LEVELS = ("quick", "full")
@@ -87,12 +78,21 @@ def test_held_out_combinations_leave_every_part_in_training():
             scene = ds.scene(i)
             seen.update(v for o in scene.things for v in (o.colour, o.shape, o.size, o.fill))
             seen.update([scene.relation, scene.background, len(scene.things)])
-        colours, shapes = data.VOCABULARY[level]
+        colours, shapes = scenes.VOCABULARY[level]
         assert all(seen[v] > 50 for v in (*colours, *shapes, *INVERSE, "white", "gray", "black"))
         counts = (1, 2) if level == "quick" else (1, 2, 3, 4)
         assert all(seen[n] > 50 for n in counts)
         if level == "full":
             assert all(seen[v] > 150 for v in ("small", "big", "plain", "gradient", "striped"))
+
+
+def test_collections_offer_what_training_asks_for():
+    "The contract's parameters, in its order; an option is more, a parameter without a default is not."
+    for name in ("__len__", "captions", "caption", "images"):
+        asked = list(inspect.signature(getattr(Pictures, name)).parameters)
+        for made in (ShapesWorld, CaptionedImages):
+            assert list(inspect.signature(getattr(made, name)).parameters) == asked
+    assert all(isinstance(o.identity, property) for o in (Pictures, ShapesWorld, CaptionedImages))
 
 
 def test_scenes_are_the_same_in_every_process():
@@ -192,9 +192,9 @@ def parse_name(words):
     words, shape, colour, size, fill = words.split(), None, None, None, "plain"
     for word in words[1:]:
         single = re.sub(r"(?<=cross)es$|(?<!s)s$", "", word)
-        if single in data.SHAPES:
+        if single in scenes.SHAPES:
             shape = single
-        elif word in data.COLOURS:
+        elif word in scenes.COLOURS:
             colour = word
         elif word in SIZE:
             size = SIZE[word]
@@ -224,9 +224,7 @@ def test_every_wording_means_its_scene(level):
         scene = ds.scene(i)
         texts = wordings(scene)
         sizes[len(texts)] += 1
-        assert (
-            len(set(texts)) == len(texts) and ds.caption(i) in texts and texts == ds.wordings(scene)
-        )
+        assert len(set(texts)) == len(texts) and ds.caption(i) in texts and len(texts) > 2
         wanted = [(o.shape, o.colour, o.size, o.fill) for o in scene.things]
         for text in texts:
             assert text == text.lower() and not re.search(r"\d", text)
@@ -277,7 +275,7 @@ def test_coverage_is_the_area_under_a_tent():
     torch.testing.assert_close(coverage(edge), brute, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", data.SHAPES)
+@pytest.mark.parametrize("shape", scenes.SHAPES)
 def test_distances_have_unit_slope_and_the_right_sign(shape):
     at = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
     x, y = (v.clone().requires_grad_() for v in torch.meshgrid(at + 1e-4, at + 2e-4, indexing="xy"))

@@ -26,6 +26,7 @@ from imagen_nb.pictures.pixels import Batch
 from imagen_nb.pictures.shards import Notes
 from imagen_nb.pictures.sources import find_source
 from imagen_nb.pictures.streams import stream_captioned
+from imagen_nb.pictures.tables import table_captions
 from imagen_nb.pictures.tars import Tar, tar_members
 from imagen_nb.store.keyed import permute
 
@@ -294,6 +295,44 @@ def test_a_json_beside_a_picture_holds_captions(tmp_path):
             ["from txt"],
         ] and not ds.catalog.meta["ignored"]
     assert load_captioned(tmp_path / "t", 16, caption_column="alt").caption(1) == "other"
+
+
+def test_captions_of_a_table_are_those_of_its_pictures(tmp_path):
+    "What `embed` encodes is what training asks for."
+    rows = [("a.jpg", ["one\x01", " two "]), ("b.jpg", None), ("c.jpg", 12), ("d.jpg", "d")]
+    folder_layout(tmp_path, [(name, jpeg(k), None) for k, (name, _) in enumerate(rows)])
+    wanted = ["one", "two", "", "12", "d"]
+    table, listed = tmp_path / "list.jsonl", [dict(file_name=n, prompt=c) for n, c in rows]
+    table.write_text("\n".join(map(json.dumps, listed)), encoding="utf-8")
+    ds = load_captioned(table, 16)
+    assert [c for i in range(4) for c in ds.captions(i) or [""]] == table_captions(table) == wanted
+    table = tmp_path / "list.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        table.write_text("image,alt\na.jpg,größer\n", encoding=encoding)
+        assert load_captioned(table, 16, caption_column="alt").captions(0) == ["größer"]
+        assert table_captions(table, "alt") == ["größer"]
+    annotations = coco(tmp_path / "coco") / "annotations" / "captions_val2017.json"
+    assert table_captions(annotations)[5:7] == ["val2017 1 0", "val2017 1 1"]
+    (tmp_path / "list.txt").write_text("one\n\n two\n")
+    assert table_captions(tmp_path / "list.txt") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name, blob, words",
+    [
+        ("a.jsonl", b"{", "a line is no JSON"),
+        ("a.jsonl", b"[1]\n", "has no rows with names"),
+        ("a.csv", b"id\n", "has no rows with names"),
+        ("a.csv", b"id,words\n1,a\n", "has columns id, words, expected caption or text"),
+        ("a.csv", b'text\n"a', "quotes do not match"),
+        ("a.csv", b"text\ncaf\xe9\n", "is not UTF-8"),
+        ("a.txt", b"caf\xe9", "is not UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_embedded_is_refused(name, blob, words, tmp_path):
+    (tmp_path / name).write_bytes(blob)
+    with pytest.raises(ValueError, match=f"embed: .*{words}"):
+        table_captions(tmp_path / name)
 
 
 def test_a_share_is_held_out_by_name(tmp_path):

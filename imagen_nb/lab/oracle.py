@@ -95,7 +95,7 @@ def _recognise(share: Tensor, shapes: tuple[str, ...]) -> tuple[Thing, float]:
     options = _candidates(share, shapes)
     drawn = _strength(options, share.shape[-1])
     likeness = F.cosine_similarity(drawn.flatten(1), share.flatten()[None])
-    best = likeness.argmax().item()
+    best = int(likeness.argmax())
     return options[best], likeness[best].item()
 
 
@@ -188,11 +188,11 @@ def compare(
 
 def _relation_holds(wanted: Scene, found: Scene) -> bool:
     "Do the two named things, found by colour, stand as wanted?"
-    pair = [
-        max((o for o in found.things if o.colour == w.colour), key=lambda o: o.r, default=None)
-        for w in wanted.things[:2]
-    ]
-    return None not in pair and _stands(*pair) == wanted.relation
+    alike = [[o for o in found.things if o.colour == w.colour] for w in wanted.things[:2]]
+    if not all(alike):
+        return False
+    a, b = (max(things, key=lambda o: o.r) for things in alike)
+    return _stands(a, b) == wanted.relation
 
 
 def score(

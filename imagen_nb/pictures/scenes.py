@@ -195,8 +195,11 @@ def draw_full(
         n = pick(rng, (2, 3, 4) if kind == "same" else (3, 3, 4))
         places, one = quarter_places(rng, n), looks(pick(rng, colours))
         wanted = [one] * n if kind == "same" else [looks(c) for c in _distinct(rng, colours, n)]
-    things = (Thing(*o, x, y, radius_of(rng, o[2])) for o, (x, y) in zip(wanted, places))
-    return Scene(tuple(things), background, relation)
+    things = tuple(
+        Thing(shape, colour, size, fill, x, y, radius_of(rng, size))
+        for (shape, colour, size, fill), (x, y) in zip(wanted, places)
+    )
+    return Scene(things, background, relation)
 
 
 def _kind(rng: random.Random, level: str) -> str:
