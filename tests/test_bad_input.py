@@ -27,14 +27,15 @@ import torch
 from PIL import Image
 
 from imagen_nb.data import ShapesWorld
-from imagen_nb.pictures import pixels, sources
+from imagen_nb.pictures import captioned, decode, pixels, shards
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Crop, crop_images
+from imagen_nb.pictures.tables import clean_caption
 from imagen_nb.text import TextEncoder
 
 UNKNOWN = "not JPEG, PNG, WebP, BMP, GIF or TIFF"
-DAMAGED, HUGE = "truncated or damaged", f"more than {sources.MAX_PIXELS:,} pixels"
-SMALL = f"shorter side under {sources.MIN_SIDE} pixels"
+DAMAGED, HUGE = "truncated or damaged", f"more than {decode.MAX_PIXELS:,} pixels"
+SMALL = f"shorter side under {decode.MIN_SIDE} pixels"
 GONE, DENIED = "No such file or directory", "Permission denied"
 UNPARSED, NAMELESS = "row that cannot be parsed", "row without file_name"
 OUTSIDE = "file_name outside the folder"
@@ -631,7 +632,7 @@ CASES = PICTURES + CAPTIONS + TABLES + FOLDERS + SHARDS
 @contextlib.contextmanager
 def refusing():
     "Whoever runs this, even the system's administrator, may not read what has no permission bits."
-    read, scan = sources._open, os.scandir
+    read, scan = shards.open_file, os.scandir
 
     def allow(path):
         if not isinstance(path, int) and os.lstat(path).st_mode & 0o777 == 0:
@@ -645,7 +646,7 @@ def refusing():
         return call
 
     with (
-        mock.patch.object(sources, "_open", refuse(read)),
+        mock.patch.object(shards, "open_file", refuse(read)),
         mock.patch.object(os, "scandir", refuse(scan)),
     ):
         yield
@@ -684,7 +685,7 @@ def test_case(case, tmp_path):
     assert ignored == case.ignored
     assert set(ds.examples) == set(ds.skipped) and all(ds.examples.values())
     if case.corners:
-        seen = quarters(sources.decode_picture(ds.catalog.blob(ds.row(places[0]))))
+        seen = quarters(decode.decode_picture(ds.catalog.blob(ds.row(places[0]))))
         assert max(abs(a - b) for s, t in zip(seen, case.corners) for a, b in zip(s, t)) <= case.off
     assert ds.images(range(len(ds))).isfinite().all()
     ds.report().encode(), ds.identity.encode()
@@ -697,7 +698,7 @@ def test_every_case_has_a_name_of_its_own():
 BOMB_COST = """
 import json, resource, sys, time
 from pathlib import Path
-from imagen_nb.pictures.sources import UnreadablePicture, decode_picture
+from imagen_nb.pictures.decode import UnreadablePicture, decode_picture
 out, peak = {}, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 try: decode_picture(b"x")  # Pillow itself is imported
 except UnreadablePicture: pass
@@ -732,22 +733,22 @@ def test_bombs_are_refused_fast_and_small(tmp_path):
 def test_python_allocates_next_to_nothing_for_a_bomb():
     blob = BOMBS["PNG"]()
     tracemalloc.start()
-    with pytest.raises(sources.UnreadablePicture, match="more than"):
-        sources.decode_picture(blob)
+    with pytest.raises(decode.UnreadablePicture, match="more than"):
+        decode.decode_picture(blob)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
 
 
 def test_limits_are_where_they_are_said_to_be(monkeypatch):
-    side = sources.MIN_SIDE
-    assert sources.decode_picture(encoded(Image.new("RGB", (side, 5000)))).size == (side, 5000)
+    side = decode.MIN_SIDE
+    assert decode.decode_picture(encoded(Image.new("RGB", (side, 5000)))).size == (side, 5000)
     with pytest.raises(ValueError, match=SMALL):
-        sources.decode_picture(encoded(Image.new("RGB", (side - 1, 99))))
-    monkeypatch.setattr(sources, "MAX_PIXELS", 1600)
-    assert sources.decode_picture(encoded(Image.new("RGB", (40, 40)))).size == (40, 40)
+        decode.decode_picture(encoded(Image.new("RGB", (side - 1, 99))))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1600)
+    assert decode.decode_picture(encoded(Image.new("RGB", (40, 40)))).size == (40, 40)
     with pytest.raises(ValueError, match="more than 1,600"):
-        sources.decode_picture(encoded(Image.new("L", (40, 41))))
+        decode.decode_picture(encoded(Image.new("L", (40, 41))))
 
 
 # ---------------------------------------------------------------- sources without a single picture
@@ -889,11 +890,11 @@ def test_squares_are_decoded_once(tmp_path, monkeypatch):
         0,
         1,
     ]
-    exact = pixels.to_square(sources.decode_picture((tmp_path / "a.png").read_bytes()), 20)
+    exact = pixels.to_square(decode.decode_picture((tmp_path / "a.png").read_bytes()), 20)
     assert (
         torch.equal(ds.images([0], 20)[0], exact) and len(ds._kept) == 1
     )  # another size, other squares
-    monkeypatch.setattr(data, "KEPT", 2 * 3 * 32**2)
+    monkeypatch.setattr(captioned, "KEPT", 2 * 3 * 32**2)
     reads.clear()
     ds.images([0, 1, 2, 2, 1, 0], 32)
     assert reads == [0, 1, 2, 2]
@@ -912,7 +913,7 @@ def test_a_window_read_alone_is_the_window_of_the_whole(size, tmp_path, monkeypa
         17,
     )
     whole = ds.images([0] * 5, crop=crop)
-    monkeypatch.setattr(data, "KEPT", 0)
+    monkeypatch.setattr(captioned, "KEPT", 0)
     assert (ds.images([0] * 5, crop=crop) - whole).abs().max() <= 1 / 127.5 + 1e-6
     exact = pixels.resize(
         torch.from_numpy(noise.numpy()[:, 20:110]).permute(2, 0, 1)[None] / 127.5 - 1, size
@@ -968,7 +969,7 @@ def test_right_to_left_and_emoji_are_told_apart(encoder):
 )
 def test_a_long_caption_is_not_slow(encoder, text):
     start = time.perf_counter()
-    assert encoder([sources.clean_caption(text)]).mask.shape[1] <= encoder.max_length
+    assert encoder([clean_caption(text)]).mask.shape[1] <= encoder.max_length
     assert time.perf_counter() - start < 2
 
 
@@ -989,4 +990,4 @@ def test_half_a_character_is_refused_by_name(encoder):
 
 def test_cleaning_leaves_written_language_alone():
     for text in (MIXED, "Größe", unicodedata.normalize("NFD", "Größe"), "日本語", "a\u200db\u200e"):
-        assert sources.clean_caption(text) == text
+        assert clean_caption(text) == text

@@ -19,12 +19,15 @@ import torch
 from PIL import Image
 from test_bad_input import PICTURES, TEXTS, encoded, four
 
-from imagen_nb.data import read_step
 from imagen_nb.engine.samples import in_order
-from imagen_nb.pictures import captioned, catalog, pixels, sources
+from imagen_nb.pictures import captioned, catalog, decode, pixels, shards
 from imagen_nb.pictures.captioned import load_captioned
-from imagen_nb.pictures.sources import Notes, Tar, find_source, tar_members
+from imagen_nb.pictures.pixels import Batch
+from imagen_nb.pictures.shards import Notes
+from imagen_nb.pictures.sources import find_source
 from imagen_nb.pictures.streams import stream_captioned
+from imagen_nb.pictures.tables import table_captions
+from imagen_nb.pictures.tars import Tar, tar_members
 from imagen_nb.store.keyed import permute
 
 datasets = pytest.importorskip("datasets")
@@ -197,7 +200,7 @@ def test_a_collection_is_the_same_in_every_layout(layout, tmp_path):
     ds = load_captioned(LAYOUTS[layout](tmp_path, sample_rows), 16)
     assert [ds.caption(i) for i in range(13)] == [c[0] for *_, c in sample_rows]
     wanted = torch.stack(
-        [pixels.to_square(sources.decode_picture(blob), 16) for _, blob, _ in sample_rows]
+        [pixels.to_square(decode.decode_picture(blob), 16) for _, blob, _ in sample_rows]
     )
     assert torch.equal(ds.images(range(13)), wanted)
     again = pickle.loads(pickle.dumps(ds))
@@ -240,17 +243,16 @@ def test_sizes_told_by_headers_are_pillows(kind, options, side):
         reads.append(1)
         return blob
 
-    ends = (blob[: sources.HEAD], blob[-sources.TAIL :])
-    assert sources.probe(*ends, read) == (side + 9, side)
+    assert decode.probe(*shards.blob_ends(blob), read) == (side + 9, side)
     assert (
         not reads
         or kind not in ("JPEG", "PNG")
-        or len(options.get("icc_profile", b"")) > sources.HEAD
+        or len(options.get("icc_profile", b"")) > decode.HEAD
     )
     for cut in (len(blob) - 2 if kind == "JPEG" else len(blob) // 3, len(blob) // 2, 40, 3):
         short = blob[:cut]
-        with pytest.raises(sources.UnreadablePicture):
-            sources.probe(short[: sources.HEAD], short[-sources.TAIL :], lambda: short)
+        with pytest.raises(decode.UnreadablePicture):
+            decode.probe(*shards.blob_ends(short), functools.partial(bytes, short))
 
 
 # ---------------------------------------------------------------- several captions, splits, choices
@@ -295,12 +297,52 @@ def test_a_json_beside_a_picture_holds_captions(tmp_path):
     assert load_captioned(tmp_path / "t", 16, caption_column="alt").caption(1) == "other"
 
 
+def test_captions_of_a_table_are_those_of_its_pictures(tmp_path):
+    "What `embed` encodes is what training asks for."
+    rows = [("a.jpg", ["one\x01", " two "]), ("b.jpg", None), ("c.jpg", 12), ("d.jpg", "d")]
+    folder_layout(tmp_path, [(name, jpeg(k), None) for k, (name, _) in enumerate(rows)])
+    wanted = ["one", "two", "", "12", "d"]
+    table, listed = tmp_path / "list.jsonl", [dict(file_name=n, prompt=c) for n, c in rows]
+    table.write_text("\n".join(map(json.dumps, listed)), encoding="utf-8")
+    ds = load_captioned(table, 16)
+    assert [c for i in range(4) for c in ds.captions(i) or [""]] == table_captions(table) == wanted
+    table = tmp_path / "list.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        table.write_text("image,alt\na.jpg,größer\n", encoding=encoding)
+        assert load_captioned(table, 16, caption_column="alt").captions(0) == ["größer"]
+        assert table_captions(table, "alt") == ["größer"]
+    annotations = coco(tmp_path / "coco") / "annotations" / "captions_val2017.json"
+    assert table_captions(annotations)[5:7] == ["val2017 1 0", "val2017 1 1"]
+    (tmp_path / "list.txt").write_text("one\n\n two\n")
+    assert table_captions(tmp_path / "list.txt") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name, blob, words",
+    [
+        ("a.jsonl", b"{", "a line is no JSON"),
+        ("a.jsonl", b"[1]\n", "has no rows with names"),
+        ("a.csv", b"id\n", "has no rows with names"),
+        ("a.csv", b"id,words\n1,a\n", "has columns id, words, expected caption or text"),
+        ("a.csv", b'text\n"a', "quotes do not match"),
+        ("a.csv", b"text\ncaf\xe9\n", "is not UTF-8"),
+        ("a.txt", b"caf\xe9", "is not UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_embedded_is_refused(name, blob, words, tmp_path):
+    (tmp_path / name).write_bytes(blob)
+    with pytest.raises(ValueError, match=f"embed: .*{words}"):
+        table_captions(tmp_path / name)
+
+
 def test_a_share_is_held_out_by_name(tmp_path):
     rows = [(f"{k:03d}.jpg", jpeg(k % 12), [str(k)]) for k in range(200)]
     folder_layout(tmp_path, rows)
 
     def sides(seed=0):
-        parts = {s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in captioned.SPLITS}
+        parts = {
+            s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in captioned.SPLITS
+        }
         return {s: {ds.catalog.name(ds.row(i)) for i in range(len(ds))} for s, ds in parts.items()}
 
     before = sides()
@@ -371,7 +413,7 @@ def test_the_pair_of_a_crop_is_the_crop_of_the_pair(size, factor, tmp_path, monk
     noise = torch.randint(0, 256, (301, 417, 3), generator=torch.Generator().manual_seed(0)).byte()
     folder_layout(tmp_path, [("a.png", encoded(Image.fromarray(noise.numpy())), None)])
     ds, side = load_captioned(tmp_path, size), size // 4
-    monkeypatch.setattr(data, "KEPT", 0)  # windows are read alone
+    monkeypatch.setattr(captioned, "KEPT", 0)  # windows are read alone
     tops, m = torch.tensor([0, size - side, size // 2]), MARGIN // factor
     crop = Crop(tops - MARGIN, tops.flip(0) - MARGIN, side + 2 * MARGIN, side + 2 * MARGIN)
     low = resize(ds.images([0] * 3, crop=crop), (side + 2 * MARGIN) // factor)[..., m:-m, m:-m]
@@ -415,7 +457,7 @@ def test_coco(tmp_path):
         ds = load_captioned(source, 16, split)
         tag = "val2017" if n == 4 else "train2017"
         assert len(ds) == n and ds.captions(2) == [f"{tag} 2 {j}" for j in range(5)]
-        assert torch.equal(ds[2][0], pixels.to_square(sources.decode_picture(jpeg(2)), 16))
+        assert torch.equal(ds[2][0], pixels.to_square(decode.decode_picture(jpeg(2)), 16))
     with pytest.raises(ValueError, match="split of .*'test'.*captions_train2017"):
         load_captioned(tmp_path, 16, "test")
     with pytest.raises(ValueError, match="instances_train2017.json.*COCO"):
@@ -815,6 +857,14 @@ def test_a_build_that_is_killed_leaves_nothing_half_done(tmp_path):
 
 
 # ---------------------------------------------------------------- order, workers, resume (F14)
+
+
+def read_step(step, dataset, batch, seed=0):
+    "Pictures and captions of one step; nothing but the arguments decides which."
+    index = step * batch + torch.arange(batch)
+    rows = [permute(n, len(dataset), seed) for n in index.tolist()]
+    captions = [dataset.caption(i, n // len(dataset)) for i, n in zip(rows, index.tolist())]
+    return Batch(dataset.images(rows), None, index, captions)
 
 
 def numbers(batches):

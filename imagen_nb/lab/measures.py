@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from imagen_nb.data import Scene, ShapesWorld, _cells, _places, _radius, render
+from imagen_nb.data import ShapesWorld, render
 from imagen_nb.lab.oracle import read
 from imagen_nb.pictures.pixels import resize
+from imagen_nb.pictures.scenes import Scene, pair_places, quarter_places, radius_of
 from imagen_nb.stage import Stage
 from imagen_nb.store.keyed import keyed_generator
 from imagen_nb.text import TextEmbedding
@@ -102,13 +103,13 @@ def other_drawing(
     "The same things at other places and in other radii, by the law that places all scenes."
     rng, n = random.Random(f"other drawing {key}"), len(scene.things)
     if scene.relation:
-        places = _places(rng, scene.relation)
+        places = pair_places(rng, scene.relation)
     elif n == 1:
         places = [tuple(0.5 + (2 * rng.random() - 1) * 0.15 for _ in range(2))]
     else:
-        places = _cells(rng, n)
+        places = quarter_places(rng, n)
     things = (
-        dataclasses.replace(thing, x=x, y=y, r=_radius(rng, thing.size))
+        dataclasses.replace(thing, x=x, y=y, r=radius_of(rng, thing.size))
         for thing, (x, y) in zip(scene.things, places)
     )
     return dataclasses.replace(scene, things=tuple(things))

@@ -8,19 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_nb.data import (
-    BACKGROUNDS,
-    COLOURS,
-    STRIPE_PERIOD,
-    TINT,
-    VOCABULARY,
-    Scene,
-    Thing,
-    _axis,
-    _paint,
-    _sinc,
-)
+from imagen_nb.data import STRIPE_PERIOD, TINT, paint, pixel_centres, sinc
 from imagen_nb.pictures.pixels import resize
+from imagen_nb.pictures.scenes import BACKGROUNDS, COLOURS, VOCABULARY, Scene, Thing
 
 
 def chroma(
@@ -73,8 +63,8 @@ def _patches(image: Tensor, colours: tuple[str, ...]) -> list[tuple[str, Tensor]
 
 def _strength(things: list[Thing], size: int) -> Tensor:
     "Strength of colour of things drawn alone, (n h w): coverage, less the white in it."
-    at = _axis(None, size, size, None).expand(len(things), size)
-    alpha, tint = _paint(things, at[:, None, :], at[:, :, None], size)
+    at = pixel_centres(size, size).expand(len(things), size)
+    alpha, tint = paint(things, at[:, None, :], at[:, :, None], size)
     return (alpha * (1 - tint))[:, 0]
 
 
@@ -105,14 +95,14 @@ def _recognise(share: Tensor, shapes: tuple[str, ...]) -> tuple[Thing, float]:
     options = _candidates(share, shapes)
     drawn = _strength(options, share.shape[-1])
     likeness = F.cosine_similarity(drawn.flatten(1), share.flatten()[None])
-    best = likeness.argmax().item()
+    best = int(likeness.argmax())
     return options[best], likeness[best].item()
 
 
 def _wave(size: int, blur: float = 0.6) -> float:
     "Amplitude of stripes drawn at this size and then blurred by so many pixels."
     f = 1 / (STRIPE_PERIOD * math.sqrt(2) * size)  # cycles per pixel along each axis
-    return 2 / math.pi * TINT * _sinc(f) ** 4 * math.exp(-4 * (math.pi * blur * f) ** 2)
+    return 2 / math.pi * TINT * sinc(f) ** 4 * math.exp(-4 * (math.pi * blur * f) ** 2)
 
 
 def _read_fill(image: Tensor, thing: Thing) -> str:
@@ -120,7 +110,7 @@ def _read_fill(image: Tensor, thing: Thing) -> str:
     side = image.shape[-1]
     inner = dataclasses.replace(thing, fill="plain", r=thing.r - 1.5 / side)
     x, y = ((torch.arange(side) + 0.5) / side - c for c in (thing.x, thing.y))
-    alpha, _ = _paint([inner], x[None, None] + thing.x, y[None, :, None] + thing.y, side)
+    alpha, _ = paint([inner], x[None, None] + thing.x, y[None, :, None] + thing.y, side)
     rows, cols = (alpha[0, 0] > 0.99).nonzero(as_tuple=True)
     hue = _hues((thing.colour,))[0]
     q = (chroma(image[:, rows, cols][..., None])[..., 0] * hue[:, None]).sum(0) / hue.square().sum()
@@ -198,11 +188,11 @@ def compare(
 
 def _relation_holds(wanted: Scene, found: Scene) -> bool:
     "Do the two named things, found by colour, stand as wanted?"
-    pair = [
-        max((o for o in found.things if o.colour == w.colour), key=lambda o: o.r, default=None)
-        for w in wanted.things[:2]
-    ]
-    return None not in pair and _stands(*pair) == wanted.relation
+    alike = [[o for o in found.things if o.colour == w.colour] for w in wanted.things[:2]]
+    if not all(alike):
+        return False
+    a, b = (max(things, key=lambda o: o.r) for things in alike)
+    return _stands(a, b) == wanted.relation
 
 
 def score(

@@ -1,1 +1,1 @@
-"Files become pixels with captions, and what is left out is counted."
+"Files become pixels with captions, what is left out is counted, and a drawn world has its scenes."

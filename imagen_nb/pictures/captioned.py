@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from imagen_nb.pictures.catalog import Catalog, open_catalog
-from imagen_nb.pictures.pixels import Crop, _cut, crop_images
-from imagen_nb.pictures.sources import SPLIT_NAMES as SPLITS
-from imagen_nb.pictures.sources import decode_picture, find_source, reason
-from imagen_nb.store.keyed import _share
+from imagen_nb.pictures.decode import decode_picture, reason
+from imagen_nb.pictures.pixels import Crop, crop_images, cut_square
+from imagen_nb.pictures.sources import SPLITS, find_source
+from imagen_nb.store.keyed import keyed_share
 
 FEW = 3  # unreadable pictures that never stop a run, however small the collection
 
@@ -37,8 +37,10 @@ class CaptionedImages:
     ):
         self.catalog, self.keep, self.size, self.name = catalog, keep, size, name
         self.square, self.seed, self.max_skipped, self.choice = square, seed, max_skipped, choice
-        self.broken, self.stopped = {}, ""  # index -> reason; why reading stopped
-        self._kept, self._kept_size = {}, None
+        self.broken: dict[int, str] = {}  # index: reason
+        self.stopped = ""  # why reading stopped
+        self._kept: dict[int, Tensor] = {}  # index: square, of one size
+        self._kept_size = 0
         meta = catalog.meta
         self.skipped = collections.Counter(meta["problems"]) + collections.Counter(meta["left_out"])
         self.examples = {
@@ -65,7 +67,7 @@ class CaptionedImages:
         j, k = i, 0
         while j in self.broken and len(self.broken) < len(self):
             k += 1
-            j = int(_share(f"stand-in {self.seed} {i} {k}") * len(self))
+            j = int(keyed_share(f"stand-in {self.seed} {i} {k}") * len(self))
         return j
 
     def captions(self, i: int) -> list[str]:
@@ -75,8 +77,9 @@ class CaptionedImages:
     def caption(self, i: int, epoch: int | None = None) -> str:
         "Caption of picture i: of several the first, or one drawn for each epoch; empty without any."
         texts = self.captions(i) or [""]
-        k = 0 if epoch is None else int(_share(f"caption {self.seed} {epoch} {i}") * len(texts))
-        return texts[k]
+        if epoch is None:
+            return texts[0]
+        return texts[int(keyed_share(f"caption {self.seed} {epoch} {i}") * len(texts))]
 
     def images(
         self,
@@ -129,10 +132,10 @@ def _lose(ds: CaptionedImages, i: int, why: str):
 
 def _view(ds: CaptionedImages, i: int, size: int, crop: Crop | None) -> Tensor:
     "A square or a window of it, uint8 (3 h w); squares that fit are kept."
-    at = 0.5 if ds.square == "centre" else _share(f"square {ds.seed} {i}")
+    at = 0.5 if ds.square == "centre" else keyed_share(f"square {ds.seed} {i}")
 
     def cut(window):
-        return _cut(decode_picture(ds.catalog.blob(int(ds.keep[i]))), size, at, window)
+        return cut_square(decode_picture(ds.catalog.blob(int(ds.keep[i]))), size, at, window)
 
     is_kept = (i + 1) * 3 * size**2 <= KEPT  # by index, not by history: the same after a resume
     if crop is not None and not is_kept:
@@ -192,7 +195,9 @@ EDGES = (64, 128, 256, 512, 1024)  # of the histogram of shorter sides, in pixel
 
 def _report_captions(ds: CaptionedImages):
     "How many captions there are, and how long."
-    seen, lengths, missing, damaged, count = set(), [], 0, 0, 0
+    seen: set[int] = set()
+    lengths: list[int] = []
+    missing, damaged, count = 0, 0, 0
     for i in range(len(ds)):
         texts = ds.captions(i)
         missing, count = missing + (not texts), count + len(texts)
@@ -227,9 +232,9 @@ def load_captioned(
     seed: int = 0,  # of the share, of squares and of captions' draws
 ) -> CaptionedImages:
     "Captioned pictures from files or from Hugging Face datasets, in random access."
-    level = {True: "header", False: "nothing", "all": "all"}.get(check)
+    level = {True: "header", False: "nothing", "all": "all"}.get(check, "")
     for name, value, is_right, wanted in (
-        ("check", check, level is not None, "True, False or 'all'"),
+        ("check", check, level, "True, False or 'all'"),
         ("square", square, square in ("centre", "random"), "'centre' or 'random'"),
         ("held_out", held_out, 0 <= held_out < 0.5, "a share below 0.5"),
         ("min_size", min_size, not min_size or check, "0 where headers are not read"),
@@ -257,7 +262,7 @@ def _choose(rows, split: str, min_size: int, held_out: float, seed: int):
         is_used &= np.minimum(rows["width"], rows["height"]) >= min_size
         choice = f", at least {min_size} px"
     if held_out:
-        u = (rows["key"] ^ np.uint32(_share(f"held out {seed}") * 2**32)) / 2**32
+        u = (rows["key"] ^ np.uint32(keyed_share(f"held out {seed}") * 2**32)) / 2**32
         low, high = {"valid": (0, 1), "test": (1, 2), "train": (2, math.inf)}[split]
         is_used &= (u >= low * held_out) & (u < high * held_out)
         choice += f", {split} beside shares of {held_out:g} by seed {seed}"

@@ -1,15 +1,18 @@
 """What a scan of a source found, written down once: one compact file, mapped into memory, shared by every process.
 
-Layout: MAGIC, text, rows, JSON, tail. A row is 42 bytes (`ROW`); its text is its name and its captions, each ended by a
-zero byte. The tail says how long the parts are and holds a digest of all that is before it.
+Layout: a digest of all that follows, three lengths, text, rows, JSON. A row is 42 bytes (`ROW`); its text is its name
+and its captions, each ended by a zero byte.
 """
 
 import collections
 import contextlib
+import copy
+import functools
 import hashlib
 import json
 import mmap
 import os
+import shutil
 import struct
 import tempfile
 import warnings
@@ -17,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from imagen_nb.pictures.sources import Notes, Source, clean_caption, decode_picture, probe, reason
+from imagen_nb.pictures.decode import decode_picture, probe, reason
+from imagen_nb.pictures.shards import Found, Shard, keep_name
+from imagen_nb.pictures.sources import Source
+from imagen_nb.pictures.tables import clean_caption, clean_captions
 from imagen_nb.store.files import cache_folder
 
-__all__ = ["ROW", "CHECKS", "Catalog", "cache_folder", "open_catalog", "build_catalog"]
-
-MAGIC, TAIL, VERSION = b"imgcat01", struct.Struct("<QQQ16s"), 1
 ROW = np.dtype(
     [
         ("shard", "<u4"),
@@ -32,38 +35,41 @@ ROW = np.dtype(
         ("height", "<u4"),
         ("key", "<u4"),  # hash of the name: which side of a held-out share it falls on
         ("reason", "<u2"),  # 0: a picture; else a number of `reasons`
-        ("end", "<u8"),
+        ("end", "<u8"),  # where its text ends
     ]
-)  # where its text ends
+)
 CHECKS = ("nothing", "header", "all")  # what is read of a picture before it is written down
+VERSION = 2  # of this layout: another one, another file
+LENGTHS = struct.Struct("<3Q")  # bytes of text, rows, bytes of JSON
+DIGEST = functools.partial(hashlib.blake2b, digest_size=16)
+BEGIN = DIGEST().digest_size + LENGTHS.size  # where the text begins
 
 
 class Catalog:
     "Rows of a catalog file, and the shards they were found in."
 
-    def __init__(self, path: Path, shards: list):
-        self.path, self.shards = Path(path), shards
-        with open(self.path, "rb") as f:
+    def __init__(
+        self,
+        path: Path,  # of the file
+        shards: list[Shard],  # of the source, in the order of the scan
+    ):
+        self.path, self.shards = path, shards
+        with open(path, "rb") as f:
             self.map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        text, rows, meta, digest = _lengths(self.map)
-        begin = len(MAGIC) + text
-        self.rows = np.frombuffer(self.map, ROW, rows, begin)
-        self.meta = json.loads(
-            self.map[begin + rows * ROW.itemsize : begin + rows * ROW.itemsize + meta]
-        )
+        text, rows, meta = LENGTHS.unpack(self.map[BEGIN - LENGTHS.size : BEGIN])
+        self.rows = np.frombuffer(self.map, ROW, rows, BEGIN + text)
+        self.meta = json.loads(self.map[len(self.map) - meta :])
 
     def __reduce__(self):
         return Catalog, (self.path, self.shards)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
     def _texts(self, row: int) -> list[bytes]:
         "Name and captions."
         begin = int(self.rows["end"][row - 1]) if row else 0
-        return self.map[len(MAGIC) + begin : len(MAGIC) + int(self.rows["end"][row])].split(b"\0")[
-            :-1
-        ]
+        return self.map[BEGIN + begin : BEGIN + int(self.rows["end"][row])].split(b"\0")[:-1]
 
     def name(self, row: int) -> str:
         "A picture's name, for people."
@@ -75,10 +81,8 @@ class Catalog:
 
     def blob(self, row: int) -> bytes:
         "A picture's file, read where the scan found it."
-        o = self.rows[row]
-        return self.shards[o["shard"]].read(
-            os.fsdecode(self._texts(row)[0]), int(o["start"]), int(o["length"])
-        )
+        o, name = self.rows[row], os.fsdecode(self._texts(row)[0])
+        return self.shards[o["shard"]].read(name, int(o["start"]), int(o["length"]))
 
     def sizes(self) -> np.ndarray:
         "Shorter sides of the pictures that can be used; 0 where headers were not read."
@@ -95,14 +99,10 @@ def open_catalog(
     "The catalog of a source: found in the cache, or built by the first process that needs it."
     if check not in CHECKS:
         raise ValueError(f"open_catalog: check, got {check!r}, expected one of {CHECKS}")
-    key = hashlib.blake2b(
-        repr((source.place, options, check)).encode(errors="surrogateescape"), digest_size=8
-    ).hexdigest()
-    stamp, name = (
-        source.stamp(),
-        "".join(c if c.isalnum() or c in "-_" else "-" for c in source.name.split("/")[-1])[:40],
-    )
-    with _alone(f"{name}-{key}.catalog") as path:
+    words = repr((VERSION, source.place, options, check)).encode(errors="surrogateescape")
+    key, stamp = hashlib.blake2b(words, digest_size=8).hexdigest(), source.stamp()
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in source.name.split("/")[-1])
+    with _alone(f"{name[:40]}-{key}.catalog") as path:
         if not _is_current(path, stamp):
             build_catalog(source, path, stamp, check, progress)
         return Catalog(path, source.shards)
@@ -116,69 +116,31 @@ def _alone(name: str):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / f"{name}.lock", "w")
     except OSError as e:
-        folder = Path(tempfile.mkdtemp(prefix="imagen_nb-"))
         warnings.warn(
-            f"load_captioned: no catalog can be kept in {cache_folder()} ({e.strerror}); the pictures are looked"
+            f"load_captioned: no catalog can be kept in {folder} ({e.strerror}); the pictures are looked"
             " through again each time. Name another folder in IMAGEN_NB_CACHE"
         )
-        yield folder / name
+        yield Path(tempfile.mkdtemp(prefix="imagen_nb-")) / name
         return
     with lock:
-        with contextlib.suppress(
-            ImportError, OSError
-        ):  # without locks two processes write the same file, one after the other
+        with contextlib.suppress(ImportError, OSError):  # without locks two processes both write it
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder / name
 
 
-def _lengths(data) -> tuple[int, int, int, bytes]:
-    "Bytes of text, number of rows, bytes of JSON, digest."
-    return TAIL.unpack(data[-TAIL.size :])
-
-
 def _is_current(path: Path, stamp: str) -> bool:
     "Is there a sound catalog of the files as they are now?"
     try:
-        data = path.open("rb")
+        with open(path, "rb") as f:
+            wanted = f.read(DIGEST().digest_size)
+            is_sound = hashlib.file_digest(f, DIGEST).digest() == wanted
     except OSError:
         return False
-    with data:
-        what = _damage(data, path.stat().st_size)
-        if what:
-            warnings.warn(
-                f"load_captioned: the catalog {path.name} is damaged ({what}); it is built again"
-            )
-        return not what and _meta(data)["stamp"] == stamp
-
-
-def _damage(f, size: int) -> str:
-    "What is wrong with a catalog file, or nothing."
-    if size < len(MAGIC) + TAIL.size:
-        return f"{size} bytes"
-    f.seek(size - TAIL.size)
-    text, rows, meta, wanted = TAIL.unpack(f.read())
-    f.seek(0)
-    if (
-        f.read(len(MAGIC)) != MAGIC
-        or len(MAGIC) + text + rows * ROW.itemsize + meta + TAIL.size != size
-    ):
-        return "lengths"
-    f.seek(0)
-    digest, left = hashlib.blake2b(digest_size=16), size - 16
-    while left:
-        part = f.read(min(left, 2**22))
-        digest.update(part)
-        left -= len(part)
-    return "" if digest.digest() == wanted else "digest"
-
-
-def _meta(f) -> dict:
-    f.seek(-TAIL.size, os.SEEK_END)
-    end, (_, _, meta, _) = f.tell(), TAIL.unpack(f.read())
-    f.seek(end - meta)
-    return json.loads(f.read(meta))
+    if not is_sound:
+        warnings.warn(f"load_captioned: the catalog {path.name} is damaged; it is built again")
+    return is_sound and Catalog(path, []).meta["stamp"] == stamp
 
 
 def build_catalog(
@@ -191,19 +153,11 @@ def build_catalog(
     "Scan every shard and write down what was found; memory does not grow with the number of pictures."
     from tqdm.auto import tqdm
 
-    new, notes = path.with_name(f"{path.name}.{os.getpid()}.new"), Notes()
-    notes.problems.update(source.notes.problems)
-    notes.ignored.update(source.notes.ignored)
-    notes.examples.update({k: list(v) for k, v in source.notes.examples.items()})
+    new, notes = path.with_name(f"{path.name}.{os.getpid()}.new"), copy.deepcopy(source.notes)
+    bar = tqdm(desc=source.name, unit="picture", delay=2, leave=False, disable=not progress)
     try:
-        with (
-            open(new, "wb") as f,
-            tempfile.TemporaryFile() as rows,
-            tqdm(
-                desc=source.name, unit="picture", delay=2, leave=False, disable=not progress
-            ) as bar,
-        ):
-            writer = _Writer(f, rows)
+        with open(new, "w+b") as file, tempfile.TemporaryFile() as rows, bar:
+            writer = _Writer(file, rows)
             for k, shard in enumerate(source.shards):
                 try:
                     for found in shard.scan(notes):
@@ -211,34 +165,20 @@ def build_catalog(
                         bar.update()
                 except OSError as e:
                     notes.problem(f"shard: {reason(e)}", shard.name)
-            writer.close(
-                dict(
-                    version=VERSION,
-                    stamp=stamp,
-                    check=check,
-                    problems=notes.problems,
-                    examples=notes.examples,
-                    ignored=notes.ignored,
-                    lost=notes.lost,
-                )
-            )
+            writer.close(dict(stamp=stamp, check=check, **vars(notes)))
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
 
 
-def _look(shard, found, check: str) -> tuple[int, int, str]:
+def _look(shard: Shard, found: Found, check: str) -> tuple[int, int, str]:
     "Width, height, and why a picture cannot be used."
     if found.problem or check == "nothing":
         return 0, 0, found.problem
-
-    def read():
-        return shard.read(found.name, found.start, found.length)
-
+    read = functools.partial(shard.read, found.name, found.start, found.length)
     try:
-        if check == "all":
-            return *decode_picture(read()).size, ""
-        return *probe(*found.ends(), read), ""
+        w, h = decode_picture(read()).size if check == "all" else probe(*found.ends(), read)
+        return w, h, ""
     except (OSError, ValueError) as e:
         return 0, 0, reason(e)
 
@@ -247,69 +187,48 @@ class _Writer:
     "Text goes to the file at once, rows to a second file that is appended at the end."
 
     def __init__(self, file, rows):
-        self.file, self.rows, self.digest = file, rows, hashlib.blake2b(digest_size=16)
+        self.file, self.rows, self.n, self.end = file, rows, 0, 0
+        self.some: list[tuple] = []  # rows that are not written yet
         self.reasons, self.left_out, self.names = {"": 0}, collections.Counter(), {}
-        self.kept, self.some, self.end, self.text, self.n = (
-            hashlib.blake2b(digest_size=8),
-            [],
-            0,
-            [],
-            0,
-        )
-        self.write(MAGIC)
+        self.kept = hashlib.blake2b(digest_size=8)  # of names and captions
+        file.write(bytes(BEGIN))
 
-    def write(self, data: bytes):
-        self.file.write(data)
-        self.digest.update(data)
-
-    def add(self, shard: int, found, width: int, height: int, why: str):
-        parts = [os.fsencode(found.name)] + [
-            c.encode() for c in map(clean_caption, found.captions) if c
-        ]
-        text = b"\0".join(parts) + b"\0"
+    def add(self, shard: int, found: Found, width: int, height: int, why: str):
+        "Write down a picture."
+        name = os.fsencode(found.name)
+        text = b"\0".join([name, *(c.encode() for c in clean_captions(found.captions)), b""])
         if why:
-            self._leave_out(why, found.name)
+            self.reasons.setdefault(why, len(self.reasons))
+            self.left_out[why] += 1
+            keep_name(self.names, why, found.name)
         else:
             self.kept.update(text)
-        self.end += len(text)
-        self.text.append(text)
-        key = int.from_bytes(hashlib.blake2b(parts[0], digest_size=4).digest(), "big")
-        self.some.append(
-            (shard, found.start, found.length, width, height, key, self.reasons[why], self.end)
-        )
+        self.file.write(text)
+        self.n, self.end = self.n + 1, self.end + len(text)
+        key = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "big")
+        where = (shard, found.start, found.length)
+        self.some.append((*where, width, height, key, self.reasons[why], self.end))
         if len(self.some) == 4096:
             self.flush()
 
-    def _leave_out(self, why: str, name: str):
-        self.reasons.setdefault(why, len(self.reasons))
-        self.left_out[why] += 1
-        names = self.names.setdefault(why, [])
-        if len(names) < 3:
-            names.append(clean_caption(name))
-
     def flush(self):
-        self.write(b"".join(self.text))
+        "Empty the memory."
         self.rows.write(np.array(self.some, ROW).tobytes())
-        self.n, self.some, self.text = self.n + len(self.some), [], []
+        self.some = []
 
     def close(self, meta: dict):
-        "Append rows, JSON and tail, and make sure they are on disk."
+        "Append rows and JSON, put lengths and digest in front, and make sure that all is on disk."
         self.flush()
         self.rows.seek(0)
-        while part := self.rows.read(2**22):
-            self.write(part)
-        meta = json.dumps(
-            meta
-            | dict(
-                reasons=list(self.reasons),
-                left_out=self.left_out,
-                names=self.names,
-                digest=self.kept.hexdigest(),
-            )
-        ).encode()
-        self.write(meta)
-        tail = TAIL.pack(self.end, self.n, len(meta), b"")
-        self.digest.update(tail[:-16])
-        self.file.write(tail[:-16] + self.digest.digest())
+        shutil.copyfileobj(self.rows, self.file)
+        meta |= dict(reasons=list(self.reasons), left_out=self.left_out, names=self.names)
+        blob = json.dumps(meta | dict(digest=self.kept.hexdigest())).encode()
+        self.file.write(blob)
+        self.file.seek(BEGIN - LENGTHS.size)
+        self.file.write(LENGTHS.pack(self.end, self.n, len(blob)))
+        self.file.seek(BEGIN - LENGTHS.size)
+        digest = hashlib.file_digest(self.file, DIGEST).digest()
+        self.file.seek(0)
+        self.file.write(digest)
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,34 @@ class Batch(NamedTuple):
 
     images: Tensor  # (b 3 h w) in [-1, 1]
     text: TextEmbedding  # encoded captions, b rows
-    index: Tensor  # key of every draw, int64 (b,)
+    index: Tensor  # type: ignore[assignment]  # key of every draw, int64 (b,)
     captions: list[str] | None = None  # for the eye only
+
+
+class Pictures(Protocol):
+    "Captioned pictures in random access: all that training, validation and sampling ask of a data set."
+
+    def __len__(self) -> int:
+        "Pictures; training draws a new order of them each epoch."
+
+    @property
+    def identity(self) -> str:
+        "These pictures in a run's record: other pictures, another text."
+
+    def captions(self, i: int) -> list[str]:
+        "All captions of picture i; none, or each in one line."
+
+    def caption(self, i: int, epoch: int | None = None) -> str:
+        "The caption of picture i in an epoch: keyed, the same in every process; empty without any."
+
+    def images(
+        self,
+        indices,  # int64 (b,) or a list of ints, each from 0 to len - 1
+        size: int | None = None,  # side of the whole frame in pixels; None: the data set's own
+        crop: Crop | None = None,  # windows of it, one per picture
+        device=None,  # where to put them
+    ) -> Tensor:  # (b 3 h w) in [-1, 1], float32; h and w are the size's or the crop's
+        "Pictures by index, the same whatever was asked for before."
 
 
 MARGIN = 8  # pixels a crop carries on each side, so that reducing it by 4 equals cropping after
@@ -50,7 +76,7 @@ def resize(
     if new == old:
         return images
     if any(max(a, b) % min(a, b) for a, b in zip(old, new)):  # grids that never realign
-        rows, cols = (_tent(a, b).to(images) for a, b in zip(old, new))
+        rows, cols = (tent_weights(a, b).to(images) for a, b in zip(old, new))
         return rows @ images @ cols.T
     (py, qy), (px, qx) = ((a // math.gcd(a, b), b // math.gcd(a, b)) for a, b in zip(old, new))
     padded = F.pad(images, (px, px, py, py), mode="replicate")
@@ -58,8 +84,11 @@ def resize(
     return out[..., qy : qy + new[0], qx : qx + new[1]].contiguous()
 
 
-def _tent(old: int, new: int) -> Tensor:
-    "Weight of every old pixel in every new one, (new old): a tent, its overhang on the edge."
+def tent_weights(
+    old: int,  # pixels along an axis
+    new: int,  # pixels after the resize
+) -> Tensor:  # weight of every old pixel in every new one, (new old), float64; rows sum to 1
+    "A tent as wide as two pixels of the coarser grid; what hangs over the frame counts on its edge."
     reach = max(1.0, old / new)
     pad = math.ceil(reach)
     at = torch.arange(-pad, old + pad)
@@ -87,11 +116,16 @@ def to_square(
     at: float = 0.5,  # where along the longer side the square lies, in [0, 1]
 ) -> Tensor:  # (3 size size) in [-1, 1], in steps of 1/127.5
     "The largest square of a picture, by default the middle one, resized."
-    return _cut(picture, size, at, (0, 0, size, size)).float().div_(127.5).sub_(1)
+    return cut_square(picture, size, at, (0, 0, size, size)).float().div_(127.5).sub_(1)
 
 
-def _cut(picture, size: int, at: float, window: tuple[int, int, int, int]) -> Tensor:
-    "Window (top, left, height, width) of a resized square, uint8 (3 height width)."
+def cut_square(
+    picture,  # PIL.Image in RGB
+    size: int,  # side of the square in pixels
+    at: float,  # where along the longer side the square lies, in [0, 1]
+    window: tuple[int, int, int, int],  # top, left, height, width: the part that is wanted
+) -> Tensor:  # uint8 (3 height width)
+    "A window of a picture's resized square, without resizing the rest."
     side, scale = min(picture.size), min(picture.size) / size
     x, y = (int((length - side) * at) for length in picture.size)
     pad = math.ceil(max(1.0, scale))

@@ -11,7 +11,7 @@ from torch import Tensor
 def permute(
     n: int,  # number of samples drawn before this one
     length: int,  # size of the dataset
-    seed: int,  # another seed, another order
+    seed: int | str,  # another seed, another order
 ) -> int:  # data position in [0, length)
     "Position of the n-th sample: a new permutation each epoch, in constant memory."
     if n < 0 or length < 1:
@@ -35,8 +35,10 @@ def _feistel(i: int, half: int, key: str, rounds: int = 4) -> int:
     return left << half | right
 
 
-def _share(key: str) -> float:
-    "A number in [0, 1) that depends on the key alone."
+def keyed_share(
+    key: str,  # names the draw
+) -> float:  # in [0, 1), the same for the same key on every machine
+    "A number that depends on its name alone."
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 

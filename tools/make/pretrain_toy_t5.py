@@ -26,7 +26,8 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from imagen_nb.data import BACKGROUNDS, COLOURS, INVERSE, NUMBERS, SHAPES, Scene, Thing, wordings  # noqa: E402
+from imagen_nb.data import NUMBERS, wordings  # noqa: E402
+from imagen_nb.pictures.scenes import BACKGROUNDS, COLOURS, INVERSE, SHAPES, Scene, Thing  # noqa: E402
 
 # ---------------------------------------------------------------- the grammar
 NOUNS = {

@@ -1,10 +1,9 @@
-"""Speed and order of reading pictures, into `data/runs/data-bench.json`: `python tools/measure/bench_data.py [--rows 1000000]`.
+"""Speed of reading pictures, into `data/runs/data-bench.json`: `python tools/measure/bench_data.py [--rows 1000000]`.
 
 Ours and `datasets` with a Pillow transform take turns over the same JPEG files, in one thread, nothing kept in memory.
 """
 
 import argparse
-import functools
 import io
 import json
 import os
@@ -22,11 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imagen_nb import data
-from imagen_nb.data import read_step
-from imagen_nb.engine.samples import in_order
+from imagen_nb.pictures import captioned
 from imagen_nb.pictures.captioned import load_captioned
-from imagen_nb.pictures.pixels import Crop
+from imagen_nb.pictures.pixels import Crop, to_square
 from imagen_nb.store.keyed import permute
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +120,7 @@ def summary(values: list, digits: int) -> dict:
 
 def throughput(folder: Path) -> list[dict]:
     "Both sides, taking turns."
-    data.KEPT, cards = 0, []  # every picture is read and decoded each time
+    captioned.KEPT, cards = 0, []  # every picture is read and decoded each time
     for size, crop, sides, n in SETS:
         root = folder / f"{sides[0]}"
         if not root.exists():
@@ -159,7 +156,7 @@ def draft_parity(folder: Path) -> list[dict]:
             "RGB", (whole.width * 256 // min(whole.size), whole.height * 256 // min(whole.size))
         )
         gap = (
-            data.to_square(drafted.convert("RGB"), 64) - data.to_square(whole.convert("RGB"), 64)
+            to_square(drafted.convert("RGB"), 64) - to_square(whole.convert("RGB"), 64)
         ).abs() * 127.5
         out.append(
             dict(
@@ -170,24 +167,6 @@ def draft_parity(folder: Path) -> list[dict]:
                 largest_levels=round(gap.max().item(), 2),
             )
         )
-    return out
-
-
-def orders(folder: Path) -> dict:
-    "Is the order the same for any number of workers, and after a stop?"
-    out = {}
-    for source in ("folder", "all.tar"):
-        read = functools.partial(
-            read_step, dataset=load_captioned(folder / "800" / source, 16), batch=8
-        )
-
-        def captions(first, workers):
-            return [b.captions for b in in_order(read, range(first, 30), workers)]
-
-        alone = captions(0, 0)
-        out[source] = {f"{w} workers": captions(0, w) == alone for w in (1, 2, 4)} | {
-            "resumed at 13": captions(13, 2) == alone[13:]
-        }
     return out
 
 
@@ -217,17 +196,21 @@ def header(name: str, size: int) -> bytes:
 
 PASS = """
 import json, sys, time, torch, tqdm.auto, PIL.JpegImagePlugin
-from imagen_nb.data import load_captioned
-def memory(what): return next(int(o.split()[1])/1024 for o in open("/proc/self/status") if o.startswith(what))
+from imagen_nb.pictures.captioned import load_captioned
+def memory(what):
+    return next(int(o.split()[1]) / 1024 for o in open("/proc/self/status") if o.startswith(what))
 open("/proc/self/clear_refs", "w").write("5")  # the peak is counted from here
 before, start = memory("VmRSS"), time.perf_counter()
 ds = load_captioned(sys.argv[1], 64)
-built, peak, start = time.perf_counter() - start, memory('VmHWM') - before, time.perf_counter()
+built, peak, start = time.perf_counter() - start, memory("VmHWM") - before, time.perf_counter()
 again = load_captioned(sys.argv[1], 64)
 opened, start = time.perf_counter() - start, time.perf_counter()
-for k in range(20_000): ds.caption(k*7919 % len(ds))
-print(json.dumps(dict(rows=len(ds), seconds=built, memory=peak, open_seconds=opened, captions=20_000/(time.perf_counter() - start),
-                      bytes=ds.catalog.path.stat().st_size, skipped=ds.skipped.total())))
+for k in range(20_000):
+    ds.caption(k * 7919 % len(ds))
+captions = 20_000 / (time.perf_counter() - start)
+size = ds.catalog.path.stat().st_size
+print(json.dumps(dict(rows=len(ds), seconds=built, memory=peak, open_seconds=opened,
+                      captions=captions, bytes=size, skipped=ds.skipped.total())))
 """
 
 
@@ -288,7 +271,6 @@ def main():
         if args.part != "catalog":
             card |= dict(
                 throughput=throughput(folder),
-                order_is_the_same=orders(folder),
                 draft_not_used=draft_parity(folder),
             )
         if args.part != "throughput":
