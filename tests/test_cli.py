@@ -721,10 +721,10 @@ def test_typed_changes(path, text, value):
 @pytest.mark.parametrize(
     "path, text, words",
     [
-        ("stages.0.network.dim", "big", "expected int"),
-        ("stages.0.is_residual", "3", "expected bool"),
-        ("stages.0.steps", "1.5", "expected int"),
-        ("stages.1.network.channels", "(1, 'a')", "expected tuple"),
+        ("stages.0.network.dim", "big", "expected a whole number"),
+        ("stages.0.is_residual", "3", "expected True or False"),
+        ("stages.0.steps", "1.5", "expected a whole number"),
+        ("stages.1.network.channels", "(1, 'a')", "expected a tuple of .*whole number"),
         ("stages.0", "3", "expected a name after"),
         ("stages", "3", "expected a name after"),
         ("stages.0.size.x", "3", "has no parts"),
