@@ -78,13 +78,15 @@ class Letters:
     "A vector for each letter."
 
     width = 26
-    identity = dict(encoder="letters")  # plain values; a cache and a model remember it
+    identity = dict(  # caches and models remember it, and refuse an encoder with another one
+        encoder="letters", revision="1", tokenizer="letters", max_length=128, dtype="float32"
+    )
 
     def __call__(self, captions: list[str]) -> TextEmbedding:
         return TextEmbedding.concat([self.embed(caption) for caption in captions])
 
     def embed(self, caption: str) -> TextEmbedding:
-        numbers = torch.tensor([ord(c) % 26 for c in caption] or [0])
+        numbers = torch.tensor([ord(c) % 26 for c in caption[:128]] or [0])
         tokens = F.one_hot(numbers, 26).float() * bool(caption)  # no text is zero
         return TextEmbedding(tokens[None], torch.ones(1, len(numbers), dtype=torch.bool))
 
@@ -201,8 +203,8 @@ def test_an_encoder_of_ones_own_is_cached_and_drawn_with(stage, tmp_path):
     reopened = EmbeddingCache.open(tmp_path / "c", encoder)
     assert torch.equal(reopened[["red"]].tokens, encoder(["red"]).tokens)
     other = Letters()
-    other.identity = dict(encoder="capitals")
-    with pytest.raises(ValueError, match="capitals"):
+    other.identity = Letters.identity | dict(revision="2")
+    with pytest.raises(ValueError, match="revision"):
         EmbeddingCache.open(tmp_path / "c", other)
     assert Imagen(encoder, [stage]).sample(captions).shape == (3, 3, 8, 8)
 
@@ -228,7 +230,7 @@ def test_a_model_of_ones_own_parts_is_saved_and_loaded(tmp_path):
     again = Imagen.from_pretrained(tmp_path / "model", Letters())
     assert torch.equal(images, again.sample(["red", "blue"], seeds=[3, 4]))
     other = Letters()
-    other.identity = dict(encoder="capitals")
+    other.identity = Letters.identity | dict(revision="2")
     with pytest.raises(ValueError, match="expected the encoder of training"):
         Imagen.from_pretrained(tmp_path / "model", other)
     assert judge(images)["right"]["n"] == 2
