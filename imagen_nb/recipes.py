@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from imagen_nb.efficient_unet import EfficientUNetConfig
 from imagen_nb.stage import StageConfig
-from imagen_nb.store.config import did_you_mean, config
+from imagen_nb.store.config import config, did_you_mean, option
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
@@ -17,7 +17,6 @@ __all__ = [
     "paper",
     "RECIPES",
     "find_recipe",
-    "change",
 ]
 
 
@@ -28,8 +27,8 @@ class DataConfig:
     source: str  # folder, file or hub name
     image_column: str | None = None  # of a table; None: guessed
     caption_column: str | None = None  # of a table or .json; None: a usual name
-    min_size: int = 0  # leave out pictures whose shorter side has fewer pixels
-    held_out: float = 0.0  # share kept back as "valid", and as much as "test"
+    min_size: int = option(0, least=0)  # leave out pictures whose shorter side has fewer pixels
+    held_out: float = option(0.0, least=0)  # share kept back as "valid", and as much as "test"
 
 
 @config
@@ -52,89 +51,85 @@ class Recipe:
             )
 
 
-def toy(seed: int = 0) -> Recipe:
-    "32 -> 128 -> 512 on ShapesWorld `quick`: what two CPU cores learn in minutes."
+def toy_stages(
+    dim: int,  # of the base
+    channels: tuple[tuple[int, int], tuple[int, int]],  # of both enlargers
+    time_law: tuple[float, float],  # of the base
+) -> tuple[StageConfig, StageConfig, StageConfig]:
+    "32 -> 128 -> 512, narrow networks that two CPU cores can train."
+    network = UNetConfig(
+        dim=dim,
+        mults=(1, 2),
+        blocks=1,
+        attention=(False, True),
+        head_dim=32,
+        text_dim=128,
+        text_width=128,
+        emb_dim=128,
+        text_depth=1,
+        skips="add",
+        resample="conv",
+        separate_attention=True,
+        feed_forward=2,
+        patch=2,
+    )
+    enlarger = EfficientUNetConfig(
+        channels=channels[0],
+        blocks=(1, 2),
+        strides=(1, 2),
+        self_attention=(False, False),
+        text_attention=(False, True),
+        stem=channels[0][0],
+        patch=4,
+        text_dim=128,
+        text_width=64,
+        heads=2,
+        emb_dim=128,
+        pool_queries=2,
+    )
     base = StageConfig(
         size=32,
         target="x0",
         loss_weight="capped",
-        time_law=(0.6, 1.25),
-        network=UNetConfig(
-            dim=48,
-            mults=(1, 2),
-            blocks=1,
-            attention=(False, True),
-            head_dim=32,
-            text_dim=128,
-            text_width=128,
-            emb_dim=128,
-            text_depth=1,
-            skips="add",
-            resample="conv",
-            separate_attention=True,
-            feed_forward=2,
-            patch=2,
-        ),
+        time_law=time_law,
+        network=network,
         t_start=0.995,
         steps=16,
         sampler="dpmpp_2m",
         w=2.0,
         threshold="static",
     )
-    sr = dict(text_dim=128, text_width=64, heads=2, emb_dim=128, pool_queries=2)
-    middle = StageConfig(
+    middle = replace(
+        base,
         size=128,
         lowres_size=32,
         crop=64,
-        target="x0",
-        loss_weight="capped",
         time_law=(0.0, 1.1),
         is_residual=True,
         aug_max=0.15,
-        network=EfficientUNetConfig(
-            channels=(48, 64),
-            blocks=(1, 2),
-            strides=(1, 2),
-            self_attention=(False, False),
-            text_attention=(False, True),
-            stem=48,
-            patch=4,
-            **sr,
-        ),
-        t_start=0.995,
+        network=enlarger,
         steps=6,
-        sampler="dpmpp_2m",
         w=1.0,
-        threshold="static",
         aug_t=0.05,
     )
-    last = StageConfig(
+    last = replace(
+        middle,
         size=512,
         lowres_size=128,
         crop=128,
-        target="x0",
-        loss_weight="capped",
-        time_law=(0.0, 1.1),
-        is_residual=True,
         aug_max=0.1,
-        network=EfficientUNetConfig(
-            channels=(32, 48),
-            blocks=(1, 2),
-            strides=(1, 2),
-            self_attention=(False, False),
-            text_attention=(False, True),
-            stem=32,
-            patch=8,
-            **sr,
-        ),
-        t_start=0.995,
+        network=replace(enlarger, channels=channels[1], stem=channels[1][0], patch=8),
         steps=4,
-        sampler="dpmpp_2m",
-        w=1.0,
-        threshold="static",
         aug_t=0.02,
     )
-    common = dict(
+    return base, middle, last
+
+
+def toy(seed: int = 0) -> Recipe:
+    "32 -> 128 -> 512 on ShapesWorld `quick`: what two CPU cores learn in minutes."
+    base = TrainConfig(
+        batch=48,
+        steps=1400,
         optimizer="muon",
         lr=4e-3,
         betas=(0.9, 0.98),
@@ -149,47 +144,32 @@ def toy(seed: int = 0) -> Recipe:
         name="toy",
         encoder="toy",
         level="quick",
-        stages=(base, middle, last),
-        training=(
-            TrainConfig(batch=48, steps=1400, **common),
-            TrainConfig(batch=32, steps=260, **common),
-            TrainConfig(batch=32, steps=300, **common),
-        ),
+        stages=toy_stages(48, ((48, 64), (32, 48)), (0.6, 1.25)),
+        training=(base, replace(base, batch=32, steps=260), replace(base, batch=32, steps=300)),
     )
 
 
 def toy_full(seed: int = 0) -> Recipe:
-    "The weights that ship, but for a last part (`tools/make/train_crowded.py`): the toy, wider, on ShapesWorld `full`."
+    "The toy, wider, on `full`: the weights that ship, but for a last part (`tools/make/train_crowded.py`)."
     small = toy(seed)
-    base, middle, last = small.stages
-
-    def widen(stage, **kw):
-        return replace(stage, network=replace(stage.network, **kw))
-
-    stages = (
-        replace(widen(base, dim=64), time_law=(0.5, 1.15)),
-        widen(middle, channels=(64, 96), stem=64),
-        widen(last, channels=(64, 96), stem=64),
+    steps = zip(small.training, (5500, 1400, 1000))
+    return replace(
+        small,
+        name="toy-full",
+        level="full",
+        stages=toy_stages(64, ((64, 96), (64, 96)), (0.5, 1.15)),
+        training=tuple(replace(config, steps=n, decay="late") for config, n in steps),
     )
-    training = tuple(
-        replace(config, steps=steps, decay="late")
-        for config, steps in zip(small.training, (5500, 1400, 1000))
-    )
-    return replace(small, name="toy-full", level="full", stages=stages, training=training)
 
 
-BASE_SIZES = {
-    "300M": (192, 512),
-    "500M": (256, 512),
-    "1B": (320, 4096),
-    "2B": (512, 2048),
-}  # dim, text_width
+# dim, text_width
+BASE_SIZES = {"300M": (192, 512), "500M": (256, 512), "1B": (320, 4096), "2B": (512, 2048)}
 
 
 def base_network(
     size: str = "2B",  # "300M", "500M", "1B" or "2B"
 ) -> UNetConfig:
-    "The base at a size of the paper's ablations (4.4, D.1, D.3), which print the size alone: width and text path are our choice."
+    "The base at a size of the paper's ablations (4.4, D.1, D.3); they print the size alone, the widths are ours."
     if size not in BASE_SIZES:
         raise ValueError(
             f"base_network: size, got {size!r}, expected one of {', '.join(BASE_SIZES)}"
@@ -200,7 +180,7 @@ def base_network(
 
 def paper(seed: int = 0) -> Recipe:
     "The three published models (F.1, F.2, F.3); the pictures are yours to bring."
-    adam = dict(optimizer="adam", ema=0.9999, seed=seed)
+    adam = TrainConfig(optimizer="adam", ema=0.9999, seed=seed)
     return Recipe(
         name="paper",
         encoder="google/t5-v1_1-xxl",
@@ -217,7 +197,7 @@ def paper(seed: int = 0) -> Recipe:
                 network=EfficientUNetConfig(self_attention=(False,) * 4),
             ),
         ),
-        training=(TrainConfig(seed=seed), TrainConfig(**adam), TrainConfig(**adam)),
+        training=(TrainConfig(seed=seed), adam, adam),
     )
 
 
@@ -235,6 +215,3 @@ def find_recipe(
             + did_you_mean(name, RECIPES)
         )
     return RECIPES[name](seed)
-
-
-# ---------------------------------------------------------------- changes from the command line

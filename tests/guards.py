@@ -13,7 +13,7 @@ import torch
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
 from imagen_nb.pictures.pixels import resize
-from imagen_nb.runs.doctor import picture_stats
+from imagen_nb.runs.drawings import picture_stats
 from imagen_nb.text import TextEncoder
 
 WORLD = ShapesWorld("train", level="quick", size=32)

@@ -518,13 +518,13 @@ def test_mistakes_are_one_line(argv, words, tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys, small):
-    import imagen_nb.cli as cli
+    from imagen_nb.runs import setup
 
     (tmp_path / "c.txt").write_text(
         "\n".join(ShapesWorld("train", level="full").caption(i) for i in range(60))
     )
-    make = cli.make_encoder
-    monkeypatch.setattr(cli, "make_encoder", lambda args: counting(make(args), stop=30))
+    make = setup.make_encoder
+    monkeypatch.setattr(setup, "make_encoder", lambda *args: counting(make(*args), stop=30))
     assert main(["embed", str(tmp_path / "c.txt"), "--out", str(tmp_path / "c")]) == 130
     assert "Run the same command to go on" in capsys.readouterr().err
     monkeypatch.undo()
@@ -565,7 +565,7 @@ def test_embed_converts(tmp_path, capsys):
 
 
 def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, monkeypatch):
-    from imagen_nb.runs import run as runs
+    from imagen_nb.runs import setup
 
     class World:
         asked = 0
@@ -580,15 +580,15 @@ def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, mon
             return [captions[i]]
 
     world, path = World(), tmp_path / "captions"
-    runs.build_cache(encoder, path, world)
+    setup.build_cache(encoder, path, world)
     assert (
         world.asked == 40
-        and len(runs.build_cache(encoder, path, world)) == len(set(captions[:40]))
+        and len(setup.build_cache(encoder, path, world)) == len(set(captions[:40]))
         and world.asked == 40
     )
     damage(next(path.glob("part-*/part.safetensors")), "cut")
     with pytest.warns(UserWarning, match="encoded anew"):
-        runs.build_cache(encoder, path, world)
+        setup.build_cache(encoder, path, world)
     assert world.asked == 80
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
-from imagen_nb.runs import run as runs
+from imagen_nb.runs import results, setup
 from imagen_nb.store.config import change
 from imagen_nb.text import TextEncoder
 
@@ -67,11 +68,7 @@ def trained(folder, tmp_path_factory):
 
 
 def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(
-        runs,
-        "open_data",
-        lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40),
-    )
+    monkeypatch.setattr(setup, "ShapesWorld", partial(ShapesWorld, length=40))
     command = [
         "train",
         "toy",
@@ -162,7 +159,7 @@ def test_pictures_without_captions(folder, tmp_path):
     for p in folder.glob("*.png"):
         (bare / p.name).write_bytes(p.read_bytes())
     assert main(["train", "toy", "--data", str(bare), "--out", str(tmp_path / "run"), *TINY]) == 0
-    assert len(list((tmp_path / "run" / "samples").glob("empty-seed*.png"))) == runs.EXAMPLES
+    assert len(list((tmp_path / "run" / "samples").glob("empty-seed*.png"))) == results.EXAMPLES
 
 
 def test_one_stage_at_a_time(folder, tmp_path, capsys):
@@ -337,7 +334,7 @@ def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
         ".2",
     ]
     assert main([*command, *own]) == 0
-    recorded = runs.load_recipe(tmp_path / "run").data
+    recorded = setup.load_recipe(tmp_path / "run").data
     assert recorded == DataConfig(
         source=str(tmp_path / "list.tsv"),
         image_column="path",
@@ -355,7 +352,7 @@ def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
     )
     assert (
         0 < len(wanted) < 6
-        and runs.open_data(runs.load_recipe(tmp_path / "run")).identity == wanted.identity
+        and setup.open_data(setup.load_recipe(tmp_path / "run")).identity == wanted.identity
     )
     assert (
         json.loads((tmp_path / "run" / "512px" / "config.json").read_text())["data"]
@@ -415,7 +412,7 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
     workers = [
         o
         for o in processes_under(child.pid)
-        if b"imagen_nb.cli\0work" in Path(f"/proc/{o}/cmdline").read_bytes()
+        if b"imagen_nb.runs.work" in Path(f"/proc/{o}/cmdline").read_bytes()
         and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()
     ]
     assert len(workers) == 2
@@ -724,10 +721,10 @@ def test_typed_changes(path, text, value):
 @pytest.mark.parametrize(
     "path, text, words",
     [
-        ("stages.0.network.dim", "big", "expected int"),
-        ("stages.0.is_residual", "3", "expected bool"),
-        ("stages.0.steps", "1.5", "expected int"),
-        ("stages.1.network.channels", "(1, 'a')", "expected tuple"),
+        ("stages.0.network.dim", "big", "expected a whole number"),
+        ("stages.0.is_residual", "3", "expected True or False"),
+        ("stages.0.steps", "1.5", "expected a whole number"),
+        ("stages.1.network.channels", "(1, 'a')", "expected a tuple of .*whole number"),
         ("stages.0", "3", "expected a name after"),
         ("stages", "3", "expected a name after"),
         ("stages.0.size.x", "3", "has no parts"),

@@ -1,6 +1,7 @@
-"Experiments: the watched sampler is the real one, measures have independent checks, runs resume, cards say what was run."
+"Experiments: the watched sampler is the real one, measures are checked, runs resume, pages say what their cards show."
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -308,3 +309,19 @@ def test_grids_are_small():
         assert path.stat().st_size < 110_000, path.name
         with Image.open(path) as image:
             assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize("name", run_experiments.CONFIGS)
+def test_a_page_says_what_its_grid_was_asked_for(name):
+    "Caption and alt text name shapes and colours of the grid's own captions, which the page reads from the data."
+    notebook = json.loads((ROOT / "nbs" / "experiments" / f"{name}.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    k = next(k for k, cell in enumerate(cells) if f"experiment-{name}-grid.jpg" in cell)
+    grid, world = run_experiments.CONFIGS[name]["grid"], ShapesWorld("test", level="full")
+    rows = [grid["caption"]] if "caption" in grid else range(grid["captions"])
+    words = " ".join(world.caption(i) for i in rows)
+    shown = [json.dumps(cell.get("outputs")) for cell in notebook["cells"]]
+    assert any(all(world.caption(i) in text for i in rows) for text in shown), "read no caption"
+    kinds = {t.shape for i in range(300) for t in world.scene(i).things} - {"cross"}
+    told = " ".join(line for line in cells[k].split("\n") if line.startswith("#| fig-"))
+    assert all(kind in words for kind in kinds if re.search(rf"\b{kind}s?\b", told)), told

@@ -12,14 +12,9 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
 from imagen_nb.plots import image_grid, plot_reference
 from imagen_nb.recipes import toy
-from imagen_nb.runs.doctor import (
-    LEVELS,
-    doctor,
-    find_reference,
-    picture_stats,
-    report,
-    trained_as,
-)
+from imagen_nb.runs.doctor import LEVELS, doctor, report
+from imagen_nb.runs.drawings import picture_stats
+from imagen_nb.runs.reference import find_reference, trained_as
 from imagen_nb.store.files import assets, read_rows
 from imagen_nb.text import TextEncoder
 from imagen_nb.training import TrainConfig, describe_run, ema_decay
@@ -394,7 +389,7 @@ def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):
     (tmp_path / "32px" / "log.jsonl").write_text(
         "".join(json.dumps(dict(step=20 * k, loss=0.1)) + "\n" for k in range(1, 9))
     )
-    fig = plot_reference(card(), tmp_path)
+    fig = plot_reference(card(), tmp_path, band=health.BAND)
     top, bottom = fig.axes[0], fig.axes[3]
     assert [o.get_label() for o in top.lines] == ["reference", "this run"] and list(
         top.lines[1].get_ydata()

@@ -21,7 +21,7 @@ from imagen_nb.engine.optim import make_optimizers, orthogonalize
 from imagen_nb.engine.samples import in_parts, loading_workers, one_ahead
 from imagen_nb.engine.validation import describe_samples
 from imagen_nb.pictures.captioned import load_captioned
-from imagen_nb.runs.run import save_picture
+from imagen_nb.plots import save_picture
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.files import replace_text
 from imagen_nb.store.keyed import permute

@@ -30,7 +30,6 @@ __all__ = [
     "frechet_distance",
     "bootstrap_mean",
     "jackknife",
-    "interval_line",
 ]
 
 
@@ -50,15 +49,17 @@ def sample_watched(
     Two numbers of each picture and step: the share of channel values outside [-1, 1], and
     the 99.5 % quantile of |x0_hat|, which is the scale s of dynamic thresholding.
     """
-    seen, outside, scale = [], [], []
+    looks: list[Tensor] = []
+    outside: list[Tensor] = []
+    scale: list[Tensor] = []
 
     def watch(x0_hat):
-        seen[:] = [x0_hat]
+        looks.append(x0_hat)
         outside.append((x0_hat.abs() > 1).float().flatten(1).mean(1))
         scale.append(row_quantile(x0_hat.abs().flatten(1), 0.995))
 
     stage.sample(text, seeds=seeds, threshold=threshold, watch=watch, **options)
-    return apply_threshold(seen[0], threshold), torch.stack(outside, 1), torch.stack(scale, 1)
+    return apply_threshold(looks[-1], threshold), torch.stack(outside, 1), torch.stack(scale, 1)
 
 
 # ---------------------------------------------------------------- measures
@@ -105,11 +106,12 @@ def other_drawing(
     if scene.relation:
         places = pair_places(rng, scene.relation)
     elif n == 1:
-        places = [tuple(0.5 + (2 * rng.random() - 1) * 0.15 for _ in range(2))]
+        x, y = (0.5 + (2 * rng.random() - 1) * 0.15 for _ in range(2))
+        places = [(x, y)]
     else:
         places = quarter_places(rng, n)
     things = (
-        dataclasses.replace(thing, x=x, y=y, r=radius_of(rng, thing.size))
+        dataclasses.replace(thing, x=x, y=y, r=radius_of(rng, str(thing.size)))
         for thing, (x, y) in zip(scene.things, places)
     )
     return dataclasses.replace(scene, things=tuple(things))
@@ -182,18 +184,3 @@ def jackknife(
     error = ((n - 1) * without.var(correction=0)).sqrt().item()
     whole = statistic(every)
     return dict(mean=whole, low=whole - 1.96 * error, high=whole + 1.96 * error, n=n)
-
-
-# ---------------------------------------------------------------- plots
-
-
-def interval_line(
-    ax,  # matplotlib axes
-    x: list,  # one position per summary
-    summaries: list,  # what `bootstrap_mean` or `jackknife` gave
-    **style,  # of matplotlib's `errorbar`
-):
-    "A line through means, with a bar for each interval."
-    mean, low, high = ([s[k] for s in summaries] for k in ("mean", "low", "high"))
-    below, above = ([abs(a - b) for a, b in zip(mean, edge)] for edge in (low, high))
-    ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=0.8, **style)

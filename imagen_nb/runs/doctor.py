@@ -6,47 +6,33 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
-from imagen_nb.cascade import Imagen
-from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.guards import LEVELS, Finding, say, soften, unknown
-from imagen_nb.engine.validation import describe_samples
-from imagen_nb.training import validation_loss
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.run import load_recipe, open_data, read_pictures, trained_stages
-from imagen_nb.stage import Stage
+from imagen_nb.runs.drawings import FEW, SMALL, draw_model, look_at_drawing, some
+from imagen_nb.runs.reference import find_reference
+from imagen_nb.runs.setup import load_recipe, open_data
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
 from imagen_nb.store.config import with_defaults
-from imagen_nb.store.files import assets, read_rows
+from imagen_nb.store.files import read_rows
 
-__all__ = ["doctor", "report", "picture_stats", "trained_as", "find_reference"]
+__all__ = ["doctor", "report"]
 
 LARGE = 2**31  # bytes; of larger checkpoints only the sizes of files are looked at
-SMALL = 20_000_000  # parameters of all stages; so many draw in seconds on any machine
-FEW = 8  # pictures looked at, and drawn by small networks
-EARLY, LATE = (
-    0.15,
-    0.6,
-)  # share of the steps from which pictures and a base's validation, and that of other stages, must be well:
-# the reference runs pass every guard at these moments
-DAMAGE = (
-    ValueError,
-    OSError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-)  # what a damaged file can raise
+# Share of the steps from which pictures and a base's validation, and that of other stages, must be well:
+# the reference runs pass every guard at these moments.
+EARLY, LATE = 0.15, 0.6
+# What a damaged file can raise.
+DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 def doctor(
     run: str | Path,  # directory of a run, of one of its stages, or of a saved model
     draw: int
-    | None = None,  # pictures to draw with the newest averaged weights; None: 8 if the networks are small
+    | None = None,  # pictures to draw with the newest average; None: 8 if networks are small
 ) -> list[Finding]:  # all that was looked at, well or not
     "What is wrong with a run, and what to do. Needs no GPU and no network."
     run = Path(run)
@@ -62,53 +48,45 @@ def doctor(
 def examine(run: Path, draw: int | None) -> Iterator[Finding]:
     "Every guard in turn."
     is_stage = (run / "log.jsonl").exists() or any(run.glob("step_*"))
-    home = run.parent if is_stage else run
-    folders = (
-        [run]
-        if is_stage
-        else sorted((p for p in run.glob("*px") if p.is_dir()), key=lambda p: (len(p.name), p.name))
-    )
+    home, folders = (run.parent, [run]) if is_stage else (run, stage_folders(run))
     if not folders and (run / "meta.json").exists():
         return (yield from attempt("model", look_at_model(run, draw)))
     if not folders and not (run / "config.json").exists():
-        return (
-            yield Finding(
-                "error",
-                "run",
-                "no config.json and no stage in this directory",
-                "imagen-nb train RECIPE --out DIRECTORY makes a run",
-            )
-        )
-    recipe, shown = None, {}
-    try:
-        recipe = load_recipe(home)
-    except FileNotFoundError:
-        yield unknown("recipe", "no config.json of a whole run")
-    except DAMAGE as e:
-        yield Finding(
-            "error", "recipe", f"config.json: {e}", "restore it from another run of the same recipe"
-        )
+        why = "no config.json and no stage in this directory"
+        advice = "imagen-nb train RECIPE --out DIRECTORY makes a run"
+        return (yield Finding("error", "run", why, advice))
+    recipe, found = read_recipe(home)
+    shown: dict = {}  # what is known of the pictures of each stage, and how many there are
+    yield from found
     if recipe is not None:
         yield from attempt("data", look_at_data(recipe, [folder.name for folder in folders], shown))
         yield from attempt("drawing", look_at_drawing(home, recipe, draw, shown))
-    used = [stage_config(folder).get("text") for folder in folders]
-    yield from attempt(
-        "text cache", look_at_cache(home / "captions", [o for o in used if isinstance(o, dict)])
-    )
+    used = [o for o in (stage_config(p).get("text") for p in folders) if isinstance(o, dict)]
+    yield from attempt("text cache", look_at_cache(home / "captions", used))
     if (home / "model").is_dir():
         yield from attempt("model", look_at_model(home / "model", 0))
     yield from attempt("untrained stages", look_at_origin(home))
+    is_fresh = recipe is None or recipe.init is None
     for folder in folders:
-        found = attempt(
-            "stage",
-            look_at_stage(
-                folder,
-                shown.get(folder.name, {}),
-                shown.get("pictures"),
-                recipe is None or recipe.init is None,
-            ),
-        )
-        yield from (o._replace(where=folder.name) for o in found)
+        seen = look_at_stage(folder, shown.get(folder.name, {}), shown.get("pictures"), is_fresh)
+        yield from (o._replace(where=folder.name) for o in attempt("stage", seen))
+
+
+def stage_folders(run: Path) -> list[Path]:
+    "Directories of a run's stages, the base first."
+    folders = (p for p in run.glob("*px") if p.is_dir())
+    return sorted(folders, key=lambda p: (len(p.name), p.name))
+
+
+def read_recipe(home: Path) -> tuple[Recipe | None, list[Finding]]:
+    "The recipe of a run, or why there is none."
+    try:
+        return load_recipe(home), []
+    except FileNotFoundError:
+        return None, [unknown("recipe", "no config.json of a whole run")]
+    except DAMAGE as e:
+        advice = "restore it from another run of the same recipe"
+        return None, [Finding("error", "recipe", f"config.json: {e}", advice)]
 
 
 def attempt(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -116,32 +94,25 @@ def attempt(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except DAMAGE as e:
-        yield Finding(
-            "error",
-            what,
-            f"{type(e).__name__}: {e}",
-            "a damaged file? what follows it was not looked at",
-        )
+        advice = "a damaged file? what follows it was not looked at"
+        yield Finding("error", what, f"{type(e).__name__}: {e}", advice)
 
 
 # ---------------------------------------------------------------- one stage
 
 
 def look_at_stage(
-    folder: Path, shown: dict, pictures: int | None, is_fresh: bool
+    folder: Path,  # of one stage
+    shown: dict,  # what is known of its pictures
+    pictures: int | None,  # how many it learns from
+    is_fresh: bool,  # it began with random weights
 ) -> Iterator[Finding]:
-    "What one stage's directory says, with what was drawn, how many pictures there are, and whether it began with random weights."
+    "What one stage's directory says."
     found, newest = sound_checkpoints(folder)
     yield found
     if not (config := stage_config(folder)):
-        return (
-            yield Finding(
-                "error",
-                "configuration",
-                "no sound config.json",
-                "restore it from another run of the same recipe",
-            )
-        )
+        advice = "restore it from another run of the same recipe"
+        return (yield Finding("error", "configuration", "no sound config.json", advice))
     stage, train = config["stage"], config["train"]
     is_base = stage["lowres_size"] is None
     rows, bad = read_rows(folder / "log.jsonl")
@@ -149,22 +120,20 @@ def look_at_stage(
     if newest:
         yield health.has_learned(load_file(newest / "average.safetensors"))
     yield health.guidance_is_trained(stage["w"], stage["caption_drop"])
-    if not is_base:
-        yield health.aug_level(stage["aug_t"], stage["aug_max"])
     if is_base:
         yield health.enough_samples(train["steps"] * train["batch"], pictures, is_fresh)
+    else:
+        yield health.aug_level(stage["aug_t"], stage["aug_max"])
     if step:
         yield health.average_is_warm(step, train["ema"], train["ema_power"])
     if bad:
-        yield Finding(
-            "warning", "log", f"{len(bad)} lines are no JSON, left out here", "look at the disk"
-        )
+        why = f"{len(bad)} lines are no JSON, left out here"
+        yield Finding("warning", "log", why, "look at the disk")
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
-    drawn = shown.get("stats") or next(reversed(read_rows(folder / "samples.jsonl")[0]), None)
-    for found in look_at_validation(
-        read_rows(folder / "validation.jsonl")[0], shown.get("validation"), is_base
-    ):
+    checks = read_rows(folder / "validation.jsonl")[0]
+    for found in look_at_validation(checks, shown.get("validation"), is_base):
         yield soften(found, step, train["steps"], EARLY if is_base else LATE)
+    drawn = shown.get("stats") or next(reversed(read_rows(folder / "samples.jsonl")[0]), None)
     for found in look_at_pictures(drawn, shown.get("truth"), shown.get("before")):
         yield soften(found, step, train["steps"], EARLY)
 
@@ -257,11 +226,6 @@ def look_at_data(recipe: Recipe, stages: list[str], shown: dict) -> Iterator[Fin
     )
 
 
-def some(world, n: int = FEW) -> list[int]:
-    "Indices of n pictures, evenly."
-    return list(range(len(world)))[:: max(1, len(world) // n)][:n]
-
-
 def look_at_cache(path: Path, used: list[dict]) -> Iterator[Finding]:
     "The cached captions; `used` are the encoders that the stages name."
     if not path.is_dir():
@@ -283,7 +247,7 @@ def look_at_origin(run: Path) -> Iterator[Finding]:
             c["size"] for c, is_trained in zip(meta["stages"], meta["trained"]) if is_trained
         }
     if drawn:
-        yield health.none_untrained(drawn, trained)
+        yield health.none_untrained(sorted(drawn), sorted(trained))
 
 
 def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
@@ -296,16 +260,10 @@ def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
         f"{len(configs)} stages, digests agree",
         ("note", missing, f"never trained, so left out: {', '.join(missing)}"),
     )
-    n = (
-        FEW * (sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL)
-        if draw is None
-        else draw
-    )
-    pictures = (
-        draw_model(path, n)
-        if n and not missing and (meta["encoder"] or {}).get("encoder") == "t5-toy"
-        else {}
-    )
+    is_small = sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL
+    n = FEW * is_small if draw is None else draw
+    can_draw = n and not missing and (meta["encoder"] or {}).get("encoder") == "t5-toy"
+    pictures = draw_model(path, n) if can_draw else {}
     for k, config in enumerate(configs):
         found = [health.has_learned(tensors[f"stage{k}"])] * trained[k]
         if config["lowres_size"]:
@@ -314,102 +272,6 @@ def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
             found += look_at_pictures(shown["stats"], None, shown["before"])
         for o in found:
             yield o._replace(what=f"model's {o.what}", where=f"{config['size']}px")
-
-
-def draw_model(path: Path, n: int) -> dict:
-    "Pictures of drawn scenes' captions by a saved cascade."
-    imagen, world = Imagen.from_pretrained(path), ShapesWorld("test", level="full")
-    images = imagen.sample([world.caption(i) for i in range(n)], return_all=True)
-    return show({stage.config.size: pictures for stage, pictures in zip(imagen.stages, images)})
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def look_at_drawing(run: Path, recipe: Recipe, n: int | None, shown: dict) -> Iterator[Finding]:
-    "Fill `shown` with what is known of each stage's pictures: drawn now, or read from a finished run on drawn scenes."
-    if recipe.data is None:
-        shown |= read_samples(run, open_data(recipe, "test"))
-    n = FEW * is_small(recipe) if n is None else n
-    if not n:
-        return (yield unknown("drawing", "nothing drawn now: --draw N draws N pictures"))
-    if not (run / "captions").is_dir():
-        return (yield unknown("drawing", "no cached captions"))
-    drawn = draw_samples(run, recipe, n)
-    shown |= drawn
-    yield say(
-        "drawing",
-        f"{n} pictures drawn now at {', '.join(drawn) or 'no stage'}, for the guards below",
-    )
-
-
-def is_small(recipe: Recipe) -> bool:
-    "Do its networks draw in seconds on any machine?"
-    with torch.device("meta"):
-        return sum(p.numel() for c in recipe.stages for p in Stage(c).network.parameters()) < SMALL
-
-
-def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
-    "Pictures of n training captions from the newest averaged weights; a stage after an untrained one enlarges true pictures."
-    stages, world, text = (
-        trained_stages(recipe, run),
-        open_data(recipe),
-        EmbeddingCache.open(run / "captions"),
-    )
-    indices, images, extra = some(world, n), {}, {}
-    embedded = text[[world.caption(i) for i in indices]]
-    for stage in (o for o in stages if o.is_trained):
-        size, low = stage.config.size, stage.config.lowres_size
-        lowres = (
-            None if low is None else images[low] if low in images else world.images(indices, low)
-        )
-        images[size] = stage.sample(embedded, lowres, seeds=indices)
-        extra[f"{size}px"] = dict(validation=validation_loss(stage, world, text, n=max(64, n)))
-    shown = show(images, {size: world.images(indices, size) for size in images})
-    return {name: shown[name] | extra[name] for name in shown}
-
-
-def read_samples(run: Path, world) -> dict:
-    "The first pictures of a finished run on drawn scenes."
-    files = {
-        int(p.stem[6:]): [
-            int(o.stem[:5]) for o in sorted(p.parent.glob(f"*{p.stem[5:]}.png"))[: 2 * FEW]
-        ]
-        for p in (run / "samples").glob("00000_*.png")
-    }
-    return show(
-        {size: read_pictures(run, rows, size) for size, rows in files.items()},
-        {size: world.images(rows, size) for size, rows in files.items()},
-    )
-
-
-def picture_stats(
-    images,  # (b 3 h w) in [-1, 1]
-    lowres=None,  # what they enlarge, (b 3 h' w')
-) -> dict:
-    "Numbers about pictures: a row of samples.jsonl, the contrast in a picture, the likeness of neighbouring pixels."
-    centred = images - images.mean((2, 3), keepdim=True)
-    pairs = (centred[..., 1:] * centred[..., :-1]).mean() + (
-        centred[..., 1:, :] * centred[..., :-1, :]
-    ).mean()
-    return dict(
-        **describe_samples(images, lowres),
-        contrast=images.std((2, 3)).mean().item(),
-        neighbours=(pairs / 2 / centred.square().mean().clamp(min=1e-12)).item(),
-    )
-
-
-def show(images: dict, truth: dict | None = None) -> dict:
-    "Numbers about the pictures of each stage, beside those of the stage before and of true pictures, if there are any."
-    shown, before = {}, None
-    for size, pictures in sorted(images.items()):
-        shown[f"{size}px"] = dict(
-            stats=picture_stats(pictures, before),
-            truth=truth and picture_stats(truth[size])["saturated"],
-            before=before is not None and before.mean((0, 2, 3)).tolist(),
-        )
-        before = pictures
-    return shown
 
 
 # ---------------------------------------------------------------- files
@@ -421,48 +283,6 @@ def stage_config(folder: Path) -> dict:
         config = with_defaults(json.loads((folder / "config.json").read_text()))
         return config if {"stage", "train"} <= set(config) else {}
     return {}
-
-
-# ---------------------------------------------------------------- is mine normal?
-
-TRAINED = (
-    "size",
-    "network",
-    "lowres_size",
-    "crop",
-    "schedule",
-    "target",
-    "loss_weight",
-    "time_law",
-    "caption_drop",
-    "aug_schedule",
-    "aug_max",
-    "is_residual",
-)  # of a stage: what training depends on
-ASIDE = ("seed", "save_every", "keep")  # of training: what it does not depend on, or only by chance
-
-
-def trained_as(
-    config: dict,  # a stage's config.json, of any version
-) -> list:
-    "What a training curve depends on, seed aside."
-    config = with_defaults(config)
-    text = config["text"].get("revision") if isinstance(config["text"], dict) else config["text"]
-    return [
-        {k: config["stage"][k] for k in TRAINED},
-        {k: v for k, v in config["train"].items() if k not in ASIDE},
-        config["data"],
-        text,
-    ]
-
-
-def find_reference(
-    config: dict,  # a stage's config.json
-) -> dict | None:  # that stage of the card; None: no such runs
-    "The stage of run card `toy-reference` that was trained like this one."
-    path = assets() / "runs" / "toy-reference.json"
-    stages = json.loads(path.read_text())["stages"].values() if path.exists() else ()
-    return next((o for o in stages if trained_as(o["config"]) == trained_as(config)), None)
 
 
 # ---------------------------------------------------------------- the table
@@ -488,6 +308,7 @@ def report(
         )
     count = {level: sum(f.level == level for f in findings) for level in LEVELS}
     lines.append(
-        f"{len(findings) - len(missing)} looked at: {count['error']} errors, {count['warning']} warnings, {count['note']} notes"
+        f"{len(findings) - len(missing)} looked at: {count['error']} errors,"
+        f" {count['warning']} warnings, {count['note']} notes"
     )
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from .signals import SIGNALS, STEPS
 def pictures(folder: Path):
     "A few captioned pictures."
     from imagen_nb.data import ShapesWorld
-    from imagen_nb.runs.run import save_picture
+    from imagen_nb.plots import save_picture
 
     folder.mkdir()
     for i, image in enumerate(ShapesWorld("train", level="quick", size=64).images(range(6))):

@@ -17,14 +17,8 @@ from pathlib import Path
 from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.evaluation import draw_and_score
-from imagen_nb.runs.run import (
-    HELD_OUT,
-    load_recipe,
-    make_encoder,
-    open_data,
-    score_run,
-    trained_stages,
-)
+from imagen_nb.runs.results import HELD_OUT, score_run
+from imagen_nb.runs.setup import load_recipe, make_encoder, open_data, trained_stages
 from imagen_nb.stage import Stage
 from imagen_nb.training import Trainer
 
@@ -52,7 +46,7 @@ class Crowded:
 
 def main(run: Path):
     since, recipe, out = time.time(), load_recipe(run), run / "crowded"
-    encoder, (base, *others) = make_encoder(recipe), trained_stages(recipe, run)
+    encoder, (base, *others) = make_encoder(recipe.encoder), trained_stages(recipe, run)
     text = EmbeddingCache.open(run / "captions", encoder)
     training = replace(recipe.training[0], steps=2200, lr=2e-3, warmup=40, seed=1)
     trainer = Trainer(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from imagen_nb.plots import image_grid
-from imagen_nb.runs.run import load_recipe, make_encoder, open_data
+from imagen_nb.runs.setup import load_recipe, make_encoder, open_data
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
 
@@ -66,7 +66,7 @@ def draw_stage(config, folder: Path, shares, world, encoder) -> Image.Image:
 def main(run: Path, figure: Path, shares=SHARES):
     "Draw every stage at these shares of its steps."
     recipe = load_recipe(run)
-    world, encoder = open_data(recipe, "test"), make_encoder(recipe)
+    world, encoder = open_data(recipe, "test"), make_encoder(recipe.encoder)
     parts = [
         draw_stage(config, run / f"{config.size}px", shares, world, encoder)
         for config in recipe.stages

@@ -18,7 +18,7 @@ from cards import RUNS, write_card
 
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.recipes import find_recipe
-from imagen_nb.runs.run import first_stages, open_data
+from imagen_nb.runs.setup import first_stages, open_data
 from imagen_nb.stage import Stage
 from imagen_nb.store.files import read_rows
 from imagen_nb.store.keyed import permute

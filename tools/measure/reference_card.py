@@ -28,8 +28,8 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.guards import loss_is_normal
 from imagen_nb.evaluation import score_pictures, tally
 from imagen_nb.plots import smooth
-from imagen_nb.runs.doctor import picture_stats
-from imagen_nb.runs.run import load_recipe, make_encoder
+from imagen_nb.runs.drawings import picture_stats
+from imagen_nb.runs.setup import load_recipe, make_encoder
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
 from imagen_nb.store.files import read_rows
@@ -85,7 +85,7 @@ def measure(config, folder: Path, encoder, level: str) -> dict:
 def measured(run: Path, work: Path) -> dict:
     "All moments of a run: stage -> rows."
     recipe = load_recipe(run)
-    encoder, found = make_encoder(recipe), {}
+    encoder, found = make_encoder(recipe.encoder), {}
     for config in recipe.stages:
         name = f"{config.size}px"
         for folder in chosen(checkpoints(run / name), SHARES):

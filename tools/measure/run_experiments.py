@@ -491,7 +491,7 @@ class Encoded:
 
 
 def trained_on_every_level(studio: Studio, training: dict) -> Stage:
-    "The first enlarger's network from its first step, with low-resolution pictures under noise of every level, as the paper trains."
+    "The first enlarger's network from its first step, its small pictures under noise of every level, as in the paper."
     shipped = studio.imagen.stages[1].config
     config = replace(shipped, aug_max=training["aug_max"], is_residual=training["is_residual"])
     how = replace(toy_full().training[1], steps=training["steps"], batch=training["batch"])
@@ -507,7 +507,7 @@ def trained_on_every_level(studio: Studio, training: dict) -> Stage:
 
 
 def paired_losses(stage: Stage, studio: Studio, config: dict) -> list[dict]:
-    "Loss with the true caption minus loss with another picture's, all else equal, at every pair of levels; below 0: captions help."
+    "Loss with the true caption minus loss with another one, all else equal, at every pair of levels; < 0: it helps."
     samples = Samples(
         stage.config,
         studio.world,

@@ -1,4 +1,4 @@
-"""How much of a lesson refuses instead of computing: `python tools/count_checks.py [names]`.
+"""How much of a lesson refuses instead of computing: `python tools/checks/count_checks.py [names]`.
 
 Counted is the exported module: lines that are not blank and no comment alone. A line is a check if it belongs to
 an `if` or `try` that raises, to a statement that calls `store.checks` (except `floats`, which is a cast), or to an
