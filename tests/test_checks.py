@@ -17,7 +17,7 @@ from imagen_nb.store.checks import (
     told,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "checks"))
 import count_checks
 
 

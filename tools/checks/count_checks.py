@@ -9,7 +9,7 @@ import ast
 import sys
 from pathlib import Path
 
-LIB = Path(__file__).resolve().parents[1] / "imagen_nb"
+LIB = Path(__file__).resolve().parents[2] / "imagen_nb"
 LESSONS = ("diffusion", "sampling", "guidance", "thresholding")
 CHECKS = {"check", "check_among", "check_per_sample", "alike"}
 WHOLE = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.With)
