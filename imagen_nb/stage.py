@@ -223,8 +223,10 @@ class Stage:
         "Walk from noise to a picture (paper 2.1-2.4)."
         c = sampling_config(self.config, **options)
         sides = check_request([self], len(text.mask), seeds, lowres, size)
-        shown = () if lowres is None else sampling_lowres(lowres.to(self.device), c, seeds)
-        denoise = denoiser(self, text.to(self.device), c.w, c.threshold, *shown, watch=watch)
+        low, level = None, None
+        if lowres is not None:
+            low, level = sampling_lowres(lowres.to(self.device), c, seeds)
+        denoise = denoiser(self, text.to(self.device), c.w, c.threshold, low, level, watch)
         was_training = self.network.training
         self.network.eval()
         x0_hat = walk(denoise, c, sides, seeds, self.device)
