@@ -89,7 +89,7 @@ def in_unit(x0_of, target, spoil=lambda p: p):
 
 
 def denoiser(predict, target, text, w, limit=lambda x0_hat: x0_hat):
-    "network -> guidance -> x0_hat -> threshold, as `imagen_nb.cascade.denoiser` has it."
+    "network -> guidance -> x0_hat -> threshold, as `imagen_nb.stage.denoiser` has it."
     guide = guided(predict, text, w)
     return lambda z, log_snr: limit(to_x0(guide(z, log_snr), z, log_snr, target))
 

@@ -17,6 +17,7 @@ from imagen_nb.cascade import PIXELS, Imagen
 from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
 from imagen_nb.pictures.pixels import Batch, Crop, resize
+from imagen_nb.pictures.request import size_step
 from imagen_nb.recipes import paper, toy
 from imagen_nb.stage import (
     Draws,
@@ -26,7 +27,6 @@ from imagen_nb.stage import (
     lowres_pair,
     noisy_lowres,
     sampling_lowres,
-    size_step,
 )
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, save_directory, verify
 from imagen_nb.store.config import config_from_dict, config_to_dict
@@ -82,7 +82,7 @@ def sr_inputs(top, left):
 
 
 def both_paths(whole, top, left, aug_t, seed=3):
-    "The conditioning picture and its level, as the network sees them in training on a crop and in sampling of the whole."
+    "Conditioning picture and level as the network sees them: training on a crop, sampling the whole."
     recorder = Recorder()
     stage, m = Stage(replace(SR_STAGE, size=64), recorder), 8
     stage.sample(text(1), resize(whole, 16), seeds=[seed], aug_t=aug_t, w=1.0, steps=1)
@@ -241,6 +241,30 @@ def test_guidance_and_threshold_are_inside_the_denoiser():
     assert abs(denoiser(stage, words, 1.0, None)(z, log_snr).mean() - 0.2) < 1e-5
     assert abs(denoiser(stage, words, 3.0, None)(z, log_snr).mean() - 0.6) < 1e-5  # 3*.2 - 2*0
     assert abs(denoiser(stage, words, 9.0, "static")(z, log_snr).max() - 1) < 1e-5
+
+
+def test_each_guess_is_watched_before_its_threshold():
+    class Loud(Recorder):
+        def forward(self, z, *_):
+            return torch.full_like(z, 3.0) + self.p
+
+    stage, seen = Stage(replace(BASE_STAGE, target="x0"), Loud()), []
+    out = stage.sample(text(2), seeds=[0, 1], steps=3, threshold="static", watch=seen.append)
+    assert len(seen) == 3 and all((o == 3).all() and o.shape == (2, 3, 16, 16) for o in seen)
+    assert (out == 1).all()
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(ValueError, match=r"got unknown options \['stepz'\], expected among"):
+        Stage(BASE_STAGE, Recorder()).sample(text(1), seeds=[0], stepz=3)
+
+
+def test_a_drawing_leaves_the_network_as_it_was():
+    stage = Stage(BASE_STAGE, Recorder())
+    for mode in (True, False):
+        stage.network.train(mode)
+        stage.sample(text(1), seeds=[0], steps=1)
+        assert stage.network.training is mode
 
 
 def test_residual_prediction_is_used_in_both_paths():
@@ -425,7 +449,7 @@ def test_progress_counts_every_step(capsys):
         (dict(sampler="euler"), "sampler, got 'euler'"),
         (dict(sampler=["ddim", "euler"]), "euler"),
         (dict(threshold="much"), "threshold"),
-        (dict(aug_t=1.5), "aug_t, got 1.5, expected 0 to 1"),
+        (dict(aug_t=1.5), "aug_t, got 1.5, expected a number, 0 to 1"),
         (dict(aug_t=[0.1, -0.1]), "aug_t, got -0.1"),
         (dict(steps=0), "steps, got 0"),
         (dict(steps=[4]), "steps, got 1 values"),
@@ -491,7 +515,10 @@ def test_sides_suit_every_network():
 DATA = Path(__file__).parent / "data"
 
 
-def test_the_oldest_cascade_still_draws_its_picture():
+def test_the_oldest_cascade_still_draws_its_picture(monkeypatch):
+    monkeypatch.setattr(
+        "imagen_nb.stage.has_fast_bf16", lambda device: False
+    )  # it was drawn in fp32
     verify(DATA / "oldest_cascade")
     imagen = Imagen.from_pretrained(DATA / "oldest_cascade")
     words = TextEmbedding(
@@ -603,6 +630,53 @@ def test_to_the_hub_and_back(tmp_path, monkeypatch):
     torch.testing.assert_close(again.sample(text(1)), imagen.sample(text(1)), atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="not to be had from the hub .OSError: 404"):
         Imagen.from_pretrained("someone/else")
+
+
+def test_the_directory_of_a_run_is_a_model_once_it_has_one(tmp_path):
+    run, imagen = tmp_path / "run", cascade()
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"a run without a model.*imagen-nb export {run} OUT"):
+        Imagen.from_pretrained(run)
+    imagen.save_pretrained(run / "model")
+    for name in (run, str(run), run / "model"):
+        assert [o.config for o in Imagen.from_pretrained(name).stages] == [BASE_STAGE, SR_STAGE]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty"):
+        Imagen.from_pretrained(tmp_path / "empty")
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    save_directory(tmp_path / "m", {"a": {"x": torch.zeros(1)}}, dict(kind="judge"))
+    with pytest.raises(
+        ValueError, match="Imagen.from_pretrained: .*got 'judge', expected 'imagen'"
+    ):
+        Imagen.from_pretrained(tmp_path / "m")
+
+
+class Letters:
+    "A text encoder of one's own: a vector for each letter."
+
+    width, identity = 12, dict(encoder="letters", dtype="float32", max_length=5, revision="1")
+
+    def __call__(self, captions):
+        codes = torch.tensor([[ord(c) % 12 for c in caption[:5].ljust(5)] for caption in captions])
+        tokens = F.one_hot(codes, 12).float()
+        return TextEmbedding(tokens, torch.ones(codes.shape, dtype=torch.bool))
+
+
+def test_an_encoder_of_ones_own_draws_and_is_asked_for_when_loading(tmp_path):
+    imagen = Imagen(Letters(), [awake(BASE_STAGE)])
+    drawn = imagen.sample(["a red", "b red"])
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    imagen.save_pretrained(tmp_path / "m", dtype=torch.float32)
+    assert "encoder `letters`" in (tmp_path / "m" / "README.md").read_text()
+    again = Imagen.from_pretrained(tmp_path / "m", Letters())
+    torch.testing.assert_close(again.sample(["a red", "b red"]), drawn, atol=1e-3, rtol=0)
+    other = Letters()
+    other.identity = dict(Letters.identity, revision="2")
+    with pytest.raises(ValueError, match="load_encoder: got .*expected the encoder of training"):
+        Imagen.from_pretrained(tmp_path / "m", other)
 
 
 def test_damage_is_noticed(tmp_path):

@@ -29,79 +29,52 @@ images = imagen.sample(["a caption"])  # (1 3 {size} {size}), values in [-1, 1]
 LIMITS = """
 ## Limits
 
-- It draws what its training pictures and captions held, biases and gaps included, and nothing was done to filter what it draws.
+- It draws what its training pictures and captions held, biases and gaps included;
+  nothing was done to filter what it draws.
 - Other sizes and other words than those of training give worse pictures; scores say nothing about them.
 """
+
+NO_ENCODER = "none was saved; captions come as a `TextEmbedding`"
+UNTRAINED = "- The {} px model was never trained; it refuses to draw.\n"
 
 LICENCE = """
 ## Licence
 
-Apache-2.0, as imagen_nb itself, as far as whoever trained these weights has the right to give it: terms of the training pictures come on
-top. The text encoder is not part of these files; it is loaded from where it is published and has a licence of its own.
+Apache-2.0, as imagen_nb itself, as far as whoever trained these weights has the right to give it:
+terms of the training pictures come on top. The text encoder is not part of these files; it is loaded from where it is
+published and has a licence of its own.
 """
 
 
 def model_card(
-    imagen,  # an `Imagen`
-    card: dict
-    | None = None,  # a run card, as `tools/measure/make_run_card.py` writes it; its first run is told of
-    name="FOLDER",  # what `from_pretrained` is to be given
+    facts: dict,  # sizes; models, a dict each; encoder's identity; untrained sizes
+    card: dict | None = None,  # a run card, as `tools/measure/make_run_card.py` writes it; of its first run
+    name: str = "FOLDER",  # what `from_pretrained` is to be given
 ) -> str:  # Markdown with the hub's front matter
-    "A model card from what is known: the configs, and the run card if there is one."
+    "A model card from what is known: the models, and the run card if there is one."
     from imagen_nb import __version__
 
-    configs = [stage.config for stage in imagen.stages]
-    sides = " → ".join(str(c.size) for c in configs)
-    encoder = getattr(imagen.encoder, "identity", None)
+    sizes, models, encoder = facts["sizes"], facts["models"], facts["encoder"]
+    told = ", ".join(f"{k} `{v}`" for k, v in (encoder or {}).items()) or NO_ENCODER
     parts = [
         HEAD,
-        f"\n# Imagen cascade, {sides} px\n\nCaption in, picture out: {len(configs)} diffusion models in a row, saved by"
+        f"\n# Imagen cascade, {' → '.join(map(str, sizes))} px\n\nCaption in, picture out:"
+        f" {len(sizes)} diffusion models in a row, saved by"
         f" [imagen_nb](https://github.com/imagen-nb/imagen_nb) {__version__}.\n",
-        USE.format(name=name, size=configs[-1].size),
-        "\n## Models\n\n",
-        table(("pictures", "network", "parameters", "drawn with"), map(stage_row, imagen.stages)),
-        "\nText encoder, frozen: "
-        + (
-            f"`{encoder['encoder']}`, revision `{encoder['revision']}`, at most {encoder['max_length']} tokens"
-            if encoder
-            else "none was saved; captions come as a `TextEmbedding`"
-        )
-        + ".\n",
+        USE.format(name=name, size=sizes[-1]),
+        "\n## Models\n\n" + table(tuple(models[0]), [tuple(o.values()) for o in models]),
+        f"\nText encoder, frozen: {told}.\n",
     ]
     if card:
         parts += training(card), scores(card)
-    parts.append(
-        LIMITS
-        + "".join(
-            f"- The {c.size} px model was never trained; it refuses to draw.\n"
-            for c, o in zip(configs, imagen.stages)
-            if not o.is_trained
-        )
-    )
-    return "".join(parts) + LICENCE
+    parts += [LIMITS, *map(UNTRAINED.format, facts["untrained"]), LICENCE]
+    return "".join(parts)
 
 
 def table(head: tuple, rows: Iterable[tuple]) -> str:
     "A table in Markdown."
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def stage_row(stage) -> tuple:
-    "One model in the table of models."
-    c, count = stage.config, sum(p.numel() for p in stage.network.parameters())
-    origin = (
-        f"{c.lowres_size} → {c.size} px, noise on the input aug_t = {c.aug_t:g}"
-        if c.lowres_size
-        else f"{c.size} px"
-    )
-    threshold = f"{c.threshold} threshold" if c.threshold else "no threshold"
-    return (
-        origin,
-        type(stage.network).__name__,
-        f"{count:,}",
-        f"{c.sampler}, {c.steps} steps, w = {c.w:g}, {threshold}",
-    )
 
 
 def training(card: dict) -> str:
@@ -149,6 +122,6 @@ def scores(card: dict) -> str:
     ]
     sizes = [f"{size} px" for size in found]
     return (
-        f"\n## Scores\n\nRight in per cent (95 % interval), read back from the pictures by the oracle of ShapesWorld; {card.get('captions', '')}.\n\n"
-        + table(("attribute", *sizes), rows)
+        "\n## Scores\n\nRight in per cent (95 % interval), read back from the pictures by the oracle of"
+        f" ShapesWorld; {card.get('captions', '')}.\n\n" + table(("attribute", *sizes), rows)
     )

@@ -13,9 +13,9 @@ import ast
 import difflib
 import math
 import numbers
-import operator
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
@@ -60,7 +60,7 @@ def config(
     "Make a class a config: frozen, keyword-only, checked, and found by its name when files are read."
     if cls is None:
         return lambda cls: config(cls, retired=retired)
-    own: Callable | None = cls.__dict__.get("__post_init__")
+    own: Callable | None = getattr(cls, "__post_init__", None)  # perhaps of the class it refines
 
     def check(self):
         for f in fields(self):
@@ -70,9 +70,20 @@ def config(
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
-    made.retired = dict(retired or {})
-    KINDS[made.__name__] = made
+    made.retired = {**getattr(cls, "retired", {}), **(retired or {})}
+    _register(made)
     return made
+
+
+def _register(made: type):
+    "Know a class by its name; a cell or a script may define it again, two modules may not."
+    name, known = made.__name__, KINDS.get(made.__name__)
+    modules = {made.__module__, known.__module__ if known else made.__module__}
+    if len(modules - {"__main__"}) > 1:
+        raise ValueError(
+            f"config: {name}, got it from two modules, {sorted(modules)}, expected one"
+        )
+    KINDS[name] = made
 
 
 @cache
@@ -114,8 +125,10 @@ def _expected(hint, limits) -> str:
     if low is not None and high is not None:
         return f"{words}, {low:g} to {high:g}"
     if above is not None:
-        return f"{words} > {above:g}" + (f", at most {high:g}" if high is not None else "")
-    return words + (f", {low:g} or more" if low is not None else "")
+        words += f" above {above:g}"
+    if low is not None:
+        words += f", {low:g} or more"
+    return words + (f", at most {high:g}" if high is not None else "")
 
 
 def _words(hint) -> str:
@@ -128,7 +141,7 @@ def _words(hint) -> str:
         return f"a tuple of {many}, each {_words(kinds[0])}"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_words, get_args(hint)))
-    return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+    return names.get(hint) or f"a {getattr(hint, '__name__', hint)} made by `@config`"
 
 
 def _fit(value, hint):
@@ -140,10 +153,10 @@ def _fit(value, hint):
         return _fit_tuple(value, get_args(hint))
     if hint is Any:
         return value
-    fit = _SIMPLE.get(hint)
-    if fit is not None:
+    if (fit := _SIMPLE.get(hint)) is not None:
         return fit(value)
-    return value if isinstance(value, hint) else MISSING
+    is_config = type(value).__name__ in KINDS  # an instance: what else could be saved?
+    return value if is_config and isinstance(value, hint) else MISSING
 
 
 def _fit_tuple(value, kinds: tuple):
@@ -155,17 +168,17 @@ def _fit_tuple(value, kinds: tuple):
     return fits if len(value) == len(kinds) and MISSING not in fits else MISSING
 
 
-def _int(value):
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, (bool, str)) or not hasattr(value, "__index__"):
-        return MISSING
-    return operator.index(value)
-
-
 def _float(value):
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else MISSING
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return MISSING
+    with suppress(OverflowError):
+        return float(value) if math.isfinite(value) else MISSING
+    return MISSING
+
+
+def _int(value):
+    is_whole = _float(value) is not MISSING and value == int(value)
+    return int(value) if is_whole else MISSING
 
 
 def _bool(value):
@@ -223,10 +236,15 @@ def _build(value):
         )
     kind: Any = KINDS[name]
     names = {f.name for f in fields(kind)}
+    needed = {f.name for f in fields(kind) if f.default is MISSING}
     meaningless = {k for k, v in kind.retired.items() if k in value and _plain(v) == value[k]}
     if extra := sorted(set(value) - names - meaningless - {"type"}):
         raise ValueError(
             f"config_from_dict: {name}, got unknown {extra}, expected among {sorted(names)}"
+        )
+    if missing := sorted(needed - set(value)):
+        raise ValueError(
+            f"config_from_dict: {name}, got no {missing}, expected all of {sorted(needed)}"
         )
     return kind(**{k: _build(v) for k, v in value.items() if k in names})
 
@@ -259,11 +277,11 @@ def config_diff(
     path: str = "",  # name of the part that is compared; empty: the whole
 ) -> list[str]:  # one line for each difference: "training.0.steps: 1400 on disk, 1500 now"
     "What differs between two nested configs."
-    if isinstance(old, dict) and isinstance(new, dict):
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
         keys: Any = dict.fromkeys([*old, *new])
         pairs = [(k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in keys]
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
-        if len(old) != len(new) or not any(isinstance(v, (dict, list)) for v in old):
+        if len(old) != len(new) or not any(isinstance(v, (dict, list, tuple)) for v in old):
             return [] if list(old) == list(new) else [_line(path, old, new)]
         pairs = [(k, a, b) for k, (a, b) in enumerate(zip(old, new))]
     else:
@@ -280,7 +298,7 @@ def _line(path: str, old, new) -> str:
 def _shown(value) -> str:
     "A value short enough for a line."
     if isinstance(value, dict) and "type" in value:
-        return f"a {value['type']}"
+        return f"{value['type']}(...)"
     text = value if value is ABSENT else repr(value)
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
@@ -349,7 +367,7 @@ def _typed(text: str, hint, path: str):
     "A value from its text, refused unless it fits the type hint."
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # the last: a set of lists
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     for candidate in (value, text):
         if (fit := _fit(candidate, hint)) is not MISSING:
