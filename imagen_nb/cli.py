@@ -808,7 +808,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `imagen-nb`."
-    from imagen_nb.engine.guards import TrainingError
+    from imagen_nb.engine.stopping import TrainingError
 
     args = parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)

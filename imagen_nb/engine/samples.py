@@ -1,14 +1,17 @@
-"""Batches ahead of the step that needs them."""
+"""Batches ahead of the step that needs them, from pictures by number or from a stream."""
 
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagen_nb.pictures.pixels import Batch
+from imagen_nb.pictures.pixels import Batch, crop_images
 from imagen_nb.stage import Draws
 
 
@@ -110,3 +113,83 @@ def in_parts(
     for part in torch.arange(len(batch.index)).tensor_split(parts):
         at = slice(int(part[0]), int(part[-1]) + 1)
         yield cut(batch, at), cut(draws, at)
+
+
+def ahead(
+    make: Callable[[Tensor], tuple[Batch, Draws]],  # numbers of samples -> a step, on the CPU
+    indices: Iterable[Tensor],  # numbers of each step's samples
+    device: torch.device | str = "cpu",  # where steps go
+    workers: int = 0,  # processes that make them
+    multiple: int = 1,  # captions are padded to a multiple of it
+) -> Iterator[tuple[Batch, Draws]]:  # on the device, in order
+    "What each step trains on; where a GPU computes, the next one is moved over meanwhile."
+
+    def move(pair):
+        batch, draws = pair
+        length = math.ceil(batch.text.mask.shape[1] / multiple) * multiple
+        if multiple > 1:
+            batch = batch._replace(text=batch.text.pad(length))
+        return to_device(batch, device), to_device(draws, device)
+
+    ready = in_order(make, indices, workers)
+    yield from map(move, ready) if torch.device(device).type == "cpu" else one_ahead(move, ready)
+
+
+class Arrivals:
+    """Samples whose pictures come from a stream, in the order of their arrival.
+
+    Draws are named by number as ever; which picture a number meets depends on what came before. So a stream
+    promises less: one process only, and no picture twice unless the stream is put back to a state it was in.
+    """
+
+    def __init__(
+        self,
+        samples: Any,  # `Samples`: who draws, and how large pictures are
+        stream: Any,  # iterable of (image, caption) with `size`, `state()` and `resume(state)`
+    ):
+        if samples.ranks > 1:
+            raise ValueError(
+                f"Trainer: dataset, got a stream and {samples.ranks} processes, expected one"
+                " process: a stream cannot be shared"
+            )
+        if stream.size != samples.stage_config.size:
+            raise ValueError(
+                f"Trainer: dataset, got a stream of {stream.size} pixels,"
+                f" expected {samples.stage_config.size}"
+            )
+        self.samples, self.stream, self.pairs = samples, stream, epochs(stream)
+        self.state: dict | None = None  # where the stream stood after the batch handed out last
+        self.states: deque = deque()  # after batches that were made ahead
+
+    def resume(self, state: dict):
+        "Go on with the next picture of a run."
+        self.stream.resume(state)
+        self.state, self.pairs = state, epochs(self.stream)
+
+    def __call__(self, index: Tensor) -> tuple[Batch, Draws]:
+        "The next pictures, with the draws of these numbers."
+        images, captions = zip(*(next(self.pairs) for _ in index))
+        self.states.append(self.stream.state())
+        pictures, crop = torch.stack(images), self.samples.crop(index)
+        if crop is not None:
+            pictures = crop_images(pictures, crop)
+        text = self.samples.text[list(captions)]
+        return Batch(pictures, text, index, list(captions)), self.samples.draws(index)
+
+    def batches(self, start: int, **how) -> Iterator[tuple[Batch, Draws]]:
+        "What every step from `start` to the last trains on; nobody else can read the stream ahead."
+        indices = map(self.samples.index, range(start, self.samples.config.steps))
+        for pair in ahead(self, indices, **how | dict(workers=0)):
+            self.state = self.states.popleft()
+            yield pair
+
+
+def epochs(stream: Iterable) -> Iterator:
+    "A stream again and again."
+    while True:
+        is_empty = True
+        for pair in stream:
+            is_empty = False
+            yield pair
+        if is_empty:
+            raise ValueError("Trainer: dataset, got a stream without a picture, expected some")
