@@ -19,7 +19,7 @@ from test_checkpoint import groups, rewrite_manifest
 from train_worker import make_trainer
 
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.store import checkpoint
+from imagen_nb.store import checkpoint, files
 from imagen_nb.store.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -121,7 +121,7 @@ def test_a_file_that_may_not_grow_changes_nothing(tmp_path):
         """
         import resource, signal, sys
         from test_checkpoint import META, groups
-        from imagen_nb.checkpoint import load_meta, save_directory
+        from imagen_nb.store.checkpoint import load_meta, save_directory
         folder = sys.argv[1]
         save_directory(folder + "/step-1", groups(), META)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
@@ -252,7 +252,7 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
 
 # ---------------------------------------------------------------- two runs in one directory
 
-HOLD = "import sys, time; from imagen_nb.checkpoint import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
+HOLD = "import sys, time; from imagen_nb.store.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
 
 
 def test_a_second_run_is_refused_with_the_owner_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match="no locks available"):
         with locked(tmp_path):
             pass
@@ -437,11 +437,11 @@ POISON = """
             k = trainer.step
             if rank == 1 and k in bad:
                 if kind == "loss": batch = batch._replace(images=batch.images*float("nan"))
-                else: handle = next(trainer.network.parameters()).register_hook(lambda g: g/0.)
-            before = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+                else: handle = next(trainer.learned.network.parameters()).register_hook(lambda g: g/0.)
+            before = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             result = step(batch, draws)
             if rank == 1 and k in bad and kind != "loss": handle.remove()
-            after = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+            after = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             told.append([k, result is None, before == after, after])
             return result
         trainer.train_step = poisoned
@@ -483,9 +483,10 @@ ALONE = """
     for name in ("connect", "connect_ex", "sendto", "bind"): setattr(socket.socket, name, refuse)
     for name in ("create_connection", "getaddrinfo", "gethostbyname"): setattr(socket, name, refuse)
     import importlib, pkgutil, imagen_nb
-    for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
+    for m in pkgutil.walk_packages(imagen_nb.__path__, "imagen_nb."): importlib.import_module(m.name)
     from imagen_nb.cascade import Imagen
-    from imagen_nb.text import EmbeddingCache, TextEncoder
+    from imagen_nb.engine.captions import EmbeddingCache
+    from imagen_nb.text import TextEncoder
     from train_worker import make_trainer
     trainer = make_trainer(sys.argv[1], steps=2)
     cache = EmbeddingCache.open(sys.argv[2])
@@ -494,9 +495,9 @@ ALONE = """
         def __getitem__(self, captions):
             text = cache[captions]
             return type(text)(text.tokens[..., :6], text.mask)
-    trainer.text = trainer.samples.text = Short()
+    trainer.samples.text = trainer.keeper.samples.text = Short()
     stage = trainer.fit()
-    captions = [trainer.dataset.caption(i, 0) for i in (0, 1)]
+    captions = [trainer.samples.dataset.caption(i, 0) for i in (0, 1)]
     pictures = Imagen(None, [stage]).sample(Short()[captions], steps=2)
     try: TextEncoder.toy()
     except ImportError as e: print(e)
@@ -505,7 +506,7 @@ ALONE = """
 
 
 def test_training_and_drawing_from_cached_text_need_no_network_and_no_transformers(tmp_path):
-    world = make_trainer("unused").dataset
+    world = make_trainer("unused").samples.dataset
     EmbeddingCache.build(
         TextEncoder.toy(),
         [c for i in range(len(world)) for c in world.captions(i)],

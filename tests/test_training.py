@@ -12,27 +12,30 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_validation import ENLARGER
 from train_worker import STAGE, Letters, make_trainer
 
-from imagen_nb import training
 from imagen_nb.data import ShapesWorld
-from imagen_nb.engine.guards import TrainingError, check_pictures
+from imagen_nb.engine import execution, keeping
+from imagen_nb.engine.distributed import gradient
+from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.guards import check_pictures
+from imagen_nb.engine.keeping import claim_directory
 from imagen_nb.engine.optim import make_optimizers, orthogonalize
 from imagen_nb.engine.samples import in_parts, loading_workers, one_ahead
-from imagen_nb.engine.validation import describe_samples
+from imagen_nb.engine.stopping import TrainingError
+from imagen_nb.engine.validation import describe_samples, draw_samples, is_due
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.runs.run import save_picture
+from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.files import replace_text
 from imagen_nb.store.keyed import permute
 from imagen_nb.training import (
-    Execution,
     Samples,
     TrainConfig,
-    claim_directory,
     draw,
     draw_crop,
-    draw_samples,
     ema_decay,
     keyed_times,
     learning_rate,
@@ -71,17 +74,18 @@ def reference(tmp_path_factory):
 
 def test_draws_depend_on_seed_and_number_alone():
     index = torch.arange(10)
-    whole = draw(3, index, (3, 4, 4), lowres_shape=(3, 3, 3))
+    whole = draw(3, index, ENLARGER)
+    assert whole.eps.shape == (10, 3, 8, 8) and whole.aug_eps.shape == (10, 3, 6, 6)
     for part in (index[:3], index[7:], index[[9, 2]]):
-        for a, b in zip(draw(3, part, (3, 4, 4), lowres_shape=(3, 3, 3)), whole):
+        for a, b in zip(draw(3, part, ENLARGER), whole):
             assert torch.equal(a, b[part])
-    assert not torch.equal(draw(4, index, (3, 4, 4)).eps, whole.eps)
+    assert not torch.equal(draw(4, index, ENLARGER).eps, whole.eps)
+    assert draw(3, index, STAGE)[3:] == (None, None)
 
 
 def test_draws_have_the_right_distributions():
-    d = draw(
-        0, torch.arange(6000), (3, 2, 2), lowres_shape=(3, 2, 2), caption_drop=0.1, aug_max=0.4
-    )
+    small = replace(ENLARGER, size=4, lowres_size=2, crop=2, aug_max=0.4)
+    d = draw(0, torch.arange(6000), small)
     assert (
         abs(d.eps.mean()) < 0.012
         and abs(d.eps.std() - 1) < 0.012
@@ -106,10 +110,11 @@ def test_times_are_uniform_or_follow_their_law():
 
 
 def test_crops_stay_inside_and_reach_every_corner():
-    crop = draw_crop(0, torch.arange(3000), size=32, side=16, margin=4, align=4)
-    assert crop.height == crop.width == 24
-    for v in (crop.top + 4, crop.left + 4):
+    crop = draw_crop(0, torch.arange(3000), replace(ENLARGER, size=32, lowres_size=8, crop=16))
+    assert crop.height == crop.width == 32  # 16 and a margin of 8 on each side
+    for v in (crop.top + 8, crop.left + 8):
         assert v.unique().tolist() == [0, 4, 8, 12, 16]
+    assert draw_crop(0, torch.arange(3), STAGE) is None
 
 
 def test_processes_share_the_samples_of_one():
@@ -211,10 +216,10 @@ class Signed:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_that_work_ahead_give_the_same_batches(workers):
     samples, plain = (make_trainer("unused").samples for _ in range(2))
-    samples.workers, samples.text = workers, Signed(samples.text)
+    samples.text = Signed(samples.text)
     readers = set()
     for (batch, draws), (expected, same) in zip(
-        samples.batches(15), plain.batches(15), strict=True
+        samples.batches(15, workers=workers), plain.batches(15), strict=True
     ):
         assert (
             torch.equal(batch.index, expected.index)
@@ -227,12 +232,13 @@ def test_processes_that_work_ahead_give_the_same_batches(workers):
 
 
 def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
-    samples = make_trainer("unused").samples
-    assert samples.workers == 0
-    samples.device, samples.workers = torch.device("meta"), 1
+    samples, e = make_trainer("unused").samples, Execution(compile=True)
+    assert e.loading(torch.device("cpu")) == dict(
+        device=torch.device("cpu"), workers=0, multiple=32
+    )
     moved = [
         (b.images.device.type, b.text.tokens.device.type, d.eps.device.type)
-        for b, d in samples.batches(17)
+        for b, d in samples.batches(17, device="meta", workers=1)
     ]
     assert moved == [("meta",) * 3] * 3
 
@@ -524,12 +530,7 @@ def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeyp
 
     def watched(batch, draws):
         result = keep(batch, draws)
-        seen.append(
-            [
-                p.detach().clone()
-                for p in (*trainer.network.parameters(), *trainer.average.parameters())
-            ]
-        )
+        seen.append([p.detach().clone() for net in trainer.learned[:2] for p in net.parameters()])
         return result
 
     trainer.train_step = watched
@@ -550,7 +551,7 @@ def poisoned(batch, draws):
         images = batch.images.clone(); images[-1] = float("nan")
         batch = batch._replace(images=images)
     result = step(batch, draws)
-    sums.append([float(sum(p.double().sum() for p in net.parameters())) for net in (trainer.network, trainer.average)])
+    sums.append([float(sum(p.double().sum() for p in net.parameters())) for net in trainer.learned[:2]])
     return result
 trainer.train_step = poisoned
 trainer.fit()
@@ -601,13 +602,14 @@ def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
 def gradients(**execution):
     "Losses and gradients of the first step."
     trainer = make_trainer("unused", **execution)
-    trainer.network = trainer.stage.network
-    trainer.network.recompute = trainer.execution.recompute
-    for p in trainer.network.parameters():  # fresh blocks are the identity: wake them
+    e, network = trainer.execution, trainer.stage.network
+    trainer.stage.network = e.wrap(network, trainer.accelerator)
+    for p in network.parameters():  # fresh blocks are the identity: wake them
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(p.numel()))
-    losses = trainer.gradient(*next(trainer.samples.batches(0)))
-    return losses, torch.cat([p.grad.flatten() for p in trainer.network.parameters()])
+    batch, draws = next(trainer.samples.batches(0))
+    losses = gradient(trainer.stage, batch, draws, e.accumulate, trainer.accelerator)
+    return losses, torch.cat([p.grad.flatten() for p in network.parameters()])
 
 
 @pytest.mark.parametrize("parts", [2, 3, 8])
@@ -637,9 +639,9 @@ def test_a_batch_is_cut_into_all_of_its_rows():
 
 def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
     "With a compiler that changes nothing: captions get fixed lengths, the average stays as it was written."
-    real, compiled = training.compile_blocks, []
+    real, compiled = execution.compile_blocks, []
     monkeypatch.setattr(
-        training, "compile_blocks", lambda network: compiled.append(real(network, backend="eager"))
+        execution, "compile_blocks", lambda network: compiled.append(real(network, backend="eager"))
     )
     trainer, plain = (
         make_trainer(tmp_path / "compiled", steps=3, compile=True),
@@ -659,7 +661,7 @@ def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
 def test_watching_changes_no_bit(reference, tmp_path):
     def run(**execution):
         trainer = make_trainer(tmp_path / "run", **execution)
-        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
+        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")  # the run is the same
         trainer.fit()
 
     run(validate_every=7, sample_every=9)
@@ -684,8 +686,8 @@ def test_watching_changes_no_bit(reference, tmp_path):
 
 def test_watching_costs_a_hundredth_each():
     def settle(batch, steps, ranks=1, stage=STAGE, **given):
-        samples = Samples(stage, None, None, TrainConfig(batch=batch, steps=steps), ranks=ranks)
-        e = Execution(**given).settle(stage, TrainConfig(batch=batch, steps=steps), samples)
+        config, network = TrainConfig(batch=batch, steps=steps), torch.nn.Identity()
+        e = Execution(**given).settle(Stage(stage, network), config, ranks)
         return e.validate_every, e.sample_every, e.compile
 
     quick = replace(STAGE, steps=16, w=2.0)
@@ -697,9 +699,7 @@ def test_watching_costs_a_hundredth_each():
     )  # 128 passes, 12 in a step: at the end alone
     assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134  # whole pictures cost four crops
     assert settle(8, 100, validate_every=0, sample_every=3, compile=True) == (0, 3, True)
-    trainer = make_trainer("unused", steps=7)
-    due = [k for k in range(8) if setattr(trainer, "step", k) or trainer.is_due(3)]
-    assert due == [3, 6, 7] and not trainer.is_due(0)
+    assert [k for k in range(8) if is_due(k, 3, 7)] == [3, 6, 7] and not is_due(7, 0, 7)
     for wrong in (dict(accumulate=0), dict(validate_every=-1)):
         with pytest.raises(ValueError, match="Execution: "):
             Execution(**wrong)
@@ -708,7 +708,7 @@ def test_watching_costs_a_hundredth_each():
 
 
 def test_samples_enlarge_true_pictures(tmp_path):
-    from test_validation import ENLARGER, fresh
+    from test_validation import fresh
 
     stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.0))
     stage.is_trained = True
@@ -733,14 +733,14 @@ def test_samples_enlarge_true_pictures(tmp_path):
 
 def fail_at(monkeypatch, steps):
     "Saving these steps meets a full disk."
-    real = training.save_directory
+    real = keeping.save_directory
 
     def save(path, *args):
         if int(path.name.split("_")[1]) in steps:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(path, *args)
 
-    monkeypatch.setattr(training, "save_directory", save)
+    monkeypatch.setattr(keeping, "save_directory", save)
 
 
 def test_a_full_disk_is_survived(reference, tmp_path, monkeypatch):
@@ -792,7 +792,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, which):
         result = step(*args)
         if trainer.step == 10:
             with torch.no_grad():
-                next(getattr(trainer, which).parameters()).view(-1)[0] = float("inf")
+                next(getattr(trainer.learned, which).parameters()).view(-1)[0] = float("inf")
         return result
 
     trainer.train_step = broken
@@ -872,9 +872,12 @@ def test_pictures_of_the_wrong_kind_are_refused(tmp_path):
         with pytest.raises(ValueError, match=word):
             check_pictures(bad, 8)
     trainer = make_trainer(tmp_path / "run")
-    trainer.dataset.images = lambda rows, size, crop=None: torch.rand(len(rows), 3, size, size)
+    trainer.samples.dataset.images = lambda rows, size, crop=None: torch.rand(
+        len(rows), 3, size, size
+    )
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         trainer.fit()
+    assert not (tmp_path / "run" / "config.json").exists()  # the directory is still free
 
 
 def test_fit_returns_the_average(reference):

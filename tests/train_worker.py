@@ -11,9 +11,10 @@ import torch
 torch.set_num_threads(1)
 
 from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.engine.execution import Execution  # noqa: E402
 from imagen_nb.stage import Stage, StageConfig  # noqa: E402
 from imagen_nb.text import TextEmbedding  # noqa: E402
-from imagen_nb.training import Execution, TrainConfig, Trainer  # noqa: E402
+from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 
 STAGE = StageConfig(
@@ -46,19 +47,20 @@ class Letters:
         return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
 
-def make_trainer(out, steps=20, world=None, **changes):
+def make_trainer(out, steps=20, world=None, valid=None, stage=STAGE, network=None, **changes):
     execution = dict(progress=False, validate_every=0, sample_every=0) | {
         k: changes.pop(k) for k in Execution.__dataclass_fields__ if k in changes
     }
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
     return Trainer(
-        Stage(STAGE),
+        Stage(stage, network),
         world,
         Letters(),
         TrainConfig(**CONFIG | dict(steps=steps) | changes),
         out,
-        **execution,
+        valid,
+        Execution(**execution),
     )
 
 

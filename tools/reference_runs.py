@@ -23,7 +23,7 @@ def keep_moments(step):
             folder = self.out.parent / "moments" / self.out.name / f"step_{self.step:08d}"
             save_directory(
                 folder,
-                dict(average=dict(self.average.state_dict())),
+                dict(average=dict(self.learned.average.state_dict())),
                 dict(kind="moment", step=self.step),
             )
         return result

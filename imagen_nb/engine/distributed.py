@@ -24,8 +24,8 @@ def any_rank(
     "True everywhere if true anywhere."
     if accelerator.num_processes == 1:
         return flag
-    flag = torch.tensor(float(flag), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum") > 0)
+    answer = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(answer, "sum") > 0)
 
 
 def gradient(

@@ -85,7 +85,7 @@ class Execution:
             torch.set_num_threads(1)
         torch.set_flush_denormal(True)
         if hasattr(network, "recompute"):
-            network.recompute = self.recompute
+            setattr(network, "recompute", self.recompute)  # noqa: B010  (not of every network)
         if self.compile:
             compile_blocks(network)
         return accelerator.prepare(network)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imagen_nb.engine.distributed import any_rank, is_finite
 from imagen_nb.engine.optim import load_optimizer_tensors, make_optimizers, optimizer_tensors
+from imagen_nb.engine.samples import Arrivals
 from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.store.checkpoint import (
@@ -27,7 +28,7 @@ from imagen_nb.store.config import config_diff, config_to_dict, with_defaults
 from imagen_nb.store.files import locked, replace_text
 
 if TYPE_CHECKING:
-    from imagen_nb.training import TrainConfig
+    from imagen_nb.training import Samples, TrainConfig
 
 MISSES = 3  # checkpoints in a row that may fail
 
@@ -123,52 +124,52 @@ class Keeper:
     def __init__(
         self,
         out: Path,  # directory of the run
-        keep: int,  # checkpoints that stay
+        samples: Samples | Arrivals,  # what it learns from: they say which run this is
         accelerator,  # of this process
     ):
-        self.out, self.keep, self.accelerator, self.misses = out, keep, accelerator, 0
-        self.is_main = accelerator.process_index == 0
+        self.out, self.samples, self.accelerator, self.misses = out, samples, accelerator, 0
+        self.is_main, self.config = accelerator.process_index == 0, samples.config
 
     def alone(self) -> AbstractContextManager:
         "Nobody else trains in this directory during a block."
         return locked(self.out) if self.is_main else nullcontext()
 
-    def claim(self, config: dict):
-        "For this run; all processes wait for the answer."
-        claim_directory(self.out, config)
-        self.accelerator.wait_for_everyone()
-
     def resume(
         self,
         learned: Learned,  # to be what it was
-        samples,  # `Samples`, or `Arrivals`, whose stream goes back to where it stood
     ) -> dict:  # meta of the checkpoint; of none: step 0
-        "Load the newest sound checkpoint."
+        "Claim the directory, and load its newest sound checkpoint."
+        s = self.samples
+        claim_directory(self.out, describe_run(s.stage_config, self.config, s.dataset, s.text))
+        self.accelerator.wait_for_everyone()
         if (found := newest_checkpoint(self.out)) is None:
             return dict(step=0)
         tensors, meta = found
         learned.load(tensors, f"Trainer: {self.out}, step {meta['step']}")
-        if meta.get("stream"):
-            samples.resume(meta["stream"])
+        if isinstance(s, Arrivals):
+            s.resume(meta["stream"])
         return meta
 
     def save(
         self,
         learned: Learned,  # to keep; never one that is not finite
-        meta: dict,  # with the step
-        is_last: bool,  # no later save can make up for this one
+        step: int,  # steps done
+        row: dict,  # of the log, begun
     ):
         "Save by one process; where that fails the run goes on, and the next save tries again."
-        step, problem = meta["step"], None
+        problem = None
         if not (is_finite(learned.network) and is_finite(learned.average)):
             raise TrainingError(
                 f"Trainer: a weight of step {step} is not finite; it is not saved,"
                 " what was saved before stays. Lower the learning rate."
             )
+        meta = dict(kind="training", step=step, ranks=self.accelerator.num_processes, log=row)
+        if isinstance(self.samples, Arrivals):
+            meta["stream"] = self.samples.state
         try:
             if self.is_main:
                 save_directory(self.out / f"step_{step:08d}", learned.tensors(), meta)
-                prune(self.out, self.keep)
+                prune(self.out, self.config.keep)
         except (OSError, CheckpointError) as e:
             problem = e
         has_failed = any_rank(self.accelerator, problem is not None)
@@ -177,7 +178,7 @@ class Keeper:
             f"Trainer: step {step} could not be saved ({problem or 'see the first process'});"
             " what was saved before stays"
         )
-        if self.misses == MISSES or (has_failed and is_last):
+        if self.misses == MISSES or (has_failed and step == self.config.steps):
             raise TrainingError(what)
         if problem:
             warnings.warn(f"{what}, the next save tries again")

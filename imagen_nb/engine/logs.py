@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -117,7 +117,7 @@ def flat(
     prefix: str = "",  # before every name
 ) -> dict:  # "by_level_0", "text_gain_mean", ...
     "One name for each number; what is no number is left out."
-    found = {}
+    found: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, (list, tuple)):
             value = dict(enumerate(value))
@@ -416,7 +416,7 @@ class WandB:
         self.run.finish()
 
 
-TRACKERS = dict(tensorboard=TensorBoard, wandb=WandB)
+TRACKERS: dict[str, Any] = dict(tensorboard=TensorBoard, wandb=WandB)
 
 
 def check_trackers(names: Iterable[str]):

@@ -121,6 +121,17 @@ def make_optimizers(
     return OPTIMIZERS[config.optimizer](network, config)
 
 
+def take_step(
+    optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
+    lr: float,  # learning rate of this step
+):
+    "Update every parameter by its gradient."
+    for o in optimizers:
+        for group in o.param_groups:
+            group["lr"] = lr
+        o.step()
+
+
 def optimizer_tensors(
     optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
 ) -> dict[str, Tensor]:  # their state by name, ready for safetensors
@@ -139,7 +150,7 @@ def load_optimizer_tensors(
 ):
     "Put the state back, learning rates excepted: those follow from the step."
     for i, o in enumerate(optimizers):
-        states = {}
+        states: dict[int, dict[str, Tensor]] = {}
         for key, v in tensors.items():
             which, k, name = key.split(".", 2)
             if int(which) == i:

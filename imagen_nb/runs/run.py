@@ -40,8 +40,9 @@ def train(
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     import torch
 
+    from imagen_nb.engine.execution import Execution
+    from imagen_nb.engine.keeping import claim_directory
     from imagen_nb.store.config import config_to_dict
-    from imagen_nb.training import Execution, claim_directory
 
     Execution(**execution)  # refuses what is wrong before anything is written
     n = len(recipe.stages)
@@ -303,6 +304,7 @@ def work(out: Path, stage: int | None, held_out: int, execution: dict):
     "What each process does: train the stages in turn, then draw its share of the held-out captions."
     from imagen_nb.cascade import Imagen
     from imagen_nb.engine.captions import EmbeddingCache
+    from imagen_nb.engine.execution import Execution
     from imagen_nb.evaluation import draw_and_score
     from imagen_nb.training import Trainer
 
@@ -318,7 +320,7 @@ def work(out: Path, stage: int | None, held_out: int, execution: dict):
             recipe.training[k],
             out / f"{stages[k].config.size}px",
             valid,
-            **execution,
+            Execution(**execution),
         )
         trainer.fit()
     imagen = Imagen(encoder, trained_stages(recipe, out))
