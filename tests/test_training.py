@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_validation import ENLARGER
-from train_worker import STAGE, Letters, make_trainer
+from train_worker import STAGE, Letters, make_trainer, pin_fp32
 
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import execution, keeping
 from imagen_nb.engine.distributed import gradient
 from imagen_nb.engine.execution import Execution
-from imagen_nb.engine.guards import check_pictures
+from imagen_nb.engine.guards import check_pictures, has_learned
 from imagen_nb.engine.keeping import claim_directory
-from imagen_nb.engine.optim import make_optimizers, orthogonalize
-from imagen_nb.engine.samples import in_parts, loading_workers, one_ahead
+from imagen_nb.engine.optim import Muon, make_optimizers, orthogonalize
+from imagen_nb.engine.samples import Arrivals, in_parts, loading_workers, one_ahead
 from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.engine.validation import describe_samples, draw_samples, is_due
 from imagen_nb.pictures.captioned import load_captioned
@@ -49,6 +49,14 @@ ENV = dict(
     OMP_NUM_THREADS="1",
     ACCELERATE_USE_CPU="true",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fp32():
+    "Processes and micro-batches agree within rounding of fp32."
+    undo = pin_fp32()
+    yield
+    undo()
 
 
 def final(out, steps=20):
@@ -173,17 +181,7 @@ def test_every_epoch_draws_a_caption_by_key(three_captions):
 
 def test_a_run_with_several_captions_resumes_bit_equal(three_captions, tmp_path):
     make_trainer(tmp_path / "whole", 12, three_captions).fit()
-    trainer = make_trainer(tmp_path / "parts", 12, three_captions)
-    step = trainer.train_step
-
-    def stopping(*args):
-        if trainer.step == 8:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    trainer.train_step = stopping
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
+    stop_after(make_trainer(tmp_path / "parts", 12, three_captions), 8)
     make_trainer(tmp_path / "parts", 12, three_captions).fit()
     assert equal(final(tmp_path / "parts", 12), final(tmp_path / "whole", 12))
 
@@ -246,8 +244,8 @@ def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
 def test_cores_that_nobody_needs_prepare_batches(monkeypatch):
     gpu = torch.device("cuda")
     for cores, gpus, workers in ((16, 1, 8), (16, 4, 3), (4, 1, 3), (2, 4, 1), (None, 0, 1)):
-        monkeypatch.setattr(os, "cpu_count", lambda: cores)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(os, "cpu_count", lambda n=cores: n)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
         assert loading_workers(gpu) == workers and loading_workers(torch.device("cpu")) == 0
 
 
@@ -543,7 +541,8 @@ def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeyp
 POISONED = """
 import sys, torch
 from pathlib import Path
-from train_worker import make_trainer
+from train_worker import make_trainer, pin_fp32
+pin_fp32()
 trainer = make_trainer(Path(sys.argv[1]), steps=4, accumulate=int(sys.argv[2]))
 step, sums = trainer.train_step, []
 def poisoned(batch, draws):
@@ -726,6 +725,161 @@ def test_samples_enlarge_true_pictures(tmp_path):
         describe_samples(flat * 2, flat[..., ::2, ::2])["saturated"] == 1.0
         and abs(describe_samples(flat * 2, flat[..., ::2, ::2])["lowres_gap"] - 0.5) < 1e-6
     )
+
+
+# ---------------------------------------------------------------- what others bring
+
+
+class Plain(torch.nn.Module):
+    "A network of one's own: a function of the five inputs, and nothing else that ours have."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = (torch.nn.Conv2d(*c, 3, padding=1) for c in ((3, 32), (32, 3)))
+        self.inner = torch.nn.Linear(32, 32)
+        self.words = torch.nn.Linear(6, 32)
+
+    def forward(self, z_t, log_snr, text, lowres=None, aug_log_snr=None):
+        words = self.words(text.tokens.mean(1))[:, :, None, None]
+        h = torch.nn.functional.silu(self.first(z_t) + words).movedim(1, -1)
+        return self.last(self.inner(h).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+def test_a_network_of_ones_own_trains_and_resumes(tmp_path, optimizer):
+    "It has no `conv_in`, no `out`, no `recompute`, no blocks to compile."
+
+    def own(out, **changes):
+        torch.manual_seed(0)
+        options = dict(network=Plain(), optimizer=optimizer, compile=True, validate_every=12)
+        return make_trainer(out, 12, **options | changes)
+
+    own(tmp_path / "whole").fit()
+    stop_after(own(tmp_path / "parts"), 7)
+    own(tmp_path / "parts").fit()
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+    found = has_learned(final(tmp_path / "whole", 12)[1])
+    assert found.level == "ok" and "not known" in found.why
+    with pytest.raises(ValueError, match="recompute, got True, expected False: a Plain has no"):
+        own("unused", recompute=True)
+
+
+def test_muon_leaves_both_ends_of_any_network_to_adamw():
+    for net, ends in ((Plain(), ("first", "last")), (torch.nn.Sequential(*LINEAR), ("0", "2"))):
+        muon, adam = make_optimizers(net, TrainConfig(optimizer="muon"))
+        inner = {id(p) for p in muon.param_groups[0]["params"]}
+        names = {n for n, p in net.named_parameters() if p.ndim > 1 and id(p) not in inner}
+        assert {f"{end}.weight" for end in ends} <= names and inner
+    (only,) = make_optimizers(torch.nn.Linear(2, 2), TrainConfig(optimizer="muon"))
+    assert not isinstance(only, Muon)
+
+
+LINEAR = [torch.nn.Linear(32, 32) for _ in range(3)]
+
+
+def test_a_step_of_muon_has_the_size_of_one_of_adamw():
+    layer = torch.nn.Linear(32, 32, bias=False)
+    muon, old = Muon(layer.parameters(), lr=0.01), layer.weight.detach().clone()
+    layer(torch.randn(64, 32)).square().mean().backward()
+    muon.step()
+    step = (old - layer.weight).detach()
+    assert 0.1 < step.square().mean().sqrt() / (0.01 * 0.2) < 1.6
+
+
+class Stream:
+    "Pictures one after the other, as `pictures.streams` gives them: no length, no access by number."
+
+    size, identity = 16, "a stream"
+
+    def __init__(self, n=11):
+        self.world, self.n, self.at, self.told = (
+            ShapesWorld("train", level="quick", size=16),
+            n,
+            0,
+            [],
+        )
+
+    def __iter__(self):
+        while self.at < self.n:
+            self.at += 1
+            self.told.append(self.at - 1)
+            yield self.world.images([self.at - 1], 16)[0], self.world.caption(self.at - 1)
+        self.at = 0
+
+    def state(self):
+        return dict(at=self.at)
+
+    def resume(self, state):
+        self.at = state["at"]
+        return self
+
+
+def stop_after(trainer, step):
+    "Let a run end like a crash, once so many steps are done."
+    inner = trainer.train_step
+
+    def stopping(*args):
+        if trainer.step == step:
+            raise RuntimeError("crash")
+        return inner(*args)
+
+    trainer.train_step = stopping
+    with pytest.raises(RuntimeError, match="crash"):
+        trainer.fit()
+
+
+def test_a_run_over_a_stream_goes_on_with_the_next_picture(tmp_path):
+    whole, first, second = Stream(), Stream(), Stream()
+    make_trainer(tmp_path / "whole", 12, whole).fit()
+    stop_after(make_trainer(tmp_path / "parts", 12, first), 7)
+    make_trainer(tmp_path / "parts", 12, second).fit()
+    assert whole.told == [n % 11 for n in range(12 * 8)]
+    assert second.told == whole.told[5 * 8 :]  # after the checkpoint of step 5
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+
+
+def test_a_stream_that_is_made_ahead_is_kept_where_the_step_is(tmp_path):
+    samples = make_trainer("unused", 4, Stream()).samples
+    for n, _ in enumerate(samples.batches(0, device="meta", workers=3), 1):
+        assert samples.state == dict(at=(8 * n - 1) % 11 + 1)
+
+
+def test_streamed_files_train_and_go_on(tmp_path):
+    "The same with a real one: a table of pictures read by `datasets`."
+    datasets = pytest.importorskip("datasets")
+    from imagen_nb.pictures.streams import stream_captioned
+
+    world, rows = ShapesWorld("train", level="quick", size=16), []
+    for i, image in enumerate(world.images(range(20))):
+        save_picture(image, tmp_path / f"{i}.png")
+        rows.append(
+            dict(image=dict(bytes=(tmp_path / f"{i}.png").read_bytes()), text=world.caption(i))
+        )
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pictures.parquet")
+
+    def trainer(name):
+        stream = stream_captioned(tmp_path / "pictures.parquet", 16, block=6)
+        return make_trainer(tmp_path / name, 12, stream)
+
+    trainer("whole").fit()
+    stop_after(trainer("parts"), 8)
+    trainer("parts").fit()
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+
+
+def test_what_a_stream_cannot_do_is_said(tmp_path):
+    with pytest.raises(ValueError, match="a stream cannot be looked at twice"):
+        make_trainer("unused", world=Stream(), validate_every=5)
+    make_trainer("unused", world=Stream(), validate_every=5, valid=ShapesWorld("valid", size=16))
+    large = replace(STAGE, size=32)
+    with pytest.raises(ValueError, match="got a stream of 16 pixels, expected 32"):
+        make_trainer("unused", world=Stream(), stage=large)
+    whole = make_trainer("unused").samples
+    shared = Samples(STAGE, Stream(), whole.text, whole.config, 0, 2)
+    with pytest.raises(ValueError, match="got a stream and 2 processes, expected one"):
+        Arrivals(shared, draw, draw_crop)
+    with pytest.raises(ValueError, match="a stream without a picture"):
+        make_trainer(tmp_path / "empty", world=Stream(0)).fit()
 
 
 # ---------------------------------------------------------------- a disk that is full

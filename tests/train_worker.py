@@ -10,6 +10,7 @@ import torch
 
 torch.set_num_threads(1)
 
+from imagen_nb import stage as stages  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
 from imagen_nb.engine.execution import Execution  # noqa: E402
 from imagen_nb.stage import Stage, StageConfig  # noqa: E402
@@ -33,6 +34,17 @@ STAGE = StageConfig(
     ),
 )
 CONFIG = dict(batch=8, optimizer="muon", lr=3e-3, warmup=4, save_every=5, ema=1.0)
+
+
+def pin_fp32():
+    "On every CPU: figures of these tests are of fp32. Returns what undoes it."
+    before = stages.has_fast_bf16
+    stages.has_fast_bf16 = lambda device: False
+
+    def undo():
+        stages.has_fast_bf16 = before
+
+    return undo
 
 
 class Letters:
@@ -65,6 +77,7 @@ def make_trainer(out, steps=20, world=None, valid=None, stage=STAGE, network=Non
 
 
 if __name__ == "__main__":
+    pin_fp32()
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     wait = int(sys.argv[3]) if len(sys.argv) > 3 else None
     trainer = make_trainer(Path(sys.argv[1]), steps)

@@ -212,10 +212,11 @@ class Arrivals:
 
 def epochs(stream: Iterable) -> Iterator:
     "A stream again and again."
+    empty = 0  # passes in a row; one that is resumed behind its last picture has none either
     while True:
-        is_empty = True
+        empty += 1
         for pair in stream:
-            is_empty = False
+            empty = 0
             yield pair
-        if is_empty:
+        if empty > 1:
             raise ValueError("Trainer: dataset, got a stream without a picture, expected some")

@@ -28,7 +28,7 @@ import torch._dynamo  # noqa: E402
 
 torch.set_num_threads(1)
 
-from train_worker import Letters  # noqa: E402
+from train_worker import Letters, pin_fp32  # noqa: E402
 
 from imagen_nb.data import ShapesWorld  # noqa: E402
 from imagen_nb.engine import keeping, logs  # noqa: E402
@@ -68,7 +68,8 @@ PHASES = (
 
 
 def make_trainer(out, steps, **changes) -> Trainer:
-    "A small run."
+    "A small run, in fp32 on every machine."
+    pin_fp32()
     torch.manual_seed(0)
     world = ShapesWorld("train", level="quick", size=8, length=PICTURES)
     return Trainer(
