@@ -10,6 +10,7 @@ from guards import CASES
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
+from imagen_nb.engine.keeping import describe_run
 from imagen_nb.plots import image_grid, plot_reference
 from imagen_nb.recipes import toy
 from imagen_nb.runs.doctor import LEVELS, doctor, report
@@ -17,7 +18,7 @@ from imagen_nb.runs.drawings import picture_stats
 from imagen_nb.runs.reference import find_reference, trained_as
 from imagen_nb.store.files import assets, read_rows
 from imagen_nb.text import TextEncoder
-from imagen_nb.training import TrainConfig, describe_run, ema_decay
+from imagen_nb.training import TrainConfig, ema_decay
 
 TINY = [
     f"--set={path}={value}"

@@ -20,7 +20,7 @@ from test_checkpoint import groups, restate
 from train_worker import make_trainer
 
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.store import checkpoint
+from imagen_nb.store import checkpoint, files
 from imagen_nb.store.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -441,11 +441,11 @@ POISON = """
             k = trainer.step
             if rank == 1 and k in bad:
                 if kind == "loss": batch = batch._replace(images=batch.images*float("nan"))
-                else: handle = next(trainer.network.parameters()).register_hook(lambda g: g/0.)
-            before = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+                else: handle = next(trainer.learned.network.parameters()).register_hook(lambda g: g/0.)
+            before = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             result = step(batch, draws)
             if rank == 1 and k in bad and kind != "loss": handle.remove()
-            after = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+            after = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             told.append([k, result is None, before == after, after])
             return result
         trainer.train_step = poisoned
@@ -487,7 +487,7 @@ ALONE = """
     for name in ("connect", "connect_ex", "sendto", "bind"): setattr(socket.socket, name, refuse)
     for name in ("create_connection", "getaddrinfo", "gethostbyname"): setattr(socket, name, refuse)
     import importlib, pkgutil, imagen_nb
-    for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
+    for m in pkgutil.walk_packages(imagen_nb.__path__, "imagen_nb."): importlib.import_module(m.name)
     from imagen_nb.cascade import Imagen
     from imagen_nb.engine.captions import EmbeddingCache
     from imagen_nb.text import TextEncoder
@@ -499,9 +499,9 @@ ALONE = """
         def __getitem__(self, captions):
             text = cache[captions]
             return type(text)(text.tokens[..., :6], text.mask)
-    trainer.text = trainer.samples.text = Short()
+    trainer.samples.text = trainer.keeper.samples.text = Short()
     stage = trainer.fit()
-    captions = [trainer.dataset.caption(i, 0) for i in (0, 1)]
+    captions = [trainer.samples.dataset.caption(i, 0) for i in (0, 1)]
     pictures = Imagen(None, [stage]).sample(Short()[captions], steps=2)
     try: TextEncoder.toy()
     except ImportError as e: print(e)
@@ -510,7 +510,7 @@ ALONE = """
 
 
 def test_training_and_drawing_from_cached_text_need_no_network_and_no_transformers(tmp_path):
-    world = make_trainer("unused").dataset
+    world = make_trainer("unused").samples.dataset
     EmbeddingCache.build(
         TextEncoder.toy(),
         [c for i in range(len(world)) for c in world.captions(i)],

@@ -1,18 +1,13 @@
-"""Guards of a training run: its stop signal, what may not be trained on, and what `imagen-nb doctor` asks."""
+"""Guards of a training run: what may not be trained on, and what `imagen-nb doctor` asks."""
 
 import math
-import signal
 from typing import NamedTuple
 
 import torch
 
 from imagen_nb.plots import smooth
 
-__all__ = ["TrainingError", "StopSignal", "check_pictures", "LEVELS", "Finding", "BAND"]
-
-
-class TrainingError(RuntimeError):
-    "A run that cannot go on; the message says why and what to try."
+__all__ = ["check_pictures", "check_dataset", "LEVELS", "Finding", "BAND"]
 
 
 def check_pictures(
@@ -25,28 +20,13 @@ def check_pictures(
             raise ValueError(f"check_pictures: {found.why}")
 
 
-class StopSignal:
-    "Ctrl-C, SIGTERM or SIGUSR1 sets a flag; the step in progress is finished first. A second Ctrl-C stops at once."
-
-    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last as schedulers send it; not everywhere
-
-    def __enter__(self):
-        self.received, self.before = False, {}
-        for s in (getattr(signal, name) for name in self.names if hasattr(signal, name)):
-            try:
-                self.before[s] = signal.signal(s, self._note)
-            except ValueError:
-                pass  # not the main thread: no signals to catch
-        return self
-
-    def _note(self, number, frame):
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def __exit__(self, *_):
-        for s, handler in self.before.items():
-            signal.signal(s, handler)
+def check_dataset(
+    dataset,  # `len` and `images(indices, size)`; a stream makes its pictures right itself
+    size: int,  # side of the pictures
+):
+    "Refuse a dataset whose first pictures are wrong."
+    if hasattr(dataset, "images"):
+        check_pictures(dataset.images(list(range(min(16, len(dataset)))), size), size)
 
 
 # ---------------------------------------------------------------- what a guard says
@@ -168,7 +148,8 @@ def same_encoder(cache: dict, used: dict) -> Finding:
 def enough_samples(samples: int, pictures: int | None = None, is_fresh: bool = True) -> Finding:
     "A base from scratch has seen enough to draw; and not the same few pictures too often."
     epochs = samples / pictures if pictures else 0
-    # reference bases: 15-17 % of test captions right after 3,360 and 10,080 samples, 31-40 % after 20,160, 90-98 % after 40,320
+    # reference bases, test captions right: 15-17 % after 3,360 and 10,080 samples,
+    # 31-40 % after 20,160, 90-98 % after 40,320
     return say(
         "amount of training",
         f"{samples:,} samples"
@@ -285,7 +266,8 @@ def rarely_clipped(norms: list[float], clip: float) -> Finding:
     clipped = sum(n >= clip for n in norms) / len(norms)
     return say(
         "gradient norm",
-        f"median {sorted(norms)[len(norms) // 2]:.2g}, at the clip of {clip:g} in {100 * clipped:.0f} % of lines after warm-up",
+        f"median {sorted(norms)[len(norms) // 2]:.2g}, at the clip of {clip:g}"
+        f" in {100 * clipped:.0f} % of lines after warm-up",
         ("error", max(norms) == 0, "no gradient at all: is the loss connected to the network?"),
         ("warning", clipped > 0.5, "every step is clipped: lower the learning rate, or raise clip"),
     )  # reference: 0 %
@@ -370,8 +352,8 @@ def beats_trivial(row: dict) -> Finding:
     return say(
         "trivial predictor",
         f"validation loss {loss:.4f}, trivial predictor {trivial:.4f}",
-        # reference, after 5, 15, 30, 60, 100 % of the steps: base .14 .07 .04 .03 .02 of it; to 128 px 1.16 .89 .56 .32 .26;
-        # to 512 px, where the picture to enlarge says nearly all, 1.17 1.14 1.05 .85 .74
+        # reference, after 5, 15, 30, 60, 100 % of the steps: base .14 .07 .04 .03 .02 of it;
+        # to 128 px 1.16 .89 .56 .32 .26; to 512 px, where the input says nearly all, 1.17 1.14 1.05 .85 .74
         (
             "error",
             not loss < trivial,
@@ -417,9 +399,10 @@ def no_overfitting(losses: list[float]) -> Finding:
 def has_learned(average: dict) -> Finding:
     "The output layer, which starts at zero, is zero no more, and every weight is a number."
     out = [v for k, v in average.items() if k.startswith("out.") and v.ndim == 4]
+    largest = f"{max(v.abs().max().item() for v in out):.2g}" if out else "not known"
     return say(
         "weights",
-        f"largest weight of the output layer {max((v.abs().max().item() for v in out), default=math.nan):.2g}",
+        f"largest weight of the output layer {largest}",
         (
             "error",
             not all(v.isfinite().all() for v in average.values()),
@@ -427,7 +410,7 @@ def has_learned(average: dict) -> Finding:
         ),
         (
             "error",
-            out and not any(v.any() for v in out),
+            out and not any(v.any() for v in out),  # a network of your own may have no `out`
             "never trained: it draws nothing but gray",
         ),
     )
@@ -448,7 +431,8 @@ def not_noise(neighbours: float) -> Finding:
     "Neighbouring pixels are alike."
     return say(
         "noise",
-        f"neighbouring pixels correlate by {neighbours:.2f}",  # reference: at least .96 at every moment; real drawn scenes: at least .89; noise: 0
+        f"neighbouring pixels correlate by {neighbours:.2f}",
+        # reference: at least .96 at every moment; real drawn scenes: at least .89; noise: 0
         (
             "error",
             neighbours < 0.5,

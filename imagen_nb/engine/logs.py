@@ -1,5 +1,7 @@
 """What a run says of itself: files in its directory, a bar or a live figure, and trackers."""
 
+from __future__ import annotations
+
 import csv
 import importlib
 import io
@@ -13,11 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from imagen_nb.engine.guards import TrainingError
+from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.store.files import append, read_rows, replace_text, save_png
+
+if TYPE_CHECKING:
+    from imagen_nb.training import TrainConfig
 
 __all__ = ["Log", "Stopwatch", "TRACKERS", "check_trackers", "flat"]
 
@@ -111,7 +117,7 @@ def flat(
     prefix: str = "",  # before every name
 ) -> dict:  # "by_level_0", "text_gain_mean", ...
     "One name for each number; what is no number is left out."
-    found = {}
+    found: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, (list, tuple)):
             value = dict(enumerate(value))
@@ -137,26 +143,31 @@ class Log:
 
     def __init__(
         self,
-        trainer,  # whose run this is
+        out: Path,  # directory of the run
         start: int,  # step it starts from; later rows on disk are dropped
-        every: int = 20,  # steps per row
+        config: TrainConfig,  # of the run: its steps and samples
+        accelerator,  # of this process
         begun: dict | None = None,  # a row that a checkpoint took along, what `begun` gave
+        title: str = "",  # of a bar or live figure; empty: none
+        track: Iterable[str] = (),  # names of `TRACKERS`
+        every: int = 20,  # steps per row
     ):
-        self.trainer, self.every, self.out, self.bad = trainer, every, trainer.out, 0
-        self.is_main, self.show, self.trackers = trainer.rank == 0, None, []
+        self.out, self.config, self.accelerator, self.every = out, config, accelerator, every
+        self.is_main, self.clock = accelerator.process_index == 0, Stopwatch(accelerator.device)
         self.steps = {kind: self.rewind(kind, start) for kind in ("log", "validation", "samples")}
-        self.skipped = (
-            self.steps["log"].get(max(self.steps["log"], default=0), {}).get("skipped", 0)
-        )
+        last = self.steps["log"].get(max(self.steps["log"], default=0), {})
+        self.skipped, self.bad = last.get("skipped", 0), 0
+        self.show: Bar | LivePlot | None = None
+        self.trackers: list[Quiet] = []
         self.reset()
         if begun:
             self.go_on(begun)
         if not self.is_main:
             return
-        replace_text(self.out / "log.csv", csv_lines(list(self.steps["log"].values()), header=True))
-        if trainer.execution.progress:
-            self.show = LivePlot(self.out) if in_notebook() else Bar(trainer, start)
-        self.trackers = [Quiet(name, self.out, start) for name in trainer.execution.track]
+        replace_text(out / "log.csv", csv_lines(list(self.steps["log"].values()), header=True))
+        if title:
+            self.show = LivePlot(out) if in_notebook() else Bar(title, config.steps, start)
+        self.trackers = [Quiet(name, out, start) for name in track]
 
     def rewind(self, kind: str, start: int) -> dict:
         "Drop rows of steps that will be done again, and lines that were cut; the others by step."
@@ -169,17 +180,16 @@ class Log:
 
     def reset(self):
         "Begin the next row."
+        device = self.accelerator.device
         self.sums = torch.zeros(
-            2, LEVELS, dtype=torch.double, device=self.trainer.accelerator.device
+            2, LEVELS, dtype=torch.double, device=device
         )  # of losses, of samples
-        self.good = self.seen = (
-            0  # steps in the row; samples of this process since it began to count time
-        )
-        self.trainer.clock.restart()
+        self.good = self.seen = 0  # steps in the row; samples of this process since it counts time
+        self.clock.restart()
 
     def begun(self) -> dict:
         "The unfinished row, over all processes, for a checkpoint."
-        sums = self.trainer.accelerator.reduce(self.sums.clone(), "sum").tolist()
+        sums = self.accelerator.reduce(self.sums.clone(), "sum").tolist()
         last = dict(norm=float(self.norm), lr=self.lr) if self.good else {}
         return dict(sums=sums, good=self.good, bad=self.bad, skipped=self.skipped, **last)
 
@@ -194,52 +204,46 @@ class Log:
 
     def add(
         self,
+        step: int,  # done now
         result: dict | None,  # what the step returned: losses, norm, lr; None: not finite
         draws,  # the step's random numbers
     ):
         "Note one step."
-        t = self.trainer
         if result is None:
             self.bad, self.skipped = self.bad + 1, self.skipped + 1
             if self.bad >= BAD_LIMIT:
                 raise TrainingError(
                     f"Trainer: {self.bad} steps in a row had a loss or gradient that is"
-                    f" not finite, up to step {t.step}. Nothing of them was kept."
+                    f" not finite, up to step {step}. Nothing of them was kept."
                     " Lower the learning rate or look at the data of these steps."
                 )
         else:
             self.bad, self.norm, self.lr = 0, result["norm"], result["lr"]
             self.good, self.seen = self.good + 1, self.seen + len(draws.t)
-            losses, bins = (
-                result["losses"].double(),
-                (draws.t * LEVELS).long().clamp(max=LEVELS - 1),
-            )
+            losses = result["losses"].double()
+            bins = (draws.t * LEVELS).long().clamp(max=LEVELS - 1)
             self.sums.index_add_(1, bins, torch.stack([losses, torch.ones_like(losses)]))
-        if isinstance(self.show, Bar):
-            self.show.bar.update(1)
-        if self.good and (t.step % self.every == 0 or t.step == t.config.steps):
-            self.write()
+        if self.show:
+            self.show.advance()
+        if self.good and (step % self.every == 0 or step == self.config.steps):
+            self.write(step)
 
-    def write(self):
+    def write(self, step: int):
         "One row about the steps since the last one, over all processes."
-        t, device = self.trainer, self.trainer.accelerator.device
-        sums, counts = t.accelerator.reduce(self.sums, "sum").tolist()
-        seconds, *parts = t.clock.read("waiting", "updating", "saving", "watching")
-        shares = {
-            name: round(o / seconds, 4)
-            for name, o in zip(("waiting", "updating", "saving", "watching"), parts)
-        }
+        names = ("waiting", "updating", "saving", "watching")
+        sums, counts = self.accelerator.reduce(self.sums, "sum").tolist()
+        seconds, *parts = self.clock.read(*names)
         row = dict(
-            step=t.step,
-            samples=t.step * t.config.batch,
+            step=step,
+            samples=step * self.config.batch,
             loss=sum(sums) / sum(counts),
             by_level=[s / n if n else None for s, n in zip(sums, counts)],
             lr=self.lr,
             grad_norm=float(self.norm),
             skipped=self.skipped,
-            images_per_s=round(self.seen * t.ranks / seconds, 1),
-            **shares,
-            memory_gib=round(memory_gib(device), 3),
+            images_per_s=round(self.seen * self.accelerator.num_processes / seconds, 1),
+            **{name: round(o / seconds, 4) for name, o in zip(names, parts)},
+            memory_gib=round(memory_gib(self.accelerator.device), 3),
         )
         self.note("log", row)
         self.reset()
@@ -282,17 +286,21 @@ class Log:
 class Bar:
     "A progress bar."
 
-    def __init__(self, trainer, start: int):
+    def __init__(self, title: str, steps: int, start: int):
         from tqdm.auto import tqdm
 
         self.bar = tqdm(
-            total=trainer.config.steps,
+            total=steps,
             initial=start,
-            desc=f"{trainer.stage.config.size} px",
+            desc=title,
             unit="step",
             mininterval=1.0,
             dynamic_ncols=True,
         )
+
+    def advance(self):
+        "One step more."
+        self.bar.update(1)
 
     def update(self, kind: str, row: dict):
         "Loss and speed beside the bar."
@@ -308,6 +316,9 @@ class LivePlot:
 
     def __init__(self, out: Path):
         self.out, self.handle, self.next = out, None, 0.0
+
+    def advance(self):
+        "A step alone is nothing to draw."
 
     def update(self, kind: str, row: dict):
         "Draw, unless it is too early."
@@ -405,7 +416,7 @@ class WandB:
         self.run.finish()
 
 
-TRACKERS = dict(tensorboard=TensorBoard, wandb=WandB)
+TRACKERS: dict[str, Any] = dict(tensorboard=TensorBoard, wandb=WandB)
 
 
 def check_trackers(names: Iterable[str]):

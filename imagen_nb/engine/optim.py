@@ -64,34 +64,72 @@ class Muon(torch.optim.Optimizer):
                     p.add_(u.reshape(p.shape), alpha=-group["lr"] * scale)
 
 
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    "The parameters that learn."
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def adam_options(params: list, c: TrainConfig) -> dict:
+    "Settings that Adam and AdamW share."
+    is_gpu = bool(params) and params[0].is_cuda
+    return dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=is_gpu or None)
+
+
+def adafactor(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "The paper's for the base (4.1)."
+    return [torch.optim.Adafactor(trainable(network), lr=c.lr, weight_decay=c.weight_decay)]
+
+
+def adam(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "The paper's for super-resolution (4.1)."
+    params = trainable(network)
+    return [torch.optim.Adam(params, **adam_options(params, c))]
+
+
+def adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "Adam with decoupled weight decay.  # not in paper"
+    params = trainable(network)
+    return [torch.optim.AdamW(params, **adam_options(params, c))]
+
+
+def muon(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "Muon for inner matrices, AdamW for vectors, thin matrices and the layers at both ends."
+    params = trainable(network)
+    layers = [p for p in params if p.ndim == 4] or [p for p in params if p.ndim > 1]
+    ends = {
+        id(p) for p in layers[:1] + layers[-1:]
+    }  # first and last convolution: see and give pixels
+
+    def is_inner(p):
+        return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in ends
+
+    inner, rest = [p for p in params if is_inner(p)], [p for p in params if not is_inner(p)]
+    return [
+        *([Muon(inner, c.lr, weight_decay=c.weight_decay)] if inner else []),
+        *([torch.optim.AdamW(rest, **adam_options(rest, c))] if rest else []),
+    ]
+
+
+OPTIMIZERS = dict(adafactor=adafactor, adam=adam, adamw=adamw, muon=muon)  # yours may be added
+
+
 def make_optimizers(
     network: nn.Module,  # what to train
     config: TrainConfig,  # which optimizer, and its settings
-) -> list[torch.optim.Optimizer]:  # one, or Muon and AdamW
-    "Optimizers by name. Muon takes the inner matrices, AdamW the rest."
-    c, params = config, [p for p in network.parameters() if p.requires_grad]
-    adam = dict(
-        lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=params[0].is_cuda or None
-    )
-    if c.optimizer == "adafactor":
-        return [torch.optim.Adafactor(params, lr=c.lr, weight_decay=c.weight_decay)]
-    if c.optimizer == "adam":
-        return [torch.optim.Adam(params, **adam)]
-    if c.optimizer == "adamw":
-        return [torch.optim.AdamW(params, **adam)]
+) -> list[torch.optim.Optimizer]:  # each has its own share of the parameters
+    "Optimizers by name."
+    return OPTIMIZERS[config.optimizer](network, config)
 
-    def is_edge(name):
-        return name.startswith(("conv_in", "out."))
 
-    edges = {id(p) for name, p in network.named_parameters() if is_edge(name)}
-
-    def is_inner(p):
-        return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in edges
-
-    return [
-        Muon([p for p in params if is_inner(p)], c.lr, weight_decay=c.weight_decay),
-        torch.optim.AdamW([p for p in params if not is_inner(p)], **adam),
-    ]
+def take_step(
+    optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
+    lr: float,  # learning rate of this step
+):
+    "Update every parameter by its gradient."
+    for o in optimizers:
+        for group in o.param_groups:
+            group["lr"] = lr
+        o.step()
 
 
 def optimizer_tensors(
@@ -112,7 +150,7 @@ def load_optimizer_tensors(
 ):
     "Put the state back, learning rates excepted: those follow from the step."
     for i, o in enumerate(optimizers):
-        states = {}
+        states: dict[int, dict[str, Tensor]] = {}
         for key, v in tensors.items():
             which, k, name = key.split(".", 2)
             if int(which) == i:

@@ -1,12 +1,29 @@
-"""Loss on pictures held back, beside a guess from pixels and beside other captions."""
+"""Looks at a run: loss on pictures held back, beside two controls, and drawn samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from imagen_nb.cascade import sample_in_parts
 from imagen_nb.diffusion import SCHEDULES, alpha_sigma, broadcast_to, to_eps, to_v
 from imagen_nb.engine.samples import to_device
 from imagen_nb.pictures.pixels import Batch, resize
+from imagen_nb.plots import image_grid
 from imagen_nb.stage import Draws, Stage, StageConfig, lowres_pair, noisy_lowres
+from imagen_nb.store.keyed import permute
+
+if TYPE_CHECKING:
+    from imagen_nb.engine.execution import Execution
+    from imagen_nb.engine.logs import Log
+    from imagen_nb.engine.samples import Arrivals
+    from imagen_nb.training import Samples
+
+HELD_BACK = 2**20  # validation draws come from this epoch on, which no run reaches
+VALIDATED, DRAWN = 64, 4  # pictures of a look
 
 
 class LinearPixels(nn.Module):
@@ -65,8 +82,10 @@ def compare_losses(
     levels: int,  # equal bins of t
 ) -> dict:  # a row of `validation.jsonl` without step and samples
     "Loss by noise level with the true captions, with other ones, and of a linear guess."
-    c = stage.config
-    others = other_captions([caption for batch, _ in parts for caption in batch.captions])
+    c, n = stage.config, sum(len(batch.index) for batch, _ in parts)
+    if n < levels:
+        raise ValueError(f"validation_loss: n, got {n}, expected at least {levels} pictures")
+    others = other_captions([caption for batch, _ in parts for caption in batch.captions or ()])
 
     def seen(batch, draws):
         if not c.lowres_size:
@@ -79,18 +98,19 @@ def compare_losses(
     linear = Stage(c, LinearPixels(c, *map(torch.cat, zip(*(seen(*part) for part in parts)))))
     was_training, rows = stage.network.training, []
     stage.network.eval()
-    place, n = 0, len(others)
+    place = 0
     for batch, draws in parts:
         trivial = linear.loss(batch, draws)
         other = batch._replace(text=text[others[place : place + len(batch.index)]])
         place += len(batch.index)
-        batch, other, draws = (to_device(o, stage.device) for o in (batch, other, draws))
+        batch, other = to_device(batch, stage.device), to_device(other, stage.device)
+        draws = to_device(draws, stage.device)
         rows.append(
             torch.stack([stage.loss(batch, draws).cpu(), stage.loss(other, draws).cpu(), trivial])
         )
     stage.network.train(was_training)
     losses = torch.cat(rows, 1).double()  # (3, n)
-    true, shuffled, trivial = (
+    true, shuffled, guessed = (
         [row[k::levels].mean().item() for k in range(levels)] for row in losses
     )
     gain = losses[0] - losses[1]  # (n,)
@@ -100,7 +120,7 @@ def compare_losses(
         levels=[k / levels for k in range(levels)],
         loss=true,
         shuffled=shuffled,
-        trivial=trivial,
+        trivial=guessed,
         text_gain=dict(mean=mean, low=mean - half, high=mean + half),
     )
 
@@ -110,9 +130,10 @@ def describe_samples(
     lowres: Tensor | None = None,  # what they enlarge, (b 3 h' w'); None: the base
 ) -> dict:  # a row of `samples.jsonl` without its step
     "What a look at pictures would tell, in numbers."
-    gap = (
-        None if lowres is None else (resize(images, lowres.shape[-2:]) - lowres).abs().mean().item()
-    )
+    gap = None
+    if lowres is not None:
+        small = resize(images, (lowres.shape[-2], lowres.shape[-1]))
+        gap = (small - lowres).abs().mean().item()
     return dict(
         min=images.min().item(),
         max=images.max().item(),
@@ -121,3 +142,67 @@ def describe_samples(
         saturated=(images.abs() > 0.99).float().mean().item(),
         lowres_gap=gap,
     )
+
+
+def draw_samples(
+    stage: Stage,  # with averaged weights
+    dataset,  # pictures held back: `len`, `caption(i, epoch)`, `images(indices, size, crop)`
+    text,  # text[captions] -> TextEmbedding
+    n: int = DRAWN,  # pictures
+) -> tuple[Tensor, Tensor | None]:  # drawn, (b 3 h w) in [-1, 1]; what they enlarge; None: the base
+    "Draw, or enlarge, the first pictures of validation; same captions and seeds each time."
+    c, total = stage.config, len(dataset)
+    rows = [permute(HELD_BACK * total + k, total, 0) for k in range(n)]
+    lowres = resize(dataset.images(rows, c.size), (c.lowres_size,) * 2) if c.lowres_size else None
+    captions = [dataset.caption(i, HELD_BACK) for i in rows]
+    at_once = n if lowres is None else 1
+    return sample_in_parts(stage, text[captions], lowres, list(range(n)), at_once), lowres
+
+
+class Watcher:
+    "Looks at averaged weights now and then; a look whose row is there already is left out."
+
+    def __init__(
+        self,
+        valid: Any,  # pictures held back, in random access; None: some of the samples'
+        samples: Samples | Arrivals,  # what the run learns from
+        validate: Callable,  # (stage, dataset, text) -> a row of `validation.jsonl`
+        execution: Execution,  # how often
+    ):
+        self.every = dict(validation=execution.validate_every, samples=execution.sample_every)
+        self.on, self.dataset = ("valid", valid) if valid else ("train", samples.dataset)
+        self.text, self.config, self.validate = samples.text, samples.config, validate
+        if any(self.every.values()) and not hasattr(self.dataset, "images"):
+            raise ValueError(
+                "Trainer: valid, got None, expected pictures held back: a stream cannot be looked"
+                " at twice; or give validate_every=0 and sample_every=0"
+            )
+
+    def __call__(
+        self,
+        step: int,  # steps done
+        stage: Stage,  # with averaged weights
+        log: Log,  # takes the rows
+    ):
+        "Take the looks that are due; one process does it."
+        if not log.is_main:
+            return
+        now, steps = dict(step=step, samples=step * self.config.batch), self.config.steps
+        due = {k for k, every in self.every.items() if is_due(step, every, steps)}
+        due -= {k for k in due if step in log.steps[k]}
+        if "validation" in due:
+            row = self.validate(stage, self.dataset, self.text)
+            log.note("validation", now | dict(on=self.on) | row)
+        if "samples" in due:
+            images, lowres = draw_samples(stage, self.dataset, self.text)
+            grid = image_grid(images if lowres is None else [lowres, images])
+            log.note("samples", now | describe_samples(images, lowres), grid)
+
+
+def is_due(
+    step: int,  # steps done
+    every: int | None,  # steps; 0: never
+    steps: int,  # of the run
+) -> bool:  # now
+    "Every so many steps, and at the end."
+    return bool(every and step and (step % every == 0 or step == steps))

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from imagen_nb.engine.guards import TrainingError
+from imagen_nb.engine.stopping import TrainingError
 
 
 def in_one_line(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
+from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.keeping import claim_directory
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import build_cache, check_width, held_back, make_encoder, open_data
 from imagen_nb.runs.work import Job, work
 from imagen_nb.store.config import config_to_dict
-from imagen_nb.training import Execution, claim_directory
 
 __all__ = ["train"]
 

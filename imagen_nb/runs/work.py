@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.execution import Execution
 from imagen_nb.evaluation import draw_and_score
 from imagen_nb.runs.errors import in_one_line
 from imagen_nb.runs.setup import (
@@ -17,7 +18,7 @@ from imagen_nb.runs.setup import (
     trained_stages,
 )
 from imagen_nb.store.config import config, config_from_dict
-from imagen_nb.training import Execution, Trainer
+from imagen_nb.training import Trainer
 
 __all__ = ["Job", "work", "main"]
 
@@ -43,7 +44,7 @@ def work(
     for k in range(len(stages)) if job.stage is None else [job.stage]:
         folder = out / f"{stages[k].config.size}px"
         trainer = Trainer(
-            stages[k], world, text, recipe.training[k], folder, valid, **vars(job.execution)
+            stages[k], world, text, recipe.training[k], folder, valid, job.execution
         )
         trainer.fit()
     imagen, is_first = Imagen(encoder, trained_stages(recipe, out)), trainer.rank == 0

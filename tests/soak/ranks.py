@@ -35,14 +35,14 @@ def train(out: Path, told: Path, until: int = 200, bypass: bool = False):
         if bypass:
             trainer.stage.network = a.unwrap_model(trainer.stage.network)
         if not seen:  # what the optimizer is about to use
-            trainer.optimizers[0].register_step_pre_hook(
+            trainer.learned.optimizers[0].register_step_pre_hook(
                 lambda *_: seen.update(
-                    gradients=digest(p.grad for p in trainer.network.parameters())
+                    gradients=digest(p.grad for p in trainer.learned.network.parameters())
                 )
             )
             seen.update(gradients=0)
         result = inner(batch, draws)
-        own = [float(seen["gradients"]), float(digest(trainer.network.parameters()))]
+        own = [float(seen["gradients"]), float(digest(trainer.learned.network.parameters()))]
         parts = a.gather(
             torch.tensor([own + [result["losses"].double().mean().item()]], dtype=torch.float64)
         )

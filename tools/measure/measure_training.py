@@ -17,13 +17,15 @@ import torch
 from cards import RUNS, write_card
 
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.validation import draw_samples
 from imagen_nb.recipes import find_recipe
 from imagen_nb.runs.setup import first_stages, open_data
 from imagen_nb.stage import Stage
 from imagen_nb.store.files import read_rows
 from imagen_nb.store.keyed import permute
 from imagen_nb.text import TextEncoder
-from imagen_nb.training import Trainer, draw_samples, validation_loss
+from imagen_nb.training import Trainer, validation_loss
 
 
 def seconds(call, times=3):
@@ -47,7 +49,8 @@ def measure(recipe, k, stage, steps, folder):
         captions + [valid.caption(i) for i in range(len(valid))],
         folder / f"captions{k}",
     )
-    planned = Trainer(stage, train, text, config, folder / f"{k}", valid, progress=False)
+    quiet = Execution(progress=False)
+    planned = Trainer(stage, train, text, config, folder / f"{k}", valid, quiet)
     trainer = Trainer(
         stage,
         train,
@@ -55,16 +58,14 @@ def measure(recipe, k, stage, steps, folder):
         replace(config, steps=steps),
         folder / f"{k}",
         valid,
-        progress=False,
-        validate_every=0,
-        sample_every=0,
+        replace(quiet, validate_every=0, sample_every=0),
     )
     trainer.fit()
     rows = read_rows(trainer.out / "log.jsonl")[0][1:]  # the first also warms up
     step = config.batch / statistics.mean(r["images_per_s"] for r in rows)
-    average = Stage(stage.config, trainer.average)
+    average = Stage(stage.config, trainer.learned.average)
     each = dict(
-        save=seconds(lambda: trainer.write(None)),
+        save=seconds(lambda: trainer.keeper.save(trainer.learned, trainer.step, None)),
         validation=seconds(lambda: validation_loss(average, valid, text)),
         samples=seconds(lambda: draw_samples(average, valid, text)),
     )
