@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import rivals
 from bench.rivals import Inputs, Rival, matched, parameters
 from imagen_nb.efficient_unet import EfficientUNet
-from imagen_nb.unet import UNet, compile_blocks
+from imagen_nb.engine.blocks import compile_blocks
+from imagen_nb.unet import UNet
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base", "base-diffusers", "sr", "efficient", "guided", "guided-diffusers")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .cascade import sample_in_parts
 from .engine.distributed import any_rank, is_finite
+from .engine.blocks import compile_blocks, recompute_blocks
 from .engine.guards import StopSignal, TrainingError, check_pictures
 from .engine.logs import Log, Stopwatch, check_trackers
 from .engine.optim import load_optimizer_tensors, make_optimizers, optimizer_tensors
@@ -40,7 +41,6 @@ from imagen_nb.store.checkpoint import (
 from .store.config import config, config_diff, config_to_dict, option, with_defaults
 from .store.files import locked, replace_text
 from .store.keyed import keyed_generator, permute
-from .unet import compile_blocks
 
 # %% ../nbs/12_training.ipynb #d1529f52
 GOLDEN = (5**0.5 - 1) / 2  # steps of this length, modulo 1, fill [0, 1] evenly
@@ -432,7 +432,8 @@ class Run:
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizers = make_optimizers(self.network, self.config)
         self.resume()
-        self.network.recompute = self.execution.recompute
+        if self.execution.recompute:
+            recompute_blocks(self.network)
         if self.execution.compile:
             compile_blocks(self.network)
         self.stage = Stage(config, self.accelerator.prepare(self.network))

@@ -16,6 +16,7 @@ from train_worker import STAGE, Letters, make_trainer
 
 from imagen_nb import training
 from imagen_nb.data import ShapesWorld
+from imagen_nb.engine.blocks import recompute_blocks
 from imagen_nb.engine.guards import TrainingError, check_pictures
 from imagen_nb.engine.optim import make_optimizers, orthogonalize
 from imagen_nb.engine.samples import in_parts, loading_workers, one_ahead
@@ -602,7 +603,8 @@ def gradients(**execution):
     "Losses and gradients of the first step."
     trainer = make_trainer("unused", **execution)
     trainer.network = trainer.stage.network
-    trainer.network.recompute = trainer.execution.recompute
+    if trainer.execution.recompute:
+        recompute_blocks(trainer.network)
     for p in trainer.network.parameters():  # fresh blocks are the identity: wake them
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(p.numel()))
