@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .layers import Attention, Downsample, ResBlock, Upsample, group_norm, zero_init
 from .store.config import config, option
 from .text import TextEmbedding
-from .unet import Conditioner, check_inputs, check_lowres
+from .unet import Conditioner, check_inputs
 
 # %% ../nbs/09_efficient_unet.ipynb #c9ba0ed2
 @config(retired=dict(dropout=0.0, skips="once", scaled="sum", attend_after="last", inner=1))
@@ -166,8 +166,7 @@ class EfficientUNet(nn.Module):
         aug_log_snr: Tensor | None = None,  # noise level of the low-res pictures, (b,)
     ) -> Tensor:  # prediction, (b 3 h w), float32
         c = self.config
-        check_inputs(c, z_t, log_snr, text)
-        check_lowres(c, z_t, lowres, aug_log_snr)
+        check_inputs(c, z_t, log_snr, text, lowres, aug_log_snr)
         emb, words = self.cond(log_snr, text, aug_log_snr)
         x = z_t if lowres is None else torch.cat([z_t, lowres], dim=1)  # (b 3 or 6 h w)
         h = self.conv_in(F.pixel_unshuffle(x.to(self.conv_in.weight.dtype), c.patch))
