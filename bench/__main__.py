@@ -1,9 +1,10 @@
 """Compare our networks with others: `python -m bench` on a CPU, `python -m bench --device cuda` on a GPU.
 
-Each pair is timed in one process, in turn: ours, theirs, ours, theirs. A row prints medians with the smallest and largest,
-parameters, counted FLOPs, dtype and batch; ratios are the medians of the ratios of neighbours. FLOPs are counted by
-`torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and backward. Ours are
-counted with `upsample_conv` folded, as a CPU runs it; a GPU runs it plain and does a few percent more than is counted.
+Each pair is timed in one process, in turn: ours, theirs, ours, theirs. A row prints medians with the smallest and
+largest, parameters, counted FLOPs, dtype and batch; ratios are the medians of the ratios of neighbours. FLOPs are
+counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and
+backward. Ours are counted with `upsample_conv` folded, as a CPU runs it; a GPU runs it plain and does a few percent
+more than is counted.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import rivals
 from bench.rivals import Inputs, Rival, matched, parameters
 from imagen_nb.efficient_unet import EfficientUNet
-from imagen_nb.unet import UNet, compile_blocks
+from imagen_nb.engine.blocks import compile_blocks
+from imagen_nb.unet import UNet
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base", "base-diffusers", "sr", "efficient", "guided", "guided-diffusers")
@@ -220,8 +222,9 @@ def show(r: dict):
         t = s["seconds"]
         memory = "" if s["peak_gib"] is None else f", peak {s['peak_gib']:.1f} GiB"
         print(
-            f"  {s['name']:28s} {s['setting']:24s} {s['parameters'] / 1e6:8.1f} M  {s['gflop_per_image']:8.1f} GFLOP/image  "
-            f"{t['median']:.3f} s ({t['low']:.3f}-{t['high']:.3f})  {s['gflop_per_s']:.0f} GFLOP/s{memory}"
+            f"  {s['name']:28s} {s['setting']:24s} {s['parameters'] / 1e6:8.1f} M"
+            f"  {s['gflop_per_image']:8.1f} GFLOP/image  {t['median']:.3f} s"
+            f" ({t['low']:.3f}-{t['high']:.3f})  {s['gflop_per_s']:.0f} GFLOP/s{memory}"
         )
     q = r["ratio"]
     print(f"  {r['what']}: {q['median']:.2f} ({q['low']:.2f}-{q['high']:.2f})", flush=True)

@@ -93,8 +93,8 @@ def sample(args):
 
 def upscale(args):
     "Enlarge a picture with the super-resolution stages."
-    from imagen_nb.pictures.pixels import to_square
     from imagen_nb.pictures.decode import decode_picture
+    from imagen_nb.pictures.pixels import to_square
     from imagen_nb.plots import save_picture
 
     imagen = load_model(args)

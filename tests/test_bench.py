@@ -1,4 +1,4 @@
-"""The benchmark: its sides, its counts, its card. Peers are replaced by a network of ours, so that nothing must be installed."""
+"""The benchmark: its sides, counts and card. A network of ours stands for the peers: nothing must be installed."""
 
 import json
 
@@ -10,7 +10,10 @@ from bench.rivals import Inputs, matched, our_base, ours, parameters
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
 from imagen_nb.unet import UNet, UNetConfig
 
-TINY = "--width 16 --sr-width 8 --batch 2 --sr-batch 1 --sr-size 32 --text-dim 16 --length 4 --repeats 2 --warmup 1 --threads 1".split()
+TINY = (
+    "--width 16 --sr-width 8 --batch 2 --sr-batch 1 --sr-size 32 --text-dim 16 --length 4"
+    " --repeats 2 --warmup 1 --threads 1"
+).split()
 
 
 def small_base(dim: int, text_dim: int):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from imagen_nb.engine.blocks import compile_blocks, recompute_blocks
 from imagen_nb.engine.logs import check_trackers
 from imagen_nb.engine.samples import loading_workers
 from imagen_nb.engine.validation import DRAWN, VALIDATED
 from imagen_nb.stage import Stage
 from imagen_nb.store.config import config, option
-from imagen_nb.unet import compile_blocks
 
 if TYPE_CHECKING:
     from imagen_nb.training import TrainConfig
@@ -69,11 +69,6 @@ class Execution:
                 f"Trainer: accumulate, got {self.accumulate},"
                 f" expected at most {share}, a process's samples in a step"
             )
-        if self.recompute and not hasattr(network, "recompute"):
-            raise ValueError(
-                "Trainer: recompute, got True, expected False: a"
-                f" {type(network).__name__} has no attribute `recompute` that it heeds"
-            )
 
     def wrap(
         self,
@@ -84,8 +79,8 @@ class Execution:
         if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
             torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        if hasattr(network, "recompute"):
-            setattr(network, "recompute", self.recompute)  # noqa: B010  (not of every network)
+        if self.recompute:
+            recompute_blocks(network)
         if self.compile:
             compile_blocks(network)
         return accelerator.prepare(network)
