@@ -20,7 +20,7 @@ from test_checkpoint import groups, restate
 from train_worker import make_trainer
 
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.store import checkpoint, files
+from imagen_nb.store import checkpoint
 from imagen_nb.store.checkpoint import (
     CheckpointError,
     checkpoints,

@@ -55,15 +55,14 @@ class Execution:
             sample_every=often(draw, 25_000),
         )
         settled = replace(self, **{k: v for k, v in ours.items() if getattr(self, k) is None})
-        settled.check(stage.network, config.batch // ranks)
+        settled.check(config.batch // ranks)
         return settled
 
     def check(
         self,
-        network: nn.Module,  # what is trained
         share: int,  # samples of a process in a step
     ):
-        "Refuse what this network or this batch cannot do."
+        "Refuse what this batch cannot do."
         if share < self.accumulate:
             raise ValueError(
                 f"Trainer: accumulate, got {self.accumulate},"
