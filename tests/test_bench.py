@@ -157,10 +157,10 @@ def test_share_of_the_ceiling(tiny):
 def test_a_card_keeps_rows_that_were_not_measured_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
     args = bench.parse([*TINY, "--out", str(tmp_path / "card.json")])
-    bench.write_card(
+    bench.write_rows(
         args, [dict(row="base", kind="as shipped", n=1), dict(row="sr", kind="as shipped", n=1)]
     )
-    bench.write_card(args, [dict(row="base", kind="as shipped", n=2)])
+    bench.write_rows(args, [dict(row="base", kind="as shipped", n=2)])
     card = json.loads((tmp_path / "card.json").read_text())
     assert {(o["row"], o["n"]) for o in card["rows"]} == {("base", 2), ("sr", 1)} and card[
         "threads"

@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cards import RUNS, read_card, write_card
 from PIL import Image
 
 from imagen_nb.pictures import captioned
@@ -26,7 +26,6 @@ from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Crop, to_square
 from imagen_nb.store.keyed import permute
 
-ROOT = Path(__file__).resolve().parents[2]
 SETS = (
     (64, None, (800, 600), 96),
     (256, None, (800, 600), 96),
@@ -251,14 +250,8 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    path = ROOT / "data" / "runs" / "data-bench.json"
-    card = json.loads(path.read_text()) if path.exists() else {}
+    card = read_card("data-bench") if args.part else {}
     card |= dict(
-        what="reading pictures, one thread",
-        command="python tools/measure/bench_data.py",
-        machine=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
-        torch=torch.__version__,
-        python=platform.python_version(),
         pillow=__import__("PIL").__version__,
         datasets=__import__("datasets").__version__,
     )
@@ -281,8 +274,17 @@ def main():
             card["catalog"] = dict(
                 source="tar shards of 10 000 JPEG files of 16 x 16"
             ) | catalog_card(tars)
-    path.write_text(json.dumps(card, indent=1) + "\n")
-    print(path.read_text())
+    what, command = "reading pictures, one thread", "python tools/measure/bench_data.py"
+    measured = (
+        "pillow",
+        "datasets",
+        "throughput",
+        "order_is_the_same",
+        "draft_not_used",
+        "catalog",
+    )
+    card = {name: card[name] for name in measured if name in card}
+    write_card(RUNS / "data-bench.json", what, command, **card)
 
 
 if __name__ == "__main__":

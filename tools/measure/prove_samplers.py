@@ -6,10 +6,8 @@ The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
 """
 
 import itertools
-import json
 import math
 import os
-import platform
 import sys
 import time
 import warnings
@@ -22,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import laboratory as lab
 import parity
 import torch
+from cards import RUNS, write_card
 
 from imagen_nb.diffusion import TARGETS
 
@@ -41,27 +40,11 @@ def digits(x, n=4):
     return (float(f"{x:.{n}g}") if math.isfinite(x) else str(x)) if isinstance(x, float) else x
 
 
-def write(name, since, **card):
+def write(name, since, what, **found):
     "One card, small and rounded."
-    card = dict(
-        what=card.pop("what"),
-        command=f"python tools/measure/prove_samplers.py {name}",
-        device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        python=platform.python_version(),
-        seconds=round(time.time() - since),
-        **card,
-    )
-    path = ROOT / "data" / "runs" / f"proof-{name}.json"
-    path.write_text(
-        json.dumps(digits(card), separators=(",", ":"))
-        .replace('},"', '},\n"')
-        .replace(',"', ', "')
-        .replace('":', '": ')
-        + "\n"
-    )
-    print(f"{path.name}: {path.stat().st_size} bytes, {card['seconds']} s", flush=True)
+    seconds = round(time.time() - since)
+    command = f"python tools/measure/prove_samplers.py {name}"
+    write_card(RUNS / f"proof-{name}.json", what, command, seconds=seconds, **digits(found))
 
 
 def prove_parity():

@@ -8,9 +8,6 @@ to do. When all is drawn, `data/runs/experiment-NAME.json` and its grids are wri
 import argparse
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,6 +16,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from cards import RUNS, write_card
 from PIL import Image, ImageDraw, ImageFont
 
 from imagen_nb.cascade import Imagen
@@ -608,19 +606,6 @@ def labelled(columns: list, rows: list, path: Path, quality: int):
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
 
 
-def machine() -> dict:
-    "Where it was measured."
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    return dict(
-        commit=commit,
-        device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}, 1 thread",
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
-
-
 def cpu_seconds(studio: Studio) -> int:
     "What drawing everything that is kept has cost, experiments shared."
     return round(
@@ -655,10 +640,7 @@ def main():
         {k: v for k, v in config_to_dict(s.config).items() if k != "network"}
         for s in studio.imagen.stages
     ]
-    card = dict(
-        what=args.name,
-        command=f"python tools/measure/run_experiments.py {args.name}",
-        **machine(),
+    found = dict(
         weights=studio.weights,
         world=studio.world.identity,
         captions="test[0:n]; the k-th seed of caption i is 1000 k + i",
@@ -668,10 +650,14 @@ def main():
         drawing_cpu_seconds_all_pages=cpu_seconds(studio),
         **found,
     )
-    out = ROOT / "data" / "runs"
-    (out / f"experiment-{args.name}.json").write_text(json.dumps(rounded(card)) + "\n")
+    write_card(
+        RUNS / f"experiment-{args.name}.json",
+        args.name,
+        f"python tools/measure/run_experiments.py {args.name}",
+        **rounded(found),
+    )
     for name, (columns, rows) in grids.items():
-        labelled(columns, rows, out / f"experiment-{args.name}-{name}.jpg", args.quality)
+        labelled(columns, rows, RUNS / f"experiment-{args.name}-{name}.jpg", args.quality)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,16 @@ The card is `data/runs/proof-thresholding.json`. Both sides alternate in one run
 Beside it, the same with `torch.quantile` replaced by a full sort.
 """
 
-import json
 import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from cards import RUNS, write_card
 
 from imagen_nb.thresholding import dynamic_threshold, row_quantile
 
-ROOT, SHAPE, RUNS = Path(__file__).resolve().parents[2], (4, 3, 1024, 1024), 15
+SHAPE, TURNS = (4, 3, 1024, 1024), 15
 
 
 def by_sorting(x):
@@ -39,7 +37,7 @@ def measure(x) -> dict:
         by_sorting=lambda: by_sorting(x),
     )
     seconds = {name: [] for name in sides}
-    for turn in range(RUNS + 1):
+    for turn in range(TURNS + 1):
         for name, work in sides.items():
             if name == "by_sorting" and turn > 3:
                 continue
@@ -76,21 +74,17 @@ def main():
         results[f"{threads} thread{'s' * (threads > 1)}"] = {
             name: measure(x) for name, x in pictures.items()
         }
-    card = dict(
-        what="dynamic thresholding over one pass of abs().amax(): median, least, most",
-        command="python tools/measure/time_thresholding.py",
+    write_card(
+        RUNS / "proof-thresholding.json",
+        "dynamic thresholding over one pass of abs().amax(): median, least, most",
+        "python tools/measure/time_thresholding.py",
         shape=SHAPE,
         p=0.995,
-        runs=RUNS,
+        runs=TURNS,
         goal=4,
         seed=0,
-        device=f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}",
-        torch=torch.__version__,
-        python=platform.python_version(),
         results=results,
     )
-    path = ROOT / "data" / "runs" / "proof-thresholding.json"
-    path.write_text(json.dumps(card, indent=1) + "\n")
     for threads, by in results.items():
         for name, result in by.items():
             print(threads, name, result["over_one_pass"])
