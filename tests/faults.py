@@ -1,9 +1,10 @@
-"""Planted faults: each is one wrong line. `python tests/faults.py` applies them one at a time to a copy and runs the tests.
+"""Planted faults: each is one wrong line. `python tests/faults.py` tries each in a copy and runs the tests.
 
 A fault is caught when a test fails. The list names (what, module, right text, wrong text); each right text must occur.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 FAULTS = [
-    ("cosine schedule halved", "diffusion", "math.pi/2", "math.pi/4"),
+    ("cosine schedule halved", "diffusion", "math.pi / 2", "math.pi / 4"),
     (
         "alpha and sigma swapped",
         "diffusion",
@@ -137,15 +138,15 @@ FAULTS = [
     ),
     (
         "a picture's seed forgotten",
-        "sampling",
+        "store.keyed",
         'keyed_generator("noise", s, stream)',
         'keyed_generator("noise", stream)',
     ),
     (
         "no caption outside the interval",
         "guidance",
-        "torch.as_tensor(w, device=z.device), 1.)",
-        "torch.as_tensor(w, device=z.device), 0.)",
+        "torch.as_tensor(w, device=z.device), 1.0)",
+        "torch.as_tensor(w, device=z.device), 0.0)",
     ),
     ("blocks chosen by their least value", "thresholding", "blocks.amax(1)", "blocks.amin(1)"),
     (
@@ -160,8 +161,8 @@ FAULTS = [
         "torch.lerp(low, high, place-below)",
         "low",
     ),
-    ("mixture pulls with the wrong variance", "mixture", "alpha*stds**2/", "alpha*stds/"),
-    ("mixture ignores the label", "mixture", "share.masked_fill(~mine, -math.inf)", "share"),
+    ("mixture pulls with the wrong variance", "lab.mixture", "alpha*stds**2/", "alpha*stds/"),
+    ("mixture ignores the label", "lab.mixture", "share.masked_fill(~mine, -math.inf)", "share"),
     (
         "text mask inverted",
         "layers",
@@ -262,79 +263,81 @@ FAULTS = [
     ),
     (
         "noise after enlargement",
-        "cascade",
-        "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))",
-        "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)",
+        "stage",
+        "    low_t = q_sample(low, aug_eps, aug_log_snr)\n"
+        "    up = resize(low_t, (low.shape[-2]*factor, low.shape[-1]*factor))",
+        "    big = (low.shape[-2]*factor, low.shape[-1]*factor)\n"
+        "    up = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr*2)",
     ),
     (
         "augmentation level not told",
-        "cascade",
+        "stage",
         "prediction = self.predict(z_t, log_snr, text, lowres, aug_log_snr)",
         "prediction = self.predict(z_t, log_snr, text, lowres, None if aug_log_snr is None else 0*aug_log_snr)",
     ),
     (
         "sampling forgets the residual",
-        "cascade",
+        "stage",
         "return out + low if stage.config.is_residual else out",
         "return out",
     ),
     (
         "margin off by one",
-        "cascade",
+        "stage",
         "return images[..., m:-m, m:-m], low[..., 1:-1, 1:-1]",
         "return images[..., m-1:-m-1, m:-m], low[..., 1:-1, 1:-1]",
     ),
     (
         "captions never dropped in training",
-        "cascade",
+        "stage",
         "text = drop_text(batch.text, draws.keep_text)",
         "text = batch.text",
     ),
     (
         "average never updated",
         "training",
-        "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))",
+        "update_ema(average, network, ema_decay(step + 1, config))",
         "pass",
     ),
     (
         "loss around the wrapper",
         "training",
-        "self.stage = Stage(config, self.accelerator.prepare(self.network))",
-        "self.accelerator.prepare(self.network)",
+        "Stage(c, e.wrap(self.learned.network, a))",
+        "Stage(c, (e.wrap(self.learned.network, a), self.learned.network)[1])",
     ),
     ("a stream of random numbers", "training", 'g = keyed_generator(seed, n, "draw")', "g = None"),
     (
         "every process takes the same samples",
         "training",
-        "step*self.config.batch + self.rank*share",
-        "step*self.config.batch",
+        "step * self.config.batch + self.rank * self.share",
+        "step * self.config.batch",
     ),
     (
         "optimizer state not restored",
-        "training",
+        "engine.keeping",
         'load_optimizer_tensors(self.optimizers, tensors["optimizer"])',
         "pass",
     ),
     (
         "low-res pictures share one seed",
-        "cascade",
+        "stage",
         "keyed_noise(seeds, low.shape[1:]",
         "keyed_noise(seeds[:1]*len(seeds), low.shape[1:]",
     ),
-    ("low-res margin black in sampling", "cascade", 'mode="replicate"', 'mode="constant"'),
+    ("low-res margin black in sampling", "stage", 'mode="replicate"', 'mode="constant"'),
     (
         "low-res pictures of the branches mixed up",
-        "cascade",
+        "stage",
         "low.repeat(branches, 1, 1, 1)",
         "low.repeat_interleave(branches, 0)",
     ),
     (
         "loss forgets the residual",
-        "cascade",
+        "stage",
         "if c.is_residual: prediction = prediction + lowres",
         "pass",
     ),
-    ("an untrained stage draws", "cascade", "if not stage.is_trained:", "if False:"),
+    ("an untrained stage draws", "stage", "if not stage.is_trained:", "if False:"),
     (
         "loading calls every stage trained",
         "cascade",
@@ -357,8 +360,8 @@ FAULTS = [
     (
         "gradient never clipped",
         "training",
-        "self.network.parameters(), self.config.clip)",
-        "self.network.parameters(), math.inf)",
+        "network.parameters(), config.clip)",
+        "network.parameters(), math.inf)",
     ),
     ("steps that are not finite are taken", "training", "bool(norm.isfinite())", "True"),
     (
@@ -367,31 +370,31 @@ FAULTS = [
         "any_rank(self.accelerator, stop.received)",
         "stop.received",
     ),
-    ("resume starts counting anew", "training", 'self.step,self.row = meta["step"],', "self.row ="),
+    ("resume starts counting anew", "training", 'meta["step"], Stage(', "0, Stage("),
     (
         "a row of the log begun anew",
         "training",
-        'self.step,self.row = meta["step"], meta.get("log")',
-        'self.step = meta["step"]',
+        'meta.get("log"), title',
+        "None, title",
     ),
     (
         "average not resumed",
-        "training",
+        "engine.keeping",
         'load_into(self.average, tensors["average"], f"{where}, average")',
         "pass",
     ),
     (
         "weights that are not finite are saved",
-        "training",
-        "if not (is_finite(self.network) and is_finite(self.average)):",
+        "engine.keeping",
+        "if not (is_finite(learned.network) and is_finite(learned.average)):",
         "if False:",
     ),
-    ("augmentation level not limited", "training", "u[1]*aug_max", "u[1]"),
+    ("augmentation level not limited", "training", "u[1] * c.aug_max", "u[1]"),
     (
         "crop without its margin",
         "training",
-        "return Crop(top - margin, left - margin,",
-        "return Crop(top, left,",
+        "* c.factor - c.margin",
+        "* c.factor",
     ),
     (
         "captions of the first epoch for ever",
@@ -399,47 +402,96 @@ FAULTS = [
         "self.dataset.caption(i, n//total)",
         "self.dataset.caption(i, 0)",
     ),
-    ("digest not checked", "checkpoint", 'if actual != entry["sha256"]:', "if False:"),
-    ("manifest not checked", "checkpoint", "if stated != actual or", "if False and"),
-    ("any name in a manifest", "checkpoint", "if not NAME.fullmatch(name) or", "if False and"),
+    (
+        "a stream begun anew",
+        "engine.keeping",
+        's.resume(meta["stream"])',
+        "pass",
+    ),
+    (
+        "a stream resumed behind what was made ahead",
+        "engine.samples",
+        "self.state = self.states.popleft()",
+        "self.state = self.states[-1]",
+    ),
+    (
+        "micro-batches exchanged never",
+        "engine.distributed",
+        "nullcontext() if k == parts else",
+        "nullcontext() if k > parts else",
+    ),
+    ("digest not checked", "store.checkpoint", 'if actual != entry["sha256"]:', "if False:"),
+    ("manifest not checked", "store.checkpoint", "if stated != actual or", "if False and"),
+    (
+        "any name in a manifest",
+        "store.checkpoint",
+        "if not NAME.fullmatch(name) or",
+        "if False and",
+    ),
     (
         "old checkpoint deleted before the new one stands",
-        "checkpoint",
+        "store.checkpoint",
         "        os.rename(path, old)\n",
         "        shutil.rmtree(path)\n",
     ),
     (
         "what a dead writer left is not found",
-        "checkpoint",
+        "store.checkpoint",
         "return next((p for p in _siblings(path) if _is_complete(p)), path)",
         "return path",
     ),
     (
         "a live writer's files removed",
-        "checkpoint",
+        "store.checkpoint",
         "    host, pid, token = match[3]",
         "    return True\n    host, pid, token = match[3]",
     ),
-    ("pruning trusts the newest", "checkpoint", "    verify(found[0])\n", ""),
-    ("oldest checkpoint first", "checkpoint", "sorted(found, reverse=True)", "sorted(found)"),
+    ("pruning trusts the newest", "store.checkpoint", "    verify(found[0])\n", ""),
+    ("oldest checkpoint first", "store.checkpoint", "sorted(found, reverse=True)", "sorted(found)"),
     (
         "two runs in one directory",
-        "checkpoint",
+        "store.files",
         "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
     ),
-    ("weights loaded though some do not fit", "checkpoint", "    if differ:\n", "    if False:\n"),
-    ("nearest-neighbour shrinking", "data", 'mode="bilinear", antialias=True', 'mode="nearest"'),
+    (
+        "weights loaded though some do not fit",
+        "store.checkpoint",
+        "    if differ:\n",
+        "    if False:\n",
+    ),
+    (
+        "nearest-neighbour shrinking",
+        "pictures.pixels",
+        'mode="bilinear", antialias=True',
+        'mode="nearest"',
+    ),
 ]
+
+
+def loose(text: str) -> re.Pattern:
+    "Matches a text however it is laid out: spaces, line breaks and a comma before a closing bracket."
+    words = [re.escape(w) for w in re.findall(r"\w+|[^\w\s]", text)]
+    return re.compile(r"\s*".join(rf",?\s*{w}" if w in (r"\)", r"\]") else w for w in words))
+
+
+def path_of(module: str) -> Path:
+    return Path("imagen_nb", *module.split(".")).with_suffix(".py")
+
+
+def stale() -> list[str]:
+    "Faults whose right text is not where they say."
+    return [
+        f"{what}: {module}"
+        for what, module, right, _ in FAULTS
+        if not loose(right).search((ROOT / path_of(module)).read_text(encoding="utf-8"))
+    ]
 
 
 def plant(folder: Path, module: str, right: str, wrong: str):
     "Write the wrong text into a copy."
-    file = folder / "imagen_nb" / f"{module}.py"
-    text = file.read_text()
-    if right not in text:
-        raise SystemExit(f"faults.py: {module}.py no longer holds {right!r}")
-    file.write_text(text.replace(right, wrong))
+    file = folder / path_of(module)
+    file.write_text(loose(right).sub(lambda _: wrong.strip(), file.read_text()))
 
 
 def is_caught(fault) -> tuple[bool, str]:
@@ -461,7 +513,7 @@ def is_caught(fault) -> tuple[bool, str]:
         )
         files = [
             str(Path(folder) / "tests" / f"test_{n}.py")
-            for n in sorted(ORDER, key=lambda n: n != module)
+            for n in sorted(ORDER, key=lambda n: n != module.rpartition(".")[2])
         ]
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files],
@@ -495,6 +547,8 @@ ORDER = (
 
 
 def main(names: list[str]) -> int:
+    if gone := stale():
+        raise SystemExit("faults.py: no longer there:\n  " + "\n  ".join(gone))
     chosen = [f for f in FAULTS if not names or any(n in f[0] for n in names)]
     caught = 0
     with ThreadPoolExecutor(2) as pool:

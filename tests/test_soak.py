@@ -240,7 +240,8 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
     for data in hostile_files(tmp_path).values():
         (path / "network.safetensors").write_bytes(data)
         entry = checkpoint._entry(path / "network.safetensors")
-        rewrite_manifest(path, lambda m: m["files"].update({"network.safetensors": entry}))
+        changed = {"network.safetensors": entry}
+        rewrite_manifest(path, lambda m, changed=changed: m["files"].update(changed))
         before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="network.safetensors"):
             load_directory(path)
@@ -252,7 +253,11 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
 
 # ---------------------------------------------------------------- two runs in one directory
 
-HOLD = "import sys, time; from imagen_nb.store.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
+HOLD = """
+import sys, time
+from imagen_nb.store.files import locked
+with locked(sys.argv[1]): print("held", flush=True); time.sleep(300)
+"""
 
 
 def test_a_second_run_is_refused_with_the_owner_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -476,7 +481,8 @@ ALONE = """
     import socket, sys
     class Missing:
         def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"): raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     sys.meta_path.insert(0, Missing())
     calls = []
     def refuse(*args, **kw): calls.append(args); raise OSError("no network")
