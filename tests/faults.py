@@ -1,9 +1,10 @@
-"""Planted faults: each is one wrong line. `python tests/faults.py` applies them one at a time to a copy and runs the tests.
+"""Planted faults: each is one wrong line. `python tests/faults.py` tries each in a copy and runs the tests.
 
 A fault is caught when a test fails. The list names (what, module, right text, wrong text); each right text must occur.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -304,25 +305,25 @@ FAULTS = [
     (
         "average never updated",
         "training",
-        "update_ema(self.average, self.network, ema_decay(self.step + 1, self.config))",
+        "update_ema(average, network, ema_decay(step + 1, config))",
         "pass",
     ),
     (
         "loss around the wrapper",
         "training",
-        "self.stage = Stage(config, self.accelerator.prepare(self.network))",
-        "self.accelerator.prepare(self.network)",
+        "Stage(c, e.wrap(self.learned.network, a))",
+        "Stage(c, (e.wrap(self.learned.network, a), self.learned.network)[1])",
     ),
     ("a stream of random numbers", "training", 'g = keyed_generator(seed, n, "draw")', "g = None"),
     (
         "every process takes the same samples",
         "training",
-        "step*self.config.batch + self.rank*share",
-        "step*self.config.batch",
+        "step * self.config.batch + self.rank * self.share",
+        "step * self.config.batch",
     ),
     (
         "optimizer state not restored",
-        "training",
+        "engine/keeping",
         'load_optimizer_tensors(self.optimizers, tensors["optimizer"])',
         "pass",
     ),
@@ -362,8 +363,8 @@ FAULTS = [
     (
         "gradient never clipped",
         "training",
-        "self.network.parameters(), self.config.clip)",
-        "self.network.parameters(), math.inf)",
+        "network.parameters(), config.clip)",
+        "network.parameters(), math.inf)",
     ),
     ("steps that are not finite are taken", "training", "bool(norm.isfinite())", "True"),
     (
@@ -372,37 +373,55 @@ FAULTS = [
         "any_rank(self.accelerator, stop.received)",
         "stop.received",
     ),
-    ("resume starts counting anew", "training", 'self.step,self.row = meta["step"],', "self.row ="),
+    ("resume starts counting anew", "training", 'meta["step"], Stage(', "0, Stage("),
     (
         "a row of the log begun anew",
         "training",
-        'self.step,self.row = meta["step"], meta.get("log")',
-        'self.step = meta["step"]',
+        'meta.get("log"), title',
+        "None, title",
     ),
     (
         "average not resumed",
-        "training",
+        "engine/keeping",
         'load_into(self.average, tensors["average"], f"{where}, average")',
         "pass",
     ),
     (
         "weights that are not finite are saved",
-        "training",
-        "if not (is_finite(self.network) and is_finite(self.average)):",
+        "engine/keeping",
+        "if not (is_finite(learned.network) and is_finite(learned.average)):",
         "if False:",
     ),
-    ("augmentation level not limited", "training", "u[1]*aug_max", "u[1]"),
+    ("augmentation level not limited", "training", "u[1] * c.aug_max", "u[1]"),
     (
         "crop without its margin",
         "training",
-        "return Crop(top - margin, left - margin,",
-        "return Crop(top, left,",
+        "* c.factor - c.margin",
+        "* c.factor",
     ),
     (
         "captions of the first epoch for ever",
         "training",
         "self.dataset.caption(i, n//total)",
         "self.dataset.caption(i, 0)",
+    ),
+    (
+        "a stream begun anew",
+        "engine/keeping",
+        's.resume(meta["stream"])',
+        "pass",
+    ),
+    (
+        "a stream resumed behind what was made ahead",
+        "engine/samples",
+        "self.state = self.states.popleft()",
+        "self.state = self.states[-1]",
+    ),
+    (
+        "micro-batches exchanged never",
+        "engine/distributed",
+        "nullcontext() if k == parts else",
+        "nullcontext() if k > parts else",
     ),
     ("digest not checked", "store/manifest", 'if actual != entry["sha256"]:', "if False:"),
     ("manifest not checked", "store/manifest", "if stated != actual or", "if False and"),
@@ -443,13 +462,29 @@ FAULTS = [
 ]
 
 
+def loose(text: str) -> re.Pattern:
+    "Matches a text however it is laid out: spaces, line breaks and a comma before a closing bracket."
+    words = [re.escape(w) for w in re.findall(r"\w+|[^\w\s]", text)]
+    return re.compile(r"\s*".join(rf",?\s*{w}" if w in (r"\)", r"\]") else w for w in words))
+
+
+def path_of(module: str) -> Path:
+    return Path("imagen_nb", *module.split(".")).with_suffix(".py")
+
+
+def stale() -> list[str]:
+    "Faults whose right text is not where they say."
+    return [
+        f"{what}: {module}"
+        for what, module, right, _ in FAULTS
+        if not loose(right).search((ROOT / path_of(module)).read_text(encoding="utf-8"))
+    ]
+
+
 def plant(folder: Path, module: str, right: str, wrong: str):
     "Write the wrong text into a copy."
-    file = folder / "imagen_nb" / f"{module}.py"
-    text = file.read_text()
-    if right not in text:
-        raise SystemExit(f"faults.py: {module}.py no longer holds {right!r}")
-    file.write_text(text.replace(right, wrong))
+    file = folder / path_of(module)
+    file.write_text(loose(right).sub(lambda _: wrong.strip(), file.read_text()))
 
 
 def is_caught(fault) -> tuple[bool, str]:
@@ -471,7 +506,7 @@ def is_caught(fault) -> tuple[bool, str]:
         )
         files = [
             str(Path(folder) / "tests" / f"test_{n}.py")
-            for n in sorted(ORDER, key=lambda n: n != module)
+            for n in sorted(ORDER, key=lambda n: n != module.rpartition(".")[2])
         ]
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files],
@@ -505,6 +540,8 @@ ORDER = (
 
 
 def main(names: list[str]) -> int:
+    if gone := stale():
+        raise SystemExit("faults.py: no longer there:\n  " + "\n  ".join(gone))
     chosen = [f for f in FAULTS if not names or any(n in f[0] for n in names)]
     caught = 0
     with ThreadPoolExecutor(2) as pool:

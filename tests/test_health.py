@@ -83,7 +83,7 @@ def test_smoothing_passes_over_nothing_and_delays_little():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    "Eight captioned pictures, and a run of four steps on them, whose validation and samples (rightly bad) are taken away."
+    "Eight captioned pictures, and a run of four steps on them without validation and samples, which are rightly bad."
     home = tmp_path_factory.mktemp("doctor")
     world = ShapesWorld("train", level="quick", size=64)
     (home / "pictures").mkdir()

@@ -480,7 +480,8 @@ ALONE = """
     import socket, sys
     class Missing:
         def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"): raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     sys.meta_path.insert(0, Missing())
     calls = []
     def refuse(*args, **kw): calls.append(args); raise OSError("no network")

@@ -27,8 +27,10 @@ def pictures(folder: Path):
 def command(folder: Path, name: str, processes: int) -> dict:
     "Start a run, send the signal after the first checkpoint, wait for the end."
     out = folder / f"{name}-{processes}"
-    words = f"train toy --data {folder / 'pictures'} --out {out} --stage 0 --processes {processes} --set training.0.steps={STEPS}"
-    words += " --set training.0.batch=4 --set training.0.save_every=5 --set stages.0.network.dim=16 --set stages.0.network.head_dim=16"
+    words = f"train toy --data {folder / 'pictures'} --out {out} --stage 0 --processes {processes}"
+    words += f" --set training.0.steps={STEPS} --set training.0.batch=4"
+    words += " --set training.0.save_every=5 --set stages.0.network.dim=16"
+    words += " --set stages.0.network.head_dim=16"
     child = subprocess.Popen(
         [sys.executable, "-m", "imagen_nb.cli", *words.split()],
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"Files with a flipped bit, cut, or gone: noticed on loading? Our checkpoint, a safetensors file, a torch.save file, Accelerate's directory."
+"Files with a flipped bit, cut, or gone: noticed on loading? Ours, safetensors, torch.save, Accelerate's directory."
 
 import json
 import random

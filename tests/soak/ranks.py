@@ -49,10 +49,7 @@ def train(out: Path, told: Path, until: int = 200, bypass: bool = False):
         ids = a.gather(batch.index)
         drawn = a.gather(
             torch.tensor(
-                [
-                    float(digest([o for o in (e, t, k)]))
-                    for e, t, k in zip(draws.eps, draws.t, draws.keep_text)
-                ],
+                [float(digest((e, t, k))) for e, t, k in zip(draws.eps, draws.t, draws.keep_text)],
                 dtype=torch.float64,
             )
         )

@@ -1,4 +1,7 @@
-"Runs that are told to stop: by SIGTERM, SIGINT and SIGUSR1; one process and two; once, twice, and while saving. A second Ctrl-C stops at once: it alone may lose steps."
+"""Runs that are told to stop: by SIGTERM, SIGINT and SIGUSR1; one process and two; once, twice, and while saving.
+
+A second Ctrl-C stops at once: it alone may lose steps.
+"""
 
 import os
 import random
