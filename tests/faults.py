@@ -176,11 +176,16 @@ FAULTS = [
     (
         "text mask inverted",
         "layers",
-        "mask = torch.cat([text.mask, mask], dim=1)",
-        "mask = torch.cat([~text.mask, mask], dim=1)",
+        "mask = F.pad(text.mask,",
+        "mask = F.pad(~text.mask,",
     ),
     ("pool reads padding", "layers", '.masked_fill(~text.mask[..., None], float("-inf"))', ""),
-    ("sum not scaled", "layers", "return y if self.sum_scale==1 else y*self.sum_scale", "return y"),
+    (
+        "sum not scaled",
+        "layers",
+        "return y if self.sum_scale == 1 else y * self.sum_scale",
+        "return y",
+    ),
     (
         "pooled caption unused",
         "unet",
@@ -190,26 +195,27 @@ FAULTS = [
     (
         "attention before the block",
         "efficient_unet",
-        "            h = block(h, emb)\n            if attend is not None: h = attend(h, words)",
-        "            if attend is not None: h = attend(h, words)\n            h = block(h, emb)",
+        "        for block in self.blocks:\n            h = block(h, emb)\n        return self.up(h if",
+        "        h = h if self.attention is None else self.attention(h, words)\n"
+        "        for block in self.blocks:\n            h = block(h, emb)\n        return self.up(h if 1 or",
     ),
     (
         "last skip dropped",
         "unet",
-        "if layer.takes_skip: h = self.join(h, skips.pop())",
-        "if layer.takes_skip: h = self.join(h, skips.pop()*(len(skips) > 0))",
+        "h = self.join(h, skips.pop())",
+        "h = self.join(h, skips.pop() * (len(skips) > 0))",
     ),
     (
         "skips in the wrong order",
         "efficient_unet",
-        "h = self.join(h, features[-1-k])",
-        "h = self.join(h, features[k - len(features)])",
+        "h = block(h, skips.pop(), emb, words)",
+        "h = block(h, skips.pop(0), emb, words)",
     ),
     (
         "time dropped",
         "unet",
-        "emb,words = self.time(log_snr), None",
-        "emb,words = 0*self.time(log_snr), None",
+        "emb, words = self.time(log_snr), None",
+        "emb, words = 0 * self.time(log_snr), None",
     ),
     (
         "augmentation level unused",
@@ -220,8 +226,8 @@ FAULTS = [
     (
         "low-res picture ignored",
         "efficient_unet",
-        "x = torch.cat([z_t, lowres], dim=1)",
-        "x = torch.cat([z_t, z_t], dim=1)",
+        "else torch.cat([z_t, lowres], dim=1)",
+        "else torch.cat([z_t, z_t], dim=1)",
     ),
     (
         "scale missing in FiLM",
@@ -250,8 +256,8 @@ FAULTS = [
     (
         "attention speaks from the start",
         "layers",
-        "self.out = zero_init(nn.Linear(self.inner, channels))",
-        "self.out = nn.Linear(self.inner, channels)",
+        "self.out = zero_init(nn.Linear(channels, channels))",
+        "self.out = nn.Linear(channels, channels)",
     ),
     (
         "even and odd pixels swapped",
@@ -262,14 +268,16 @@ FAULTS = [
     (
         "averaging before the activation",
         "layers",
-        '        h = F.silu(normalize(self.norm1, x))\n        if self.resample=="down": h = resample(h, "down")',
-        '        h = F.silu(normalize(self.norm1, resample(x, "down") if self.resample=="down" else x))',
+        '        h = F.silu(normalize(self.norm1, x))\n        if self.resample == "down":\n'
+        '            h = resample(h, "down")',
+        '        is_down = self.resample == "down"\n'
+        '        h = F.silu(normalize(self.norm1, resample(x, "down") if is_down else x))',
     ),
     (
         "recomputation cuts the gradient",
-        "unet",
-        "return checkpoint(block, *args, use_reentrant=False)",
-        "return checkpoint(block, args[0].detach(), *args[1:], use_reentrant=False)",
+        "engine/blocks",
+        "partial(checkpoint, block.forward, use_reentrant=False)",
+        "partial(lambda f, h, *o: checkpoint(f, h.detach(), *o, use_reentrant=False), block.forward)",
     ),
     (
         "noise after enlargement",
