@@ -466,7 +466,7 @@ FAULTS = [
         "    if differ:\n",
         "    if False:\n",
     ),
-    ("nearest-neighbour shrinking", "data", 'mode="bilinear", antialias=True', 'mode="nearest"'),
+    ("nearest-neighbour shrinking", "pictures.pixels", 'mode="bilinear", antialias=True', 'mode="nearest"'),
 ]
 
 
