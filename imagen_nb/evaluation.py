@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .cascade import Imagen

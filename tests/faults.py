@@ -283,7 +283,8 @@ FAULTS = [
         "noise after enlargement",
         "stage",
         "    low_t = q_sample(low, aug_eps, aug_log_snr)\n    up = resize(low_t, (",
-        "    big = [o * factor for o in low.shape[-2:]]\n    low_t = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr * 2)\n"
+        "    big = [o * factor for o in low.shape[-2:]]\n"
+        "    low_t = q_sample(resize(low, big), resize(aug_eps, big), aug_log_snr * 2)\n"
         "    up = resize(low_t, (",
     ),
     (
@@ -466,7 +467,12 @@ FAULTS = [
         "    if differ:\n",
         "    if False:\n",
     ),
-    ("nearest-neighbour shrinking", "pictures.pixels", 'mode="bilinear", antialias=True', 'mode="nearest"'),
+    (
+        "nearest-neighbour shrinking",
+        "pictures.pixels",
+        'mode="bilinear", antialias=True',
+        'mode="nearest"',
+    ),
 ]
 
 

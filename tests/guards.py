@@ -1,4 +1,4 @@
-"""Every guard of `imagen_nb.engine.guards` with a healthy case and a planted fault: `python tests/guards.py` prints the table.
+"""Every guard of `engine.guards` with a healthy case and a planted fault; `python tests/guards.py` prints them.
 
 `python tests/guards.py data/runs/doctor.json` also writes it as a run card.
 """

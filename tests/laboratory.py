@@ -1,6 +1,7 @@
 """The exact laboratory: data whose best denoiser is known, emulated networks, and laws that samplers must arrive at.
 
-`test_laboratory.py` uses it for what is quick, `tools/measure/prove_samplers.py` for the whole matrix and the run cards.
+`test_laboratory.py` uses it for what is quick, `tools/measure/prove_samplers.py` for the whole matrix
+and the run cards.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """Our samplers beside diffusers' schedulers: one network, one start, one source of noise, two programs.
 
-What has to be matched is listed in `CONVENTIONS`. `UNMATCHED` are some of it: `tools/measure/prove_samplers.py` says what
-each is worth.
+What has to be matched is listed in `CONVENTIONS`. `UNMATCHED` are some of it: `tools/measure/prove_samplers.py` says
+what each is worth.
 """
 
 import math

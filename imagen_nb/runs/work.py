@@ -43,9 +43,7 @@ def work(
     text, stages = EmbeddingCache.open(out / "captions", encoder), first_stages(recipe)
     for k in range(len(stages)) if job.stage is None else [job.stage]:
         folder = out / f"{stages[k].config.size}px"
-        trainer = Trainer(
-            stages[k], world, text, recipe.training[k], folder, valid, job.execution
-        )
+        trainer = Trainer(stages[k], world, text, recipe.training[k], folder, valid, job.execution)
         trainer.fit()
     imagen, is_first = Imagen(encoder, trained_stages(recipe, out)), trainer.rank == 0
     if is_first:

@@ -48,7 +48,8 @@ published and has a licence of its own.
 
 def model_card(
     facts: dict,  # sizes; models, a dict each; encoder's identity; untrained sizes
-    card: dict | None = None,  # a run card, as `tools/measure/make_run_card.py` writes it; of its first run
+    card: dict
+    | None = None,  # a run card, as `tools/measure/make_run_card.py` writes it; of its first run
     name: str = "FOLDER",  # what `from_pretrained` is to be given
 ) -> str:  # Markdown with the hub's front matter
     "A model card from what is known: the models, and the run card if there is one."

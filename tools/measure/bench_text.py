@@ -1,6 +1,7 @@
 """Measure the text half: encoding, the cache on disk, faults. Results go to run cards in data/runs.
 
-    python tools/measure/bench_text.py speed [--rounds 3] [--lengths web|short] [--size tiny|small] [--device cuda --xxl]
+    python tools/measure/bench_text.py speed [--rounds 3] [--lengths web|short] [--size tiny|small]
+        [--device cuda --xxl]
     python tools/measure/bench_text.py cache --captions 1000000
     python tools/measure/bench_text.py wide
     python tools/measure/bench_text.py many_reads
