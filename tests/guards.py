@@ -1,4 +1,4 @@
-"""Every guard of `imagen_nb.engine.guards` with a healthy case and a planted fault: `python tests/guards.py` prints the table.
+"""Guards with a healthy case and a planted fault each: `python tests/guards.py` prints the table.
 
 `python tests/guards.py data/runs/doctor.json` also writes it as a run card.
 """
