@@ -233,8 +233,7 @@ def test_a_run_stops_goes_on_and_repeats_itself(tmp_path, monkeypatch):
     )
     (tmp_path / "data" / "runs").mkdir(parents=True)
     monkeypatch.setattr(run_experiments, "CONFIGS", dict(sampler_steps=small))
-    monkeypatch.setattr(run_experiments, "ROOT", tmp_path)
-    monkeypatch.setattr(run_experiments, "machine", dict)
+    monkeypatch.setattr(run_experiments, "RUNS", tmp_path / "data" / "runs")
     command = ["run", "sampler_steps", "--folder", str(tmp_path / "parts")]
     monkeypatch.setattr(sys, "argv", [*command, "--seconds", "0"])
     with pytest.raises(SystemExit) as stopped:

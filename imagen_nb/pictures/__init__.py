@@ -1,1 +1,1 @@
-"Files become pixels with captions, what is left out is counted, and a drawn world has its scenes."
+"Files and scenes become pixels of the size that was asked for, and what is left out is counted."

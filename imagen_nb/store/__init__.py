@@ -1,1 +1,1 @@
-"Bytes on disk, complete or absent; it knows nothing of diffusion."
+"The ground floor: whole files, configs, keyed numbers, checks; it knows nothing of diffusion."

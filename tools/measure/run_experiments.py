@@ -603,7 +603,7 @@ def labelled(columns: list, rows: list, path: Path, quality: int):
     for k, (name, _) in enumerate(rows):
         draw.text((4, top + tile * (k + 0.5)), name, "black", font, anchor="lm")
     sheet.save(path, quality=quality, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+    print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
 def cpu_seconds(studio: Studio) -> int:
