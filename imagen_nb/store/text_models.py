@@ -165,6 +165,8 @@ def in_one_line(
     logging.disable_progress_bar()
     try:
         yield
+    except ImportError as error:
+        raise ImportError(f"TextEncoder.from_pretrained: {in_words(error)}") from error
     except Exception as error:  # its loaders raise many kinds
         raise ValueError(
             f"TextEncoder.from_pretrained: cannot load {name}, expected a"
@@ -329,18 +331,24 @@ def find_encoder(
     if identity is None:
         return str(given or ""), load(given) if given else None
     how = identity.get("max_length", 128), getattr(torch, identity.get("dtype", ""), None)
+
+    def load_same(place: str):
+        encoder = load(place, *how)
+        check_identity(encoder.identity, identity)
+        return place, encoder
+
+    if given:
+        return load_same(str(given))
     tried = []
-    for place in [str(given)] if given else places(identity["encoder"], model):
+    for place in places(identity["encoder"], model):
         try:
-            encoder = load(place, *how)
-            check_identity(encoder.identity, identity)
-            return place, encoder
+            return load_same(place)
         except (ValueError, OSError) as error:
-            tried.append(f"\n  {place}: {str(error).partition(': ')[2] or error}")
+            tried.append(str(error).partition(": ")[2] or str(error))
     raise ValueError(
-        f"load_encoder: the text encoder of this model is not here, expected {identity['encoder']!r}"
-        f" of digest {identity.get('revision')}; say where it is: --encoder DIR, or in Python"
-        f" from_pretrained(..., encoder=DIR). Looked at:{''.join(tried)}"
+        f"load_encoder: the text encoder of this model was not found, expected {identity['encoder']!r}"
+        f" of digest {identity.get('revision')}; say where it is with --encoder DIR, in Python"
+        f" from_pretrained(..., encoder=DIR). {'; '.join(tried)}"
     )
 
 
@@ -354,7 +362,7 @@ def places(name: str, model: Path | None) -> list[str]:
             found.append(str(run["encoder"]))
         folders += [folder / Path(name).name for folder in (model, model.parent)]
     found += [str(folder) for folder in folders if folder.is_dir()]
-    return list(dict.fromkeys([*found, name]))
+    return list(dict.fromkeys([*found, name] if name != "t5-toy" else found))  # no name on the hub
 
 
 def check_identity(
