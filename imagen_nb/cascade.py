@@ -17,6 +17,7 @@ from .stage import Stage, sampling_config
 from .store.checkpoint import load_into
 from .store.config import config_from_dict, config_to_dict
 from .store.hub import Pretrained
+from .store.text_models import check_identity, find_encoder, losses_told
 from .text import TextEmbedding, TextEncoder
 
 # %% ../nbs/11_cascade.ipynb #b734ee97
@@ -144,7 +145,10 @@ class Imagen(Pretrained):
     def encode(self, captions: list[str] | TextEmbedding) -> TextEmbedding:  # (b l d)
         "A list of captions, even if it is one, as the networks read it."
         count_captions(captions, self.encoder is not None)
-        return captions if isinstance(captions, TextEmbedding) else self.encoder(captions)
+        if isinstance(captions, TextEmbedding):
+            return captions
+        with losses_told("Imagen.sample", self.encoder):
+            return self.encoder(captions)
 
     def sample(
         self,
@@ -180,7 +184,7 @@ class Imagen(Pretrained):
         "The cascade that `to_files` took apart."
         parts = zip(meta["stages"], meta["trained"], strict=True)
         stages = [load_stage(*part, tensors[f"stage{i}"]) for i, part in enumerate(parts)]
-        return cls(load_encoder(meta["encoder"], encoder), stages)
+        return cls(load_encoder(meta["encoder"], encoder, meta.get("folder")), stages)
 
 # %% ../nbs/11_cascade.ipynb #b1466095
 def check_row(
@@ -252,19 +256,12 @@ def load_stage(
 # %% ../nbs/11_cascade.ipynb #2978112e
 def load_encoder(
     identity: dict | None,  # what `encoder.identity` was when the model was saved
-    encoder=None,  # one that is there already
+    encoder=None,  # one that is there already, or a folder of one; None: look around
+    folder=None,  # of the model: an encoder may lie beside it
 ) -> TextEncoder | None:  # the same encoder; None if there was none
-    "Load the text encoder a model was trained with, and refuse any other."
-    if identity is None:
-        return encoder
-    name = identity["encoder"]
-    if encoder is None and name == "t5-toy":
-        encoder = TextEncoder.toy()
-    if encoder is None:
-        dtype = getattr(torch, identity["dtype"])
-        encoder = TextEncoder.from_pretrained(name, identity["max_length"], dtype)
-    if {**encoder.identity, "encoder": name} != identity:  # a folder may have moved
-        raise ValueError(
-            f"load_encoder: got {encoder.identity}, expected the encoder of training, {identity}"
-        )
+    "Find the text encoder a model was trained with, and refuse any other."
+    if not callable(encoder):  # a name, or nothing
+        return find_encoder(identity, TextEncoder.from_pretrained, encoder, folder)[1]
+    if identity is not None:
+        check_identity(encoder.identity, identity)
     return encoder

@@ -27,14 +27,10 @@ def wanted(args):
     from imagen_nb.store.config import change
 
     recipe = find_recipe(args.recipe, args.seed)
-    if args.encoder and args.init:
-        raise ValueError(
-            "--encoder: not together with --init, whose networks know their own encoder alone"
-        )
-    if args.encoder:
-        recipe = read_with(recipe, args.encoder)
     if args.init:
-        recipe = start_from(recipe, args.init)
+        recipe = start_from(recipe, args.init, args.encoder)
+    elif args.encoder:
+        recipe = read_with(recipe, args.encoder)
     if args.data:
         recipe = dataclasses.replace(recipe, data=own_pictures(args))
     elif args.image_column or args.caption_column or args.min_size:
@@ -81,7 +77,7 @@ def sample(args):
     if missing := [f"{o.config.size} px" for o in imagen.stages if not o.is_trained]:
         print(f"never trained, so left out: {', '.join(missing)}", file=sys.stderr)
     options = sampling_options(args, max(count_trained(imagen), 1))
-    if args.model == "toy" and (words := spelled(imagen.encoder, args.captions)):
+    if args.model == "toy" and (words := spelled(imagen.encoder.tokenizer, args.captions)):
         print(
             f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr
         )
@@ -151,10 +147,13 @@ def data(args):
     from imagen_nb.recipes import find_recipe
     from imagen_nb.runs.look import look
 
+    recipe = find_recipe(args.recipe)
+    if args.encoder:
+        recipe = dataclasses.replace(recipe, encoder=args.encoder)
     options = dict(split=args.split, min_size=args.min_size, held_out=args.held_out)
     columns = dict(image_column=args.image_column, caption_column=args.caption_column)
     check = "all" if args.decode else True
-    look(args.source, find_recipe(args.recipe), args.out, check=check, **options, **columns)
+    look(args.source, recipe, args.out, check=check, **options, **columns)
 
 
 def doctor(args):
@@ -182,9 +181,8 @@ def load_model(args):
     import torch
 
     from imagen_nb.cascade import Imagen
-    from imagen_nb.runs.setup import make_encoder
 
-    imagen = Imagen.from_pretrained(args.model, args.encoder and make_encoder(args.encoder))
+    imagen = Imagen.from_pretrained(args.model, args.encoder)
     return imagen.to("cuda") if torch.cuda.is_available() else imagen
 
 

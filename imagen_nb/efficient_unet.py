@@ -75,9 +75,9 @@ def level_attention(
 ) -> Attention | None:
     "Attention of a level, after its last residual block."
     c, ch = config, config.channels[level]
-    if not (c.self_attention[level] or c.text_attention[level]):
+    width = c.text_width if c.text_dim and c.text_attention[level] else 0
+    if not (c.self_attention[level] or width):
         return None
-    width = c.text_width if c.text_attention[level] else 0
     return Attention(ch, width, ch // c.heads, c.self_attention[level])
 
 # %% ../nbs/09_efficient_unet.ipynb #1bd13fec

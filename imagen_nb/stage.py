@@ -191,7 +191,8 @@ class Stage:
     def predict(self, z_t, log_snr, text, lowres=None, aug_log_snr=None) -> Tensor:  # (b 3 h w)
         "What the network says of its target, in the precision that is fastest here."
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)):
-            prediction = self.network(z_t, log_snr, text, lowres, aug_log_snr).float()
+            read = text if self.config.network.text_dim else None
+            prediction = self.network(z_t, log_snr, read, lowres, aug_log_snr).float()
         return prediction + lowres if self.config.is_residual else prediction
 
     def loss(

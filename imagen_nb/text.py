@@ -17,6 +17,7 @@ from .store.files import assets
 from imagen_nb.store.text_models import (
     check_captions,
     check_options,
+    check_parts,
     check_revision,
     find_folder,
     identify,
@@ -102,13 +103,16 @@ def token_numbers(
     tokenizer,  # of `transformers`
     captions: list[str],
     n: int,  # tokens kept, the end mark included
-) -> tuple[list, int]:  # lists of token numbers, [] for a blank caption; how many were cut
+) -> tuple[list, int, int]:  # token numbers, [] for a blank caption; captions cut; not known
     "Tokenize; a caption too long loses its tail and keeps its end mark."
     far = 64 * n  # characters: no token has as many as 64
     ids = tokenizer([c[:far] for c in captions], verbose=False)["input_ids"]
     ids = [row if caption.strip() else [] for row, caption in zip(ids, captions)]
     cut = sum(len(row) > n or len(c) > far for row, c in zip(ids, captions))
-    return [row if len(row) <= n else row[: n - 1] + row[-1:] for row in ids], cut
+    unknown = sum(
+        tokenizer.unk_token_id in row[:-1] for row in ids
+    )  # CLIP's last is of that number
+    return [row if len(row) <= n else row[: n - 1] + row[-1:] for row in ids], cut, unknown
 
 
 def by_length(
@@ -157,9 +161,10 @@ class TextEncoder:
         max_length: int = 128,  # tokens kept of a caption, its end mark included
         statistics: dict | None = None,  # "mean", "std" (d,): tokens are standardised by them
     ):
-        check_options(max_length)
+        check_parts(model, tokenizer, max_length)
         self.model, self.tokenizer, self.statistics = model, tokenizer, statistics or {}
-        self.truncated, self.batch_size = 0, None  # captions cut so far; at once, None: by device
+        self.truncated, self.unknown = 0, 0  # captions so far: cut; with characters not known
+        self.batch_size = None  # captions at once; None: by device
         self.max_length = min(max_length, getattr(model.config, "max_position_embeddings", 10**9))
         self.width, self.dtype = model.config.hidden_size, model.dtype
         self.identity = identify(name, model, tokenizer, self.max_length, self.statistics)
@@ -198,9 +203,9 @@ class TextEncoder:
         torch.cuda.empty_cache()
 
     def tokenize(self, captions: list[str]) -> list:  # of lists of at most `max_length` numbers
-        "Token numbers; captions too long lose their tails and are counted."
-        ids, cut = token_numbers(self.tokenizer, captions, self.max_length)
-        self.truncated += cut
+        "Token numbers; captions that are cut or hold unknown characters are counted."
+        ids, cut, unknown = token_numbers(self.tokenizer, captions, self.max_length)
+        self.truncated, self.unknown = self.truncated + cut, self.unknown + unknown
         return ids
 
     def __call__(self, captions: list[str]) -> TextEmbedding:  # (b l d), padded to the longest

@@ -148,10 +148,9 @@ class AttentionStack(nn.Module):
     ):
         super().__init__()
         c, width = config, config.text_width if config.text_dim else 0
-        parts: list[nn.Module] = [
-            Attention(channels, width, c.head_dim, has_self=not c.separate_attention)
-        ]
-        if c.separate_attention:
+        is_split = c.separate_attention and width > 0
+        parts: list[nn.Module] = [Attention(channels, width, c.head_dim, has_self=not is_split)]
+        if is_split:
             parts.append(Attention(channels, 0, c.head_dim))
         if c.feed_forward:
             parts.append(FeedForward(channels, c.feed_forward))

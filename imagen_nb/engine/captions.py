@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imagen_nb.store import parts
 from imagen_nb.store.files import CheckpointError, check_room
-from imagen_nb.store.text_models import check_captions
+from imagen_nb.store.text_models import check_captions, differences, losses_told
 from imagen_nb.text import Encoder, TextEmbedding, pad_rows
 
 __all__ = ["BuildPlan", "EmbeddingCache", "encode_rows", "forecast"]
@@ -108,13 +108,7 @@ def check_encoder(
     theirs: dict,  # identity of the one that made the cache
 ):
     "Refuse another encoder and say what differs; a name alone decides nothing."
-    keys = ("revision", "tokenizer", "max_length", "dtype")
-    differ = [
-        f"{key}, got {ours[key]!r}, expected {theirs[key]!r}"
-        for key in keys
-        if ours[key] != theirs[key]
-    ]
-    if differ:
+    if differ := differences(ours, theirs):
         raise ValueError(
             f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
             f" {ours['encoder']!r} differs in {'; '.join(differ)}"
@@ -186,7 +180,11 @@ class EmbeddingCache:
         done, size = 0, min(TRIAL, max(cls.part_bytes // (32 * row), 1))
         if progress and not todo:
             tqdm.write(str(forecast([], [])))
-        with tqdm(total=len(todo), unit="caption", disable=not (progress and todo)) as bar:
+        show = progress and bool(todo)
+        with (
+            losses_told("EmbeddingCache.build", encoder),
+            tqdm(total=len(todo), unit="caption", disable=not show) as bar,
+        ):
             while done < len(todo):
                 part, began = todo[done : done + size], time.perf_counter()
                 rows = encode_rows(encoder, part, dtype, bar.update)
@@ -199,7 +197,8 @@ class EmbeddingCache:
                 parts.add_part(path, part, rows, meta)
                 done += len(part)
         parts.write_index(path)
-        return cls(path, parts.open_index(path)._replace(meta=meta))
+        index = parts.open_index(path)
+        return cls(path, index._replace(meta=index.meta or meta))  # named as when it was begun
 
     @classmethod
     def open(

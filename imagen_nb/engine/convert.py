@@ -15,17 +15,11 @@ from pathlib import Path
 import torch
 
 from imagen_nb.store.files import check_room, flush
+from imagen_nb.store.foreign import TOKENIZER, check_file, check_files, weight_files
 from imagen_nb.store.text_models import FAMILIES, digest_tensors
 
 __all__ = ["convert_encoder", "encoder_bytes"]
 
-TOKENIZER = (
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 T5S = [family for family in FAMILIES if family.endswith("t5")]
 SHARD = 1 << 30  # bytes in one file
 
@@ -37,9 +31,15 @@ def convert_encoder(
     "Write the encoder of a T5 alone, in bfloat16: `imagen-nb embed --convert SRC DST`."
     source, target = Path(source).expanduser(), Path(target).expanduser()
     config = read_config(source)
+    check_files("convert_encoder", source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"convert_encoder: {target} is there already, expected a folder to make")
-    files, names = weight_files(source), encoder_names(config)
+    files, names = weight_files("convert_encoder", source), encoder_names(config)
+    if not files:
+        raise ValueError(
+            f"convert_encoder: {source}, got no model*.safetensors and no pytorch_model*.bin there,"
+            " expected weights"
+        )
     new = target.parent / f".{target.name}.new"
     shutil.rmtree(new, ignore_errors=True)  # of one that was killed
     new.mkdir(parents=True)
@@ -78,7 +78,8 @@ def read_config(source: Path) -> dict:
             f"convert_encoder: {source}, got no config.json there, expected a folder with config,"
             " weights and tokenizer"
         )
-    config = json.loads((source / "config.json").read_text())
+    check_file("convert_encoder", source / "config.json")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") not in T5S:
         raise ValueError(
             f"convert_encoder: {source} is of the kind {config.get('model_type')!r}, expected one of"
@@ -95,17 +96,6 @@ def encoder_names(config: dict) -> dict:
         family = getattr(transformers, FAMILIES[config["model_type"]])
         model = family(transformers.AutoConfig.for_model(**config))
     return {name: value.shape for name, value in model.named_parameters()}
-
-
-def weight_files(source: Path) -> list:
-    "The files of a folder that hold weights; safetensors if there are any."
-    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
-        if files := sorted(source.glob(pattern)):
-            return files
-    raise ValueError(
-        f"convert_encoder: {source}, got no model*.safetensors and no pytorch_model*.bin there,"
-        " expected weights"
-    )
 
 
 def encoder_tensors(files: list, names: dict):

@@ -28,8 +28,7 @@ def embed(
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     print(
         f"{out}: {len(set(captions)):,} different captions of {len(captions):,};"
-        f" the folder holds {len(cache):,}, {size / 1e6:.1f} MB;"
-        f" {encoder.truncated:,} longer than {encoder.max_length} tokens were cut"
+        f" the folder holds {len(cache):,}, {size / 1e6:.1f} MB"
     )
 
 

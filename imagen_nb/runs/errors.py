@@ -15,7 +15,7 @@ def in_one_line(
     warnings.showwarning = lambda message, *_, **__: print(f"imagen-nb: {message}", file=sys.stderr)
     try:
         return call() or 0
-    except (ValueError, OSError, TrainingError) as e:
+    except (ValueError, OSError, ImportError, TrainingError) as e:
         reason = f"{e.strerror}: {e.filename}" if isinstance(e, OSError) and e.filename else str(e)
         print(f"imagen-nb {command}: {reason.removeprefix(command + ': ')}", file=sys.stderr)
         return 2

@@ -8,9 +8,12 @@ from pathlib import Path
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import show_stages
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.setup import make_encoder
+from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
+from imagen_nb.text import token_numbers
 
 __all__ = ["look", "spelled"]
+
+KEPT = 128  # tokens of a caption
 
 
 def look(
@@ -25,8 +28,8 @@ def look(
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, sizes[-1], max_skipped=1, **options)
         print(pictures.report())
-        if recipe.encoder == "toy":
-            tell_words(make_encoder(recipe.encoder), pictures)
+        for line in words(recipe.encoder, pictures):
+            print(line)
         for line in forecast(pictures, recipe):
             print(line)
         some = evenly(pictures, 8)
@@ -44,27 +47,31 @@ def evenly(pictures, most: int) -> list[int]:
     return list(range(len(pictures)))[:: max(1, len(pictures) // most)][:most]
 
 
-def tell_words(encoder, pictures, most: int = 10_000):
-    "What the toy encoder makes of captions, the first ten thousand of them."
+def words(name: str, pictures, most: int = 10_000) -> Iterator[str]:
+    "What an encoder makes of captions, the first ten thousand of them; its tokenizer alone is loaded."
     several = (pictures.captions(i) or [""] for i in range(min(most, len(pictures))))
     captions = list(dict.fromkeys(caption for some in several for caption in some))
-    longest = max(map(len, encoder.tokenize(captions)))
-    print(
-        f"tokens: at most {longest} of {encoder.max_length}; {encoder.truncated} captions are cut there"
-    )
-    if words := spelled(encoder, captions):
-        print(
+    try:
+        folder, label = find_folder(name)
+        tokenizer = load_tokenizer(str(folder or name))
+    except ValueError as e:
+        return (yield f"tokens: not counted, {e}")
+    ids, cut, unknown = token_numbers(tokenizer, captions, KEPT)
+    yield f"tokens: at most {max(map(len, ids))} of {KEPT}; {cut} captions are cut there"
+    yield from loss_lines(0, unknown, KEPT, label)
+    if name == "toy" and (words := spelled(tokenizer, captions)):
+        yield (
             f"words the toy encoder has never met, and only spells: {len(words)}, as {', '.join(words[:5])}; \n"
             "  one that reads real language: imagen-nb train ... --encoder google/t5-v1_1-base"
         )
 
 
-def spelled(encoder, captions: list[str]) -> list[str]:
+def spelled(tokenizer, captions: list[str]) -> list[str]:
     "Words that a tokenizer takes to pieces."
     words = dict.fromkeys(
         word for caption in captions for word in caption.replace(",", " ").split()
     )
-    return [word for word in words if len(encoder.tokenizer.tokenize(word)) > 1]
+    return [word for word in words if len(tokenizer.tokenize(word)) > 1]
 
 
 def forecast(pictures, recipe, most: int = 32) -> Iterator[str]:

@@ -76,7 +76,8 @@ TRAIN = {
     "recipe": "toy, toy-full or paper",
     "--data SOURCE": DATA_HELP,
     "--init MODEL": "start from this model's stages and weights: directory, hub name or toy",
-    "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's)",
+    "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's);"
+    " with --init: where the model's own encoder lies",
     "--stage N": "train this stage alone; 0 is the base (default: all, in turn)",
     "--set path=value": "change the recipe, as in training.0.lr=1e-3; may be repeated",
     "--out": "directory of the run (default runs/RECIPE)",
@@ -126,6 +127,7 @@ EMBED = {
 DATA = {
     "source SOURCE": DATA_HELP,
     "--recipe": "whose sizes to show (default toy)",
+    "--encoder NAME": "count the tokens that this T5, BERT or CLIP makes of the captions (default: the recipe's)",
     "--out": "PNG file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from imagen_nb.cascade import Imagen
+from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
 from imagen_nb.store.checkpoint import load_meta, newest_checkpoint
 from imagen_nb.store.config import config_from_dict
 from imagen_nb.store.hub import find_model
+from imagen_nb.store.text_models import find_encoder
+from imagen_nb.text import TextEncoder
 
 __all__ = ["export", "read_with", "start_from"]
 
@@ -29,7 +32,9 @@ def export(
     steps = {size: o[1]["step"] if o else 0 for size, o in found.items()}
     if not any(steps.values()):
         raise ValueError(f"export: {run}, got no checkpoint of any stage, expected at least one")
-    Imagen(make_encoder(recipe.encoder), trained_stages(recipe, run)).save_pretrained(out)
+    cache = run / "captions"  # knows the identity of the encoder, which is all that is saved of it
+    encoder = EmbeddingCache.open(cache) if cache.is_dir() else make_encoder(recipe.encoder)
+    Imagen(encoder, trained_stages(recipe, run)).save_pretrained(out)
     return steps
 
 
@@ -41,7 +46,7 @@ def read_with(
     width = make_encoder(encoder).width
 
     def widen(network: Any):  # a config of any network
-        return replace(network, text_dim=width)
+        return replace(network, text_dim=width) if network.text_dim else network
 
     stages = tuple(replace(o, network=widen(o.network)) for o in recipe.stages)
     return replace(recipe, encoder=encoder, stages=stages)
@@ -50,9 +55,11 @@ def read_with(
 def start_from(
     recipe: Recipe,  # how to train
     model: str,  # a directory, a hub name or "toy"
+    encoder: str | None = None,  # where its text encoder lies; None: look around
 ) -> Recipe:  # with that model's stages and text encoder
-    "Go on from a trained model: its networks, its weights, its text encoder."
-    meta = load_meta(find_model(model))
+    "Go on from a trained model: its networks, its weights, its text encoder and no other."
+    folder = find_model(model)
+    meta = load_meta(folder)
     if (kind := meta.get("kind")) != "imagen":
         raise ValueError(f"train: init, got {kind!r} in {model}, expected a saved Imagen")
     stages = tuple(config_from_dict(values) for values in meta["stages"])
@@ -61,6 +68,6 @@ def start_from(
             f"train: init, got {len(stages)} stages in {model},"
             f" expected the {len(recipe.stages)} of recipe {recipe.name}"
         )
-    name = (meta["encoder"] or {}).get("encoder", recipe.encoder)
+    place, _ = find_encoder(meta["encoder"], TextEncoder.from_pretrained, encoder, folder)
     where = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-    return replace(recipe, init=where, stages=stages, encoder="toy" if name == "t5-toy" else name)
+    return replace(recipe, init=where, stages=stages, encoder=place or recipe.encoder)

@@ -14,7 +14,14 @@ from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.keeping import claim_directory
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import HELD_OUT, finish
-from imagen_nb.runs.setup import build_cache, check_width, held_back, make_encoder, open_data
+from imagen_nb.runs.setup import (
+    build_cache,
+    check_width,
+    held_back,
+    make_encoder,
+    open_data,
+    settle_encoder,
+)
 from imagen_nb.runs.work import Job, work
 from imagen_nb.store.config import config_to_dict
 
@@ -35,6 +42,7 @@ def train(
     out, since = Path(out), time.time()
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
+    recipe = settle_encoder(recipe, encoder, out)
     claim_directory(out, config_to_dict(recipe))
     if (out / "samples.png").exists():
         print(

@@ -1,8 +1,10 @@
 """What a run needs before its first step: pictures, a text encoder, cached captions, stages."""
 
 import json
+import os
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +15,10 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.recipes import Recipe
 from imagen_nb.stage import Stage
-from imagen_nb.store.checkpoint import load_into, newest_checkpoint
+from imagen_nb.store.checkpoint import load_directory, load_into, newest_checkpoint
 from imagen_nb.store.config import config_diff, config_from_dict, config_to_dict
-from imagen_nb.store.files import assets
+from imagen_nb.store.files import replace_text
+from imagen_nb.store.hub import find_model
 from imagen_nb.text import TextEncoder
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "open_data",
     "held_back",
     "make_encoder",
+    "settle_encoder",
     "check_width",
     "build_cache",
     "first_stages",
@@ -73,11 +77,25 @@ def make_encoder(
     device: torch.device | str | None = None,  # None: the CPU
 ) -> TextEncoder:
     "A text encoder by its name."
-    if name != "toy":
-        return TextEncoder.from_pretrained(name, max_length, dtype, device)
-    return TextEncoder.from_pretrained(
-        assets() / "t5-toy", max_length, dtype or torch.float32, device
-    )
+    dtype = dtype or (torch.float32 if name == "toy" else None)
+    return TextEncoder.from_pretrained(name, max_length, dtype, device)
+
+
+def settle_encoder(
+    recipe: Recipe,  # which names the encoder
+    encoder: TextEncoder,  # that it names
+    out: Path,  # directory of the run
+) -> Recipe:  # with a folder's full path, which holds from anywhere
+    "Remember where the encoder lies; in a run that goes on digests decide, so it may have moved."
+    folder = Path(recipe.encoder).expanduser()
+    if recipe.encoder != "toy" and folder.is_dir():
+        recipe = replace(recipe, encoder=os.path.abspath(folder))
+    with suppress(ValueError, OSError):  # no run yet, or another one: `claim_directory` will say
+        EmbeddingCache.open(out / "captions", encoder)
+        if (old := load_recipe(out)).encoder != recipe.encoder:
+            moved = config_to_dict(replace(old, encoder=recipe.encoder))
+            replace_text(out / "config.json", json.dumps(moved, indent=1))
+    return recipe
 
 
 def check_width(
@@ -86,7 +104,7 @@ def check_width(
 ):
     "Refuse networks that expect other embeddings than the encoder's."
     for k, stage in enumerate(recipe.stages):
-        if (dim := stage.network.text_dim) != encoder.width:
+        if (dim := stage.network.text_dim) not in (0, encoder.width):  # 0: it reads none
             raise ValueError(
                 f"train: stages.{k}.network.text_dim, got {dim}, expected {encoder.width}, the width"
                 f" of encoder {recipe.encoder}; --encoder sets both"
@@ -133,7 +151,8 @@ def first_stages(
     "Stages as training begins: fresh networks, or those of the model to start from."
     if recipe.init is None:
         return [fresh_stage(*pair) for pair in zip(recipe.stages, recipe.training)]
-    old = Imagen.from_pretrained(recipe.init).stages
+    tensors, meta = load_directory(find_model(recipe.init))
+    old = Imagen.from_files(tensors, {**meta, "encoder": None}, None).stages
     return [
         taken_over(stage, config, f"stage {k} of {recipe.init}")
         for k, (stage, config) in enumerate(zip(old, recipe.stages))

@@ -31,8 +31,8 @@ class Pretrained(ABC):
     def from_files(
         cls,
         tensors: dict,  # by file
-        meta: dict,  # what lay beside them
-        encoder,  # a text encoder; None: load the one that the files name
+        meta: dict,  # what lay beside them, and in which "folder"
+        encoder,  # a text encoder, or its folder; None: look for the one that the files name
     ) -> Self:
         "The model that `to_files` took apart."
 
@@ -69,15 +69,16 @@ class Pretrained(ABC):
     def from_pretrained(
         cls,
         name: str | Path,  # a directory, a run, a hub repository, or "toy"
-        encoder=None,  # a text encoder; None: load the one that the files name
+        encoder=None,  # a text encoder, or its folder; None: look for the one that the files name
     ) -> Self:
         "Read what `save_pretrained` wrote."
-        tensors, meta = load_directory(find_model(name))
+        folder = find_model(name)
+        tensors, meta = load_directory(folder)
         if (kind := meta.get("kind")) != cls.KIND:
             raise ValueError(
                 f"{cls.__name__}.from_pretrained: {name}, got {kind!r}, expected {cls.KIND!r}"
             )
-        return cls.from_files(tensors, meta, encoder)
+        return cls.from_files(tensors, {**meta, "folder": folder}, encoder)
 
 
 def find_model(
