@@ -11,8 +11,8 @@ from imagen_nb.store.checks import (
     alike,
     check,
     check_among,
-    check_per_sample,
     floats,
+    per_sample,
     rises,
     told,
 )
@@ -59,10 +59,10 @@ def test_names_and_numbers():
     with pytest.raises(ValueError, match="f: kind, got 'c', expected None, 'a' or 'b'"):
         check_among("f: kind", "c", (None, "a", "b"))
     for fine in (1, 0.5, torch.tensor(2.0), torch.ones(3), torch.ones(3).long()):
-        check_per_sample("f: w", fine, 3)
+        per_sample("f: w", fine, 3)
     for bad in ("7", None, True, 1j, float("inf"), torch.ones(2), torch.ones(3, 1)):
         with pytest.raises(ValueError, match="(?s)f: w, got .*a finite number or one per sample"):
-            check_per_sample("f: w", bad, 3)
+            per_sample("f: w", bad, 3)
 
 
 def test_floats_are_at_least_float32():
