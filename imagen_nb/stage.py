@@ -232,7 +232,7 @@ class Stage:
         if lowres is not None:
             low, level = sampling_lowres(lowres.to(self.device), c, seeds)
         denoise = denoiser(self, text.to(self.device), c.w, c.threshold, low, level, watch)
-        with evaluating(self.network):
+        with evaluating(self.network), plain_torch():
             return walk(denoise, c, sides, seeds, self.device).clamp(-1, 1)
 
 # %% ../nbs/10_stage.ipynb #b53503ab

@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from imagen_nb.store.checks import check, plain, told
+from imagen_nb.store.config import shown
 from imagen_nb.store.text_models import check_captions
 
 __all__ = [
@@ -61,7 +63,7 @@ def settle_seeds(
     is_row = isinstance(values, (Sequence, Iterator)) and not isinstance(values, (str, bytes))
     values = [plain(s) for s in values] if is_row else []
     fine = is_row and all(type(s) is int for s in values)
-    check(fine, what, _shown(seeds), f"a list of whole numbers, {expected}")
+    check(fine, what, shown(seeds), f"a list of whole numbers, {expected}")
     check(len(values) == b and b, what, len(values), expected)
     return values
 
@@ -105,9 +107,12 @@ def check_lowres(
 ):
     "Refuse anything but a picture for each, as the networks see it."
     what, kind = "sample: lowres", type(lowres)
-    floats = f"a tensor of floats ({b}, 3, h, w) in [-1, 1]"
-    hint = f"{floats}; `to_square` of imagen_nb.pictures.pixels makes one of a picture of PIL"
-    check(isinstance(lowres, Tensor), what, f"a {kind.__module__}.{kind.__name__}", hint)
+    name = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
+    expected = f"a tensor of floats ({b}, 3, h, w) in [-1, 1]"
+    hint = f"{expected}; `to_square` of imagen_nb.pictures.pixels makes one of a picture of PIL"
+    check(isinstance(lowres, Tensor), what, f"a {name}", hint)
+    is_dense = lowres.layout is torch.strided and not lowres.is_meta
+    check(is_dense, what, f"{lowres.layout} on {lowres.device}", expected)
     shape = tuple(lowres.shape)
     check(lowres.ndim == 4 and shape[:2] == (b, 3), what, shape, f"({b}, 3, h, w)")
     if not lowres.is_floating_point():
@@ -132,11 +137,5 @@ def _sides(size) -> tuple[int, int]:
     values: Any = size.tolist() if hasattr(size, "tolist") else size
     values = [plain(s) for s in values] if isinstance(values, (tuple, list)) else [values, values]
     fine = len(values) == 2 and all(type(s) is int for s in values)
-    check(fine, "sample: size", _shown(size), "a whole number of pixels or (height, width)")
+    check(fine, "sample: size", shown(size), "a whole number of pixels or (height, width)")
     return values[0], values[1]
-
-
-def _shown(value) -> str:
-    "A value short enough for a line."
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

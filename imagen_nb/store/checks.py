@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from imagen_nb.store.config import shown
+
 __all__ = [
     "alike",
     "as_device",
@@ -61,7 +63,7 @@ def whole(
     n = plain(value)
     fine = type(n) is int and n >= least and (most is None or n <= most)
     limits = f"{least} or more" if most is None else f"{least} to {most}"
-    check(fine, what, repr(value), f"a whole number, {limits}")
+    check(fine, what, shown(value), f"{limits}, a whole number")
     return n
 
 
@@ -76,7 +78,7 @@ def as_device(
     except (TypeError, RuntimeError, AssertionError) as e:  # no name of a device; no such device
         reason = str(e).splitlines()[0]
         raise ValueError(
-            f"{what}, got {value!r}, expected a device of this machine, such as 'cpu' ({reason})"
+            f"{what}, got {shown(value)}, expected a device of this machine, such as 'cpu' ({reason})"
         ) from e
     return device
 
@@ -87,6 +89,7 @@ def per_sample(
     b: int,  # how many samples there are
 ) -> float | Tensor:  # the same; a number of numpy as Python's own
     "Refuse anything but one finite number, or one for each sample."
+    fine: bool | Tensor
     if isinstance(value, Tensor):
         fine = _is_numeric(value) and tuple(value.shape) in ((), (b,)) and value.isfinite()
     else:

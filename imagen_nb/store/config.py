@@ -30,6 +30,7 @@ __all__ = [
     "config_diff",
     "change",
     "did_you_mean",
+    "shown",
 ]
 
 KINDS: dict[str, type] = {}  # every config class by its name
@@ -100,7 +101,7 @@ def _checked(given, f) -> Any:
     if fit is MISSING or not all(_is_allowed(v, f.metadata) for v in parts):
         name, expected = type(given).__name__, _expected(hint, f.metadata)
         near = did_you_mean(value, f.metadata.get("among") or ())
-        raise ValueError(f"{name}: {f.name}, got {value!r}, expected {expected}{near}")
+        raise ValueError(f"{name}: {f.name}, got {shown(value)}, expected {expected}{near}")
     return fit
 
 
@@ -293,14 +294,16 @@ def config_diff(
 
 def _line(path: str, old, new) -> str:
     "One difference."
-    return f"{path}: {_shown(old)} on disk, {_shown(new)} now"
+    return f"{path}: {shown(old)} on disk, {shown(new)} now"
 
 
-def _shown(value) -> str:
+def shown(
+    value,  # anything
+) -> str:
     "A value short enough for a line."
     if isinstance(value, dict) and "type" in value:
         return f"{value['type']}(...)"
-    text = value if value is ABSENT else repr(value)
+    text = value if value is ABSENT else " ".join(repr(value).split())
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
@@ -361,7 +364,7 @@ def did_you_mean(
 ) -> str:  # "; did you mean ...?", or nothing
     "A suggestion for a misspelt name."
     names = [k for k in known if isinstance(k, str)]
-    near = difflib.get_close_matches(name, names, 1) if isinstance(name, str) else []
+    near = difflib.get_close_matches(name.lower(), names, 1) if isinstance(name, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

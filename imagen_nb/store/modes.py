@@ -1,10 +1,11 @@
 """State of torch that anyone may set: put aside for a while, and back again whatever happens."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.overrides import has_torch_function
 
 __all__ = ["evaluating", "plain_torch"]
 
@@ -26,10 +27,19 @@ def evaluating(
 @contextmanager
 def plain_torch() -> Iterator[None]:
     "What is made without a word is float32 on the CPU, whatever torch's defaults were set to."
-    dtype = torch.get_default_dtype()
+    dtype, device, had_one = torch.get_default_dtype(), torch.get_default_device(), _has_device()
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)  # any default, even the CPU, makes torch choose slower kernels
+    had_one = had_one and not _has_device()  # else it is a block `with torch.device(...)`
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu") if _has_device() else nullcontext():
             yield
     finally:
         torch.set_default_dtype(dtype)
+        if had_one:
+            torch.set_default_device(device)
+
+
+def _has_device() -> bool:
+    "Is there a default device, or anything else that torch asks before each call?"
+    return has_torch_function((torch.empty(0, dtype=torch.float32, device="cpu"),))
