@@ -41,12 +41,13 @@ def count_captions(
     can_read: bool,  # it has a text encoder
 ) -> int:  # how many there are
     "A list of captions for a model that reads, a `TextEmbedding` for any."
-    what, kind = "Imagen.sample: captions", type(captions).__name__
+    what = "Imagen.sample: captions"
     if hasattr(captions, "tokens"):
         return count_texts(what, captions)
     check(not isinstance(captions, str), what, "a string", "a list of captions")
-    expected = "a TextEmbedding: this model has no text encoder"
-    check(can_read, what, "text" if isinstance(captions, list) else f"a {kind}", expected)
+    is_list = isinstance(captions, (list, tuple))
+    check(is_list, what, shown(captions), "a list of at least one str")
+    check(can_read, what, "text", "a TextEmbedding: this model has no text encoder")
     check_captions("Imagen.sample", captions)
     return len(captions)
 

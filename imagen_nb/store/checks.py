@@ -74,7 +74,7 @@ def as_device(
     "Refuse what names no device of this machine."
     try:
         device = torch.device(value)
-        torch.empty(0, device=device)
+        torch.empty(0, dtype=torch.float32, device=device)
     except (TypeError, RuntimeError, AssertionError) as e:  # no name of a device; no such device
         reason = str(e).splitlines()[0]
         raise ValueError(
