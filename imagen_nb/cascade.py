@@ -15,7 +15,7 @@ from torch import Tensor
 from .pictures.request import check_lowres, check_request, count_captions, settle_seeds
 from .stage import Stage, sampling_config
 from .store.checkpoint import load_into, network_itself, weights_to_save
-from .store.checks import whole
+from .store.checks import as_whole
 from .store.config import config_from_dict, config_to_dict
 from .store.hub import Pretrained
 from .store.modes import plain_torch
@@ -86,7 +86,7 @@ def options_per_stage(
     for stage, given in zip(stages, each):
         sampling_config(stage.config, **{k: v for k, v in given.items() if k != "batch_size"})
         if given.get("batch_size") is not None:
-            given["batch_size"] = whole("Imagen.sample: batch_size", given["batch_size"])
+            given["batch_size"] = as_whole("Imagen.sample: batch_size", given["batch_size"])
     return each
 
 # %% ../nbs/11_cascade.ipynb #01062b6f
@@ -98,7 +98,7 @@ def choose_stages(
     "The first stage made for pictures of this size, and those after it."
     n = len(stages)
     if stop is not None:
-        stop = whole("Imagen.sample: stages", stop, 1, n)
+        stop = as_whole("Imagen.sample: stages", stop, 1, n)
     given: tuple = (None,) if lowres is None else tuple(lowres.shape[-2:])
     start = next((k for k, o in enumerate(stages[:stop]) if o.config.lowres_size in given), None)
     if start is None:
@@ -149,7 +149,7 @@ class Imagen(Pretrained):
         **options,  # of `SAMPLING`, `batch_size`: one for all stages, or a list
     ) -> Tensor | list[Tensor]:  # pictures, (b*n 3 h w) in [-1, 1], on the CPU
         "Caption in, picture out."
-        n = whole("Imagen.sample: n", n)
+        n = as_whole("Imagen.sample: n", n)
         b = n * count_captions(captions, self.encoder is not None)
         seeds = settle_seeds(seeds, b)
         if lowres is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import alpha_sigma, q_posterior
-from .store.checks import check, check_among, floats, rises, told, whole
+from .store.checks import as_whole, check, check_among, floats, rises, told
 
 # %% ../nbs/04_sampling.ipynb #b55a1245
 def time_grid(
@@ -24,7 +24,7 @@ def time_grid(
     kind: str = "t",  # even steps in "t" (paper) or in "log_snr" (not in paper)
 ) -> Tensor:  # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
-    n = whole("time_grid: n", n)
+    n = as_whole("time_grid: n", n)
     check(1 >= start > end >= 0, "time_grid: times", (start, end), "1 >= start > end >= 0")
     check_among("time_grid: kind", kind, ("t", "log_snr"))
     exact: Any = dict(dtype=torch.float64, device="cpu")

@@ -22,7 +22,7 @@ from .guidance import drop_text, guided
 from .pictures.pixels import Batch, resize
 from .pictures.request import check_request, count_texts, settle_seeds
 from .sampling import SAMPLERS, time_grid
-from .store.checks import as_device, plain
+from .store.checks import as_device, as_plain
 from .store.config import config, did_you_mean, option
 from .store.keyed import keyed_noise
 from .store.modes import evaluating, plain_torch
@@ -297,7 +297,7 @@ def sampling_config(
     if unknown := sorted(set(options) - set(SAMPLING)):
         hint = did_you_mean(unknown[0], SAMPLING)
         raise ValueError(f"sample: got unknown options {unknown}, expected among {SAMPLING}{hint}")
-    given = {k: plain(v) for k, v in options.items() if v is not None or k == "threshold"}
+    given = {k: as_plain(v) for k, v in options.items() if v is not None or k == "threshold"}
     c = replace(config, **given)
     if c.lowres_size and c.aug_t > c.aug_max:
         warnings.warn(

@@ -11,14 +11,14 @@ from torch.testing import assert_close
 from imagen_nb.store.checks import (
     alike,
     as_device,
+    as_plain,
+    as_whole,
     check,
     check_among,
     floats,
     per_sample,
-    plain,
     rises,
     told,
-    whole,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "checks"))
@@ -72,14 +72,14 @@ def test_names_and_numbers():
 
 @pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), 3])
 def test_a_whole_number_may_come_out_of_an_array(number):
-    assert whole("f: n", number, 1, 3) == 3 and type(whole("f: n", number)) is int
-    assert plain("3") == "3" and plain([3]) == [3] and plain(None) is None
+    assert as_whole("f: n", number, 1, 3) == 3 and type(as_whole("f: n", number)) is int
+    assert as_plain("3") == "3" and as_plain([3]) == [3] and as_plain(None) is None
 
 
 @pytest.mark.parametrize("bad", [0, -1, 4, 3.0, np.float64(3), True, "3", None, [3], torch.ones(2)])
 def test_nothing_else_is_a_whole_number(bad):
     with pytest.raises(ValueError, match="^f: n, got .*, expected 1 to 3, a whole number$"):
-        whole("f: n", bad, 1, 3)
+        as_whole("f: n", bad, 1, 3)
 
 
 def test_a_device_is_one_of_this_machine():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagen_nb.store.checks import check, plain, told
+from imagen_nb.store.checks import as_plain, check, told
 from imagen_nb.store.config import shown
 from imagen_nb.store.text_models import check_captions
 
@@ -62,7 +62,7 @@ def settle_seeds(
     what, expected = "sample: seeds", f"one for each of {b} pictures"
     values: Any = seeds.tolist() if hasattr(seeds, "tolist") else seeds
     is_row = isinstance(values, (Sequence, Iterator)) and not isinstance(values, (str, bytes))
-    values = [plain(s) for s in values] if is_row else []
+    values = [as_plain(s) for s in values] if is_row else []
     fine = is_row and all(type(s) is int for s in values)
     check(fine, what, shown(seeds), f"a list of whole numbers, {expected}")
     check(len(values) == b and b, what, len(values), expected)
@@ -136,7 +136,9 @@ def _first_sides(config, b: int, lowres: Tensor | None, size) -> tuple[int, int]
 def _sides(size) -> tuple[int, int]:
     "Height and width from one whole number or two."
     values: Any = size.tolist() if hasattr(size, "tolist") else size
-    values = [plain(s) for s in values] if isinstance(values, (tuple, list)) else [values, values]
+    values = (
+        [as_plain(s) for s in values] if isinstance(values, (tuple, list)) else [values, values]
+    )
     fine = len(values) == 2 and all(type(s) is int for s in values)
     check(fine, "sample: size", shown(size), "a whole number of pixels or (height, width)")
     return values[0], values[1]

@@ -14,10 +14,10 @@ __all__ = [
     "check_among",
     "floats",
     "per_sample",
-    "plain",
+    "as_plain",
     "rises",
     "told",
-    "whole",
+    "as_whole",
 ]
 
 
@@ -46,21 +46,21 @@ def check_among(
     check(value in choices, what, repr(value), f"{', '.join(most)} or {last}")
 
 
-def plain(
+def as_plain(
     value,  # anything
 ):  # a number of numpy or torch as Python's own; anything else as it is
     "Numbers out of arrays are numbers."
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def whole(
+def as_whole(
     what: str,  # the function, a colon, the argument
     value,  # what the argument was
     least: int = 1,  # smallest value
     most: int | None = None,  # largest value; None: there is none
 ) -> int:
     "Refuse anything but a whole number; 2.0 and True are none."
-    n = plain(value)
+    n = as_plain(value)
     fine = type(n) is int and n >= least and (most is None or n <= most)
     limits = f"{least} or more" if most is None else f"{least} to {most}"
     check(fine, what, shown(value), f"{limits}, a whole number")
@@ -93,7 +93,7 @@ def per_sample(
     if isinstance(value, Tensor):
         fine = _is_numeric(value) and tuple(value.shape) in ((), (b,)) and value.isfinite()
     else:
-        value = plain(value)
+        value = as_plain(value)
         fine = type(value) in (int, float) and math.isfinite(value)
     got = value if isinstance(value, Tensor) else repr(value)
     check(fine, what, got, f"a finite number or one per sample ({b},)")
