@@ -106,7 +106,7 @@ def pixel_centres(
     device=None,  # where to compute
 ) -> Tensor:  # in units of the frame's side, (1 or b, length)
     "Centres of a window's pixels along one axis, clamped to the frame."
-    i = torch.arange(length, device=device)[None]
+    i = torch.arange(length, dtype=torch.float32, device=device or "cpu")[None]
     if first is not None:
         i = (i + first.to(device)[:, None]).clamp(0, size - 1)
     return (i + 0.5) / size
@@ -143,13 +143,14 @@ def render(
     b, (h, w) = len(scenes), (size, size) if crop is None else (crop.height, crop.width)
     x = pixel_centres(w, size, crop and crop.left, device).expand(b, w)[:, None, :]
     y = pixel_centres(h, size, crop and crop.top, device).expand(b, h)[:, :, None]
-    gray = torch.tensor([BACKGROUNDS[s.background] for s in scenes], device=device)
+    like: dict = dict(dtype=torch.float32, device=device or "cpu")
+    gray = torch.tensor([BACKGROUNDS[s.background] for s in scenes], **like)
     images = gray[:, None, None, None].expand(b, 3, h, w).contiguous()
     for slot in range(max((len(s.things) for s in scenes), default=0)):
         i = [k for k, s in enumerate(scenes) if len(s.things) > slot]
         things = [scenes[k].things[slot] for k in i]
         alpha, tint = paint(things, x[i], y[i], size)
-        colour = torch.tensor([COLOURS[o.colour] for o in things], device=device)[..., None, None]
+        colour = torch.tensor([COLOURS[o.colour] for o in things], **like)[..., None, None]
         colour = colour + tint * (1 - colour)
         images[i] = images[i] + alpha * (colour - images[i])
     return images * 2 - 1

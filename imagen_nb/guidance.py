@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import broadcast_to
-from .store.checks import alike, check, check_per_sample, told
+from .store.checks import alike, check, per_sample, told
 from .text import TextEmbedding
 
 # %% ../nbs/05_guidance.ipynb #a3114f77
@@ -38,7 +38,7 @@ def classifier_free_guidance(
 ) -> Tensor:  # guided prediction, at least float32
     "Weighted sum past the conditional prediction (eq. 2)."
     cond, uncond = alike("classifier_free_guidance", cond=cond, uncond=uncond)
-    check_per_sample("classifier_free_guidance: w", w, len(cond))
+    w = per_sample("classifier_free_guidance: w", w, len(cond))
     if isinstance(w, Tensor) and w.ndim:
         w = broadcast_to(w.to(cond), cond)
     return w * cond + (1 - w) * uncond
@@ -52,7 +52,7 @@ def guided(
 ) -> Callable:  # (z, log_snr) -> guided prediction
     "Both branches in one batch of 2b rows, captions first; w == 1 runs one branch."
     check(not interval or interval[0] < interval[1], "guided: interval", interval, "(low, high)")
-    check_per_sample("guided: w", w, len(text.tokens))
+    w = per_sample("guided: w", w, len(text.tokens))
     both = TextEmbedding.concat([text, text.null()])
 
     def predict_guided(z, log_snr):
@@ -61,7 +61,7 @@ def guided(
             inside = (log_snr >= interval[0]) & (log_snr <= interval[1])
             if log_snr.device.type == "cpu" and not inside.any():
                 return predict(z, log_snr, text)
-            weight = torch.where(inside, torch.as_tensor(w, device=z.device), 1.0)
+            weight = torch.where(inside, torch.as_tensor(w, dtype=z.dtype, device=z.device), 1.0)
         if not isinstance(weight, Tensor) and weight == 1:
             return predict(z, log_snr, text)
         pair = predict(torch.cat([z, z]), torch.cat([log_snr, log_snr]), both)

@@ -32,7 +32,8 @@ def sinusoid(
     "Sinusoidal features of a number (Vaswani et al.; ADM scales time to 1000)."
     if width % 2:
         raise ValueError(f"sinusoid: width, got {width}, expected an even number")
-    freqs = torch.exp(-math.log(10000) * torch.arange(width // 2, device=u.device) / (width // 2))
+    steps = torch.arange(width // 2, dtype=torch.float32, device=u.device) / (width // 2)
+    freqs = torch.exp(-math.log(10000) * steps)
     args = scale * u.float()[:, None] * freqs  # (b width/2)
     return torch.cat([args.sin(), args.cos()], dim=1)
 

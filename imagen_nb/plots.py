@@ -122,7 +122,7 @@ def image_grid(
     columns = min(columns, len(tiles))
     level = round((min(max(background, -1), 1) + 1) * 127.5)
     shape = (rows * (h + padding) + padding, columns * (w + padding) + padding, 3)
-    sheet = torch.full(shape, level, dtype=torch.uint8)
+    sheet = torch.full(shape, level, dtype=torch.uint8, device="cpu")
     for i, tile in enumerate(tiles):
         top = padding + i // columns * (h + padding)
         left = padding + i % columns * (w + padding)

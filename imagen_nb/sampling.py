@@ -7,12 +7,13 @@ __all__ = ['SAMPLERS', 'time_grid', 'sample_ddpm', 'sample_ddim', 'sample_dpmpp_
 
 # %% ../nbs/04_sampling.ipynb #dda4bafb
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .diffusion import alpha_sigma, q_posterior
-from .store.checks import check, check_among, floats, rises, told
+from .store.checks import as_whole, check, check_among, floats, rises, told
 
 # %% ../nbs/04_sampling.ipynb #b55a1245
 def time_grid(
@@ -23,13 +24,14 @@ def time_grid(
     kind: str = "t",  # even steps in "t" (paper) or in "log_snr" (not in paper)
 ) -> Tensor:  # n+1 rising log-SNR values, float32
     "Noise levels a sampler visits (App. A: uniformly spaced times)."
-    check(type(n) is int and n > 0, "time_grid: n", repr(n), "a number of steps, 1 or more")
+    n = as_whole("time_grid: n", n)
     check(1 >= start > end >= 0, "time_grid: times", (start, end), "1 >= start > end >= 0")
     check_among("time_grid: kind", kind, ("t", "log_snr"))
+    exact: Any = dict(dtype=torch.float64, device="cpu")
     if kind == "t":
-        return schedule(torch.linspace(start, end, n + 1, dtype=torch.float64)).float()
-    first, last = schedule(torch.tensor([start, end], dtype=torch.float64)).tolist()
-    return torch.linspace(first, last, n + 1, dtype=torch.float64).float()
+        return schedule(torch.linspace(start, end, n + 1, **exact)).float()
+    first, last = schedule(torch.tensor([start, end], **exact)).tolist()
+    return torch.linspace(first, last, n + 1, **exact).float()
 
 # %% ../nbs/04_sampling.ipynb #9cff48c5
 def _begin(

@@ -20,10 +20,12 @@ from .diffusion import SCHEDULES, diffusion_loss, q_sample, to_x0
 from .efficient_unet import EfficientUNetConfig
 from .guidance import drop_text, guided
 from .pictures.pixels import Batch, resize
-from .pictures.request import check_request
+from .pictures.request import check_request, count_texts, settle_seeds
 from .sampling import SAMPLERS, time_grid
-from .store.config import config, option
+from .store.checks import as_device, as_plain
+from .store.config import config, did_you_mean, option
 from .store.keyed import keyed_noise
+from .store.modes import evaluating, plain_torch
 from .text import TextEmbedding, fast_dtype
 from .thresholding import threshold as apply_threshold
 from .unet import NetworkConfig, UNetConfig
@@ -146,7 +148,7 @@ def sampling_lowres(
 ) -> tuple[Tensor, Tensor]:  # what the network sees, (b 3 factor*h factor*w); its level, (b,)
     "The conditioning picture of sampling: frame repeated for the margin, noised, enlarged."
     low = nn.functional.pad(lowres.float(), (1, 1, 1, 1), mode="replicate")
-    aug_t = torch.full((len(low),), float(config.aug_t), device=low.device)
+    aug_t = torch.full((len(low),), config.aug_t, dtype=torch.float32, device=low.device)
     aug_log_snr = SCHEDULES[config.aug_schedule](aug_t)
     aug_eps = keyed_noise(seeds, low.shape[1:], stream=f"aug {config.size}", device=low.device)
     return noisy_lowres(low, aug_log_snr, aug_eps, config.factor), aug_log_snr
@@ -170,10 +172,11 @@ def fast_layout(
 class Stage:
     "One model of the cascade: network, schedule, target, size. Trained alone, sampled alone."
 
+    @plain_torch()
     def __init__(
         self,
         config: StageConfig,  # what to build
-        network: nn.Module | None = None,  # an existing network; None: a fresh one
+        network: nn.Module | None = None,  # an existing one; None: fresh, float32 on the CPU
     ):
         self.config, self.is_trained = config, network is not None
         self.network = config.network.build() if network is None else network
@@ -185,6 +188,7 @@ class Stage:
 
     def to(self, device: torch.device | str) -> "Stage":  # itself
         "Move the network, in the memory layout that is fastest there."
+        device = as_device("Stage.to: device", device)
         self.network.to(device, memory_format=fast_layout(device))  # type: ignore[call-overload]
         return self
 
@@ -223,16 +227,14 @@ class Stage:
     ) -> Tensor:  # pictures, (b 3 h w) in [-1, 1]
         "Walk from noise to a picture (paper 2.1-2.4)."
         c = sampling_config(self.config, **options)
-        sides = check_request([self], len(text.mask), seeds, lowres, size)
+        seeds = settle_seeds(seeds, count_texts("Stage.sample: text", text))
+        sides = check_request([self], len(seeds), lowres, size)
         low, level = None, None
         if lowres is not None:
             low, level = sampling_lowres(lowres.to(self.device), c, seeds)
         denoise = denoiser(self, text.to(self.device), c.w, c.threshold, low, level, watch)
-        was_training = self.network.training
-        self.network.eval()
-        x0_hat = walk(denoise, c, sides, seeds, self.device)
-        self.network.train(was_training)
-        return x0_hat.clamp(-1, 1)
+        with evaluating(self.network), plain_torch():
+            return walk(denoise, c, sides, seeds, self.device).clamp(-1, 1)
 
 # %% ../nbs/10_stage.ipynb #b53503ab
 def denoiser(
@@ -273,14 +275,13 @@ def walk(
     device: torch.device | str,  # where to compute
 ) -> Tensor:  # the last x0_hat, (b 3 h w)
     "From noise to pictures, step by step (paper App. A)."
-    c = config
-    z = keyed_noise(seeds, (3, *sides), stream=f"start {c.size}", device=device)
-    log_snrs = time_grid(c.steps, SCHEDULES[c.schedule], c.t_start).to(device)
+    z = keyed_noise(seeds, (3, *sides), stream=f"start {config.size}", device=device)
+    log_snrs = time_grid(config.steps, SCHEDULES[config.schedule], config.t_start).to(device)
 
     def noise(i, z):
-        return keyed_noise(seeds, z.shape[1:], f"step {c.size} {i}", z.device)
+        return keyed_noise(seeds, z.shape[1:], f"step {config.size} {i}", z.device)
 
-    for _, _, guess in SAMPLERS[c.sampler](denoise, z, log_snrs, noise=noise):
+    for _, _, guess in SAMPLERS[config.sampler](denoise, z, log_snrs, noise=noise):
         x0_hat = guess
     return x0_hat
 
@@ -295,8 +296,9 @@ def sampling_config(
 ) -> StageConfig:  # checked
     "A stage's config with what the caller wants otherwise."
     if unknown := sorted(set(options) - set(SAMPLING)):
-        raise ValueError(f"sample: got unknown options {unknown}, expected among {SAMPLING}")
-    given = {k: v for k, v in options.items() if v is not None or k == "threshold"}
+        hint = did_you_mean(unknown[0], SAMPLING)
+        raise ValueError(f"sample: got unknown options {unknown}, expected among {SAMPLING}{hint}")
+    given = {k: as_plain(v) for k, v in options.items() if v is not None or k == "threshold"}
     c = replace(config, **given)
     if c.lowres_size and c.aug_t > c.aug_max:
         warnings.warn(

@@ -137,7 +137,8 @@ def run_text_model(
 ) -> TextEmbedding:  # padded to the longest, on the model's device
     "One batch through the frozen model; padding and empty captions are zero."
     device = "cpu" if model.device.type == "meta" else model.device  # meta: offloaded
-    padded = pad_sequence([torch.tensor(row or [0]) for row in ids], batch_first=True).to(device)
+    rows = [torch.tensor(row or [0], device=device) for row in ids]
+    padded = pad_sequence(rows, batch_first=True)
     lengths = torch.tensor([[len(row)] for row in ids], device=device)  # (b 1)
     place = torch.arange(padded.shape[1], device=device)
     mask, real = place < lengths.clamp(min=1), place < lengths  # (b l)
@@ -216,7 +217,7 @@ class TextEncoder:
         ids = self.tokenize(captions)
         places = by_length(ids, self.batch_size, self.device)
         texts = [run_text_model(self.model, [ids[i] for i in k], self.statistics) for k in places]
-        order = torch.tensor([i for k in places for i in k]).argsort()
+        order = torch.tensor([i for k in places for i in k], device="cpu").argsort()
         return TextEmbedding.concat(texts).rows(order)
 
 # %% ../nbs/02_text.ipynb #721b8063
@@ -238,6 +239,6 @@ def pad_rows(
     rows: list[Tensor],  # real tokens of each caption, (length d)
 ) -> TextEmbedding:  # float32, padded to the longest
     "Captions as one batch: the inverse of dropping the padding."
-    lengths = torch.tensor([[len(row)] for row in rows])  # (b 1)
+    lengths = torch.tensor([[len(row)] for row in rows], device="cpu")  # (b 1)
     tokens = pad_sequence([row.float() for row in rows], batch_first=True)  # (b l d)
-    return TextEmbedding(tokens, torch.arange(tokens.shape[1]) < lengths)
+    return TextEmbedding(tokens, torch.arange(tokens.shape[1], device="cpu") < lengths)

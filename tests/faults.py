@@ -150,8 +150,8 @@ FAULTS = [
     (
         "no caption outside the interval",
         "guidance",
-        "torch.as_tensor(w, device=z.device), 1.0)",
-        "torch.as_tensor(w, device=z.device), 0.0)",
+        "torch.as_tensor(w, dtype=z.dtype, device=z.device), 1.0)",
+        "torch.as_tensor(w, dtype=z.dtype, device=z.device), 0.0)",
     ),
     ("blocks chosen by their least value", "thresholding", "blocks.amax(1)", "blocks.amin(1)"),
     (

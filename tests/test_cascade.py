@@ -267,6 +267,23 @@ def test_a_drawing_leaves_the_network_as_it_was():
         assert stage.network.training is mode
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_drawing_that_is_interrupted_leaves_each_part_as_it_was(error):
+    stage = awake(BASE_STAGE)
+    stage.network.train().middle.eval()  # a part that someone has frozen
+    modes = [m.training for m in stage.network.modules()]
+
+    def stop(x0_hat):
+        assert not any(m.training for m in stage.network.modules())
+        raise error
+
+    with pytest.raises(error):
+        stage.sample(text(1), seeds=[0], watch=stop)
+    assert [m.training for m in stage.network.modules()] == modes
+    stage.sample(text(1), seeds=[0])
+    assert [m.training for m in stage.network.modules()] == modes
+
+
 def test_residual_prediction_is_used_in_both_paths():
     recorder = Recorder()
     stage = Stage(replace(SR_STAGE, is_residual=True), recorder)
@@ -438,7 +455,40 @@ def test_progress_counts_every_step(capsys):
     [
         (dict(seeds=[0]), "got 1, expected one for each of 2"),
         (dict(n=2, seeds=[0, 1]), "got 2, expected one for each of 4"),
-        (dict(n=0), "n, got 0"),
+        (dict(n=0), "n, got 0, expected 1 or more"),
+        (dict(n=1.0), "n, got 1.0, expected 1 or more"),
+        (dict(seeds=1), "sample: seeds, got 1, expected a list of whole numbers"),
+        (dict(seeds="12"), "seeds, got '12'"),
+        (dict(seeds=[0.0, 1]), "seeds, got \\[0.0, 1\\], expected a list of whole numbers"),
+        (dict(seeds=torch.rand(2)), "seeds, got tensor"),
+        (dict(seeds={0, 1}), "seeds, got {0, 1}"),
+        (dict(seeds=range(3)), "seeds, got 3, expected one for each of 2"),
+        (dict(size=16.0), "size, got 16.0, expected a whole number of pixels or"),
+        (dict(size="16x16"), "size, got '16x16'"),
+        (dict(size=(16,)), "size, got \\(16,\\)"),
+        (dict(size=(16.0, 16.0)), "size, got \\(16.0, 16.0\\)"),
+        (dict(w="2"), "w, got '2', expected a number"),
+        (dict(w=torch.tensor([1.0, 2.0])), "w, got tensor"),
+        (dict(w=float("inf")), "w, got inf"),
+        (dict(steps=1.5), "steps, got 1.5"),
+        (dict(sampler="ddmp"), "did you mean ddpm"),
+        (dict(sampler="DDIM"), "did you mean ddim"),
+        (dict(treshold=None), "did you mean threshold"),
+        (dict(batch_size=0), "Imagen.sample: batch_size, got 0, expected 1 or more"),
+        (dict(batch_size=[1, 2.0]), "batch_size, got 2.0"),
+        (dict(stages=[0]), "stages, got \\[0\\], expected 1 to 2"),
+        (dict(stages=1.0), "stages, got 1.0"),
+        (dict(lowres=Image.new("RGB", (16, 16))), "lowres, got a PIL.Image.Image, .*to_square"),
+        (
+            dict(lowres=np.zeros((2, 3, 16, 16), "f")),
+            "lowres, got a numpy.ndarray, expected a tensor",
+        ),
+        (dict(lowres=[torch.zeros(3, 16, 16)] * 2), "lowres, got a list"),
+        (
+            dict(lowres=torch.zeros(3, 16, 16)),
+            "lowres, got \\(3, 16, 16\\), expected \\(2, 3, h, w\\)",
+        ),
+        (dict(lowres=torch.zeros(2, 3, 16, 16, device="meta")), "on meta"),
         (
             dict(size=(17, 30)),
             "got 17 x 30 pixels, expected multiples of 2; the nearest is 16 x 30",
@@ -472,6 +522,49 @@ def test_bad_requests_are_refused_before_anything_is_computed(request_, words):
     with pytest.raises(ValueError, match=words):
         Imagen(None, stages).sample(text(2), **request_)
     assert not any(o.network.calls for o in stages)
+
+
+@pytest.mark.parametrize(
+    "captions, words",
+    [
+        (None, "got None"),
+        (3, "got 3"),
+        (b"red", "got b'red'"),
+        (["a", ["b"]], "1 that are no str"),
+        ((c for c in "ab"), "got <generator"),
+        ([], "at least one str"),
+        ("red", "a string"),
+        (torch.zeros(1, 5, 12), "got tensor"),
+    ],
+)
+def test_what_is_no_list_of_captions_is_refused(captions, words):
+    imagen = Imagen(Letters(), [Stage(BASE_STAGE, Recorder())])
+    with pytest.raises(ValueError, match="^Imagen.sample: captions, got.*expected") as e:
+        imagen.sample(captions)
+    assert words in str(e.value) and not imagen.stages[0].network.calls
+    assert imagen.sample(("a", "b"), steps=1).shape == (2, 3, 16, 16)
+    for other in (captions, ["a"], None):
+        with pytest.raises(ValueError, match="Stage.sample: text, got a .*a TextEmbedding"):
+            imagen.stages[0].sample(other, seeds=[0])
+
+
+def test_numbers_out_of_arrays_draw_what_plain_ones_do():
+    imagen, words = cascade(), text(2)
+    plainly = dict(n=1, size=12, w=1.5, steps=2, aug_t=0.25, batch_size=1, seeds=[3, 2**70])
+    made = imagen.sample(words, **plainly)
+    arrays = {k: np.asarray(v)[()] for k, v in plainly.items() if k != "seeds"}
+    tensors = {k: torch.tensor(v) for k, v in plainly.items() if k != "seeds"}
+    for numbers in (arrays, tensors, dict(plainly, size=np.array([12, 12]), n=np.uint8(1))):
+        assert torch.equal(imagen.sample(words, **dict(plainly) | numbers), made)
+    first = imagen.sample(words, seeds=[3, 4], stages=np.int64(1))
+    for seeds in (
+        range(3, 5),
+        np.array([3, 4]),
+        torch.tensor([3, 4]),
+        iter([3, 4]),
+        (np.int8(3), 4),
+    ):
+        assert torch.equal(imagen.sample(words, seeds=seeds, stages=1), first)
 
 
 def test_an_untrained_stage_anywhere_is_refused_before_anything_is_computed():
@@ -677,6 +770,69 @@ def test_an_encoder_of_ones_own_draws_and_is_asked_for_when_loading(tmp_path):
     other.identity = dict(Letters.identity, revision="2")
     with pytest.raises(ValueError, match="load_encoder: got .*expected the encoder of training"):
         Imagen.from_pretrained(tmp_path / "m", other)
+
+
+def test_a_wrapped_network_is_saved_as_itself(tmp_path):
+    stage = awake(BASE_STAGE)
+    own = {k: v.clone() for k, v in stage.network.state_dict().items()}
+    inside = awake(BASE_STAGE).network
+    inside.middle = torch.compile(torch.nn.DataParallel(inside.middle), backend="eager")
+    network = stage.network
+    for k, wrapped in enumerate(
+        (
+            torch.compile(network, backend="eager"),
+            torch.nn.DataParallel(network),
+            torch.compile(torch.nn.DataParallel(network), backend="eager"),
+            inside,
+        )
+    ):
+        stage.network = wrapped
+        Imagen(None, [stage]).save_pretrained(tmp_path / str(k), dtype=torch.float32)
+        again = Imagen.from_pretrained(tmp_path / str(k)).stages[0].network.state_dict()
+        assert again.keys() == own.keys() and all(torch.equal(again[k], own[k]) for k in own)
+        assert "UNet" in (tmp_path / str(k) / "README.md").read_text()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    stages = [awake(BASE_STAGE) for _ in range(3)]
+    stages[0].network = torch.optim.swa_utils.AveragedModel(stages[0].network)
+    stages[1].network.middle = torch.nn.Identity()
+    torch.nn.utils.parametrizations.weight_norm(stages[2].network.conv_in)
+    for stage in stages:
+        with pytest.raises(ValueError, match="save_pretrained: 16 px: weights of another network"):
+            Imagen(None, [stage]).save_pretrained(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_saved_so_that_they_come_back(tmp_path):
+    imagen = Imagen(None, [awake(BASE_STAGE)])
+    bias = imagen.stages[0].network.conv_in.bias.data
+    for value in (float("nan"), float("-inf")):
+        bias[0] = value
+        for dtype in (torch.float16, torch.float32):
+            with pytest.raises(ValueError, match="save_pretrained: stage0, conv_in.bias, got NaN"):
+                imagen.save_pretrained(tmp_path / "m", dtype=dtype)
+    bias[0] = 1e5
+    for dtype in (torch.int8, torch.float64, torch.float8_e4m3fn, "float16", np.float16, None):
+        with pytest.raises(
+            ValueError, match="save_pretrained: dtype, got .*expected torch.float16"
+        ):
+            imagen.save_pretrained(tmp_path / "m", dtype=dtype)
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match="conv_in.bias, got 100000, more than 65504 of float16"):
+        imagen.save_pretrained(tmp_path / "m")
+    again = Imagen.from_pretrained(tmp_path / "m").stages[0].network
+    assert torch.equal(again.conv_in.bias, bias) and again.conv_in.weight.dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        imagen.save_pretrained(tmp_path / "m", dtype=torch.bfloat16)
+
+
+def test_no_picture_goes_to_a_device_that_is_not_there():
+    for where in ("gpu", torch.float16, "float16"):
+        with pytest.raises(ValueError, match="Stage.to: device, got"):
+            cascade().to(where)
+    assert cascade().to("cpu").stages[0].device.type == "cpu"
 
 
 def test_damage_is_noticed(tmp_path):

@@ -3,16 +3,20 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from imagen_nb.store.checks import (
     alike,
+    as_device,
+    as_plain,
+    as_whole,
     check,
     check_among,
-    check_per_sample,
     floats,
+    per_sample,
     rises,
     told,
 )
@@ -59,10 +63,31 @@ def test_names_and_numbers():
     with pytest.raises(ValueError, match="f: kind, got 'c', expected None, 'a' or 'b'"):
         check_among("f: kind", "c", (None, "a", "b"))
     for fine in (1, 0.5, torch.tensor(2.0), torch.ones(3), torch.ones(3).long()):
-        check_per_sample("f: w", fine, 3)
+        assert per_sample("f: w", fine, 3) is fine
+    assert type(per_sample("f: w", np.float32(2), 3)) is float
     for bad in ("7", None, True, 1j, float("inf"), torch.ones(2), torch.ones(3, 1)):
         with pytest.raises(ValueError, match="(?s)f: w, got .*a finite number or one per sample"):
-            check_per_sample("f: w", bad, 3)
+            per_sample("f: w", bad, 3)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), 3])
+def test_a_whole_number_may_come_out_of_an_array(number):
+    assert as_whole("f: n", number, 1, 3) == 3 and type(as_whole("f: n", number)) is int
+    assert as_plain("3") == "3" and as_plain([3]) == [3] and as_plain(None) is None
+
+
+@pytest.mark.parametrize("bad", [0, -1, 4, 3.0, np.float64(3), True, "3", None, [3], torch.ones(2)])
+def test_nothing_else_is_a_whole_number(bad):
+    with pytest.raises(ValueError, match="^f: n, got .*, expected 1 to 3, a whole number$"):
+        as_whole("f: n", bad, 1, 3)
+
+
+def test_a_device_is_one_of_this_machine():
+    assert as_device("f: device", "cpu") == as_device("f: device", torch.device("cpu"))
+    for bad in ("gpu", "CPU", "float16", torch.float16, None, 1.5, "cuda:99", torch.zeros(2, 2)):
+        with pytest.raises(ValueError, match="^f: device, got .*, expected a device of") as e:
+            as_device("f: device", bad)
+        assert "\n" not in str(e.value)
 
 
 def test_floats_are_at_least_float32():

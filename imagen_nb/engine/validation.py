@@ -15,6 +15,7 @@ from imagen_nb.pictures.pixels import Batch, resize
 from imagen_nb.plots import image_grid
 from imagen_nb.stage import Draws, Stage, StageConfig, lowres_pair, noisy_lowres
 from imagen_nb.store.keyed import permute
+from imagen_nb.store.modes import evaluating
 
 if TYPE_CHECKING:
     from imagen_nb.engine.execution import Execution
@@ -96,19 +97,16 @@ def compare_losses(
         )
 
     linear = Stage(c, LinearPixels(c, *map(torch.cat, zip(*(seen(*part) for part in parts)))))
-    was_training, rows = stage.network.training, []
-    stage.network.eval()
-    place = 0
-    for batch, draws in parts:
-        trivial = linear.loss(batch, draws)
-        other = batch._replace(text=text[others[place : place + len(batch.index)]])
-        place += len(batch.index)
-        batch, other = to_device(batch, stage.device), to_device(other, stage.device)
-        draws = to_device(draws, stage.device)
-        rows.append(
-            torch.stack([stage.loss(batch, draws).cpu(), stage.loss(other, draws).cpu(), trivial])
-        )
-    stage.network.train(was_training)
+    place, rows = 0, []
+    with evaluating(stage.network):
+        for batch, draws in parts:
+            trivial = linear.loss(batch, draws)
+            other = batch._replace(text=text[others[place : place + len(batch.index)]])
+            place += len(batch.index)
+            batch, other = to_device(batch, stage.device), to_device(other, stage.device)
+            draws = to_device(draws, stage.device)
+            answers = [stage.loss(o, draws).cpu() for o in (batch, other)]
+            rows.append(torch.stack([*answers, trivial]))
     losses = torch.cat(rows, 1).double()  # (3, n)
     true, shuffled, guessed = (
         [row[k::levels].mean().item() for k in range(levels)] for row in losses

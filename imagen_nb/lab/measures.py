@@ -157,15 +157,17 @@ def bootstrap_mean(
     resamples: int = 4000,  # draws of n captions with replacement
 ) -> dict:  # mean, low and high (95 %), n
     "A mean with its percentile bootstrap interval over captions; the draws are keyed."
-    values = torch.as_tensor(values).double()
+    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     if values.ndim != 1 or len(values) < 2 or not values.isfinite().all():
         raise ValueError(
             f"bootstrap_mean: values, got {tuple(values.shape)}, expected (n,) "
             "finite numbers, n > 1"
         )
     n = len(values)
-    rows = torch.randint(n, (resamples, n), generator=keyed_generator("bootstrap", n))
-    low, high = values[rows].mean(1).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    g = keyed_generator("bootstrap", n)
+    rows = torch.randint(n, (resamples, n), generator=g, device="cpu")
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float32, device="cpu").double()
+    low, high = values[rows].mean(1).quantile(ends).tolist()
     return dict(mean=values.mean().item(), low=low, high=high, n=n)
 
 
@@ -179,8 +181,9 @@ def jackknife(
     """
     if n < 2:
         raise ValueError(f"jackknife: n, got {n}, expected 2 or more")
-    every = torch.arange(n)
-    without = torch.tensor([statistic(every[every != k]) for k in range(n)]).double()
+    every = torch.arange(n, device="cpu")
+    left_out = [statistic(every[every != k]) for k in range(n)]
+    without = torch.tensor(left_out, dtype=torch.float32, device="cpu").double()
     error = ((n - 1) * without.var(correction=0)).sqrt().item()
     whole = statistic(every)
     return dict(mean=whole, low=whole - 1.96 * error, high=whole + 1.96 * error, n=n)

@@ -23,7 +23,7 @@ def chroma(
 
 def _hues(colours: tuple[str, ...]) -> Tensor:
     "Chroma of each colour at full strength, (n, 2)."
-    rgb = torch.tensor([COLOURS[c] for c in colours]) * 2 - 1
+    rgb = torch.tensor([COLOURS[c] for c in colours], dtype=torch.float32, device="cpu") * 2 - 1
     return chroma(rgb.T[:, None])[:, 0].T
 
 
@@ -68,18 +68,23 @@ def _strength(things: list[Thing], size: int) -> Tensor:
     return (alpha * (1 - tint))[:, 0]
 
 
+def _middles(side: int) -> Tensor:
+    "Centres of a row of pixels in units of the row, (side,)."
+    return (torch.arange(side, dtype=torch.float32, device="cpu") + 0.5) / side
+
+
 @functools.cache
 def _moments(shape: str, fill: str) -> tuple[float, float]:
     "Summed strength of a shape of radius 1, and how far below its centre that strength lies."
     share = _strength([Thing(shape, "red", None, fill, 0.5, 0.5, 0.4)], 256)[0]
-    y = (torch.arange(256) + 0.5) / 256 - 0.5
+    y = _middles(256) - 0.5
     return (share.mean() / 0.4**2).item(), ((share.sum(1) * y).sum() / share.sum() / 0.4).item()
 
 
 def _candidates(share: Tensor, shapes: tuple[str, ...]) -> list[Thing]:
     "Things of every shape and fill with the area and the centre of a patch."
     side = share.shape[-1]
-    at, total = (torch.arange(side) + 0.5) / side, share.sum()
+    at, total = _middles(side), share.sum()
     x, y = ((share.sum(0) * at).sum() / total).item(), ((share.sum(1) * at).sum() / total).item()
     out = []
     for shape in shapes:
@@ -109,7 +114,7 @@ def _read_fill(image: Tensor, thing: Thing) -> str:
     "Fill of a thing from its inside, by fitting a slope and waves; needs 128 pixels or more."
     side = image.shape[-1]
     inner = dataclasses.replace(thing, fill="plain", r=thing.r - 1.5 / side)
-    x, y = ((torch.arange(side) + 0.5) / side - c for c in (thing.x, thing.y))
+    x, y = (_middles(side) - c for c in (thing.x, thing.y))
     alpha, _ = paint([inner], x[None, None] + thing.x, y[None, :, None] + thing.y, side)
     rows, cols = (alpha[0, 0] > 0.99).nonzero(as_tuple=True)
     hue = _hues((thing.colour,))[0]

@@ -91,11 +91,12 @@ def tent_weights(
     "A tent as wide as two pixels of the coarser grid; what hangs over the frame counts on its edge."
     reach = max(1.0, old / new)
     pad = math.ceil(reach)
-    at = torch.arange(-pad, old + pad)
-    centre = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new
+    exact: dict = dict(dtype=torch.float64, device="cpu")
+    at = torch.arange(-pad, old + pad, device="cpu")
+    centre = (torch.arange(new, **exact) + 0.5) * old / new
     weights = (1 - (at + 0.5 - centre[:, None]).abs() / reach).clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True)
-    return torch.zeros(new, old, dtype=torch.float64).index_add(1, at.clamp(0, old - 1), weights)
+    return torch.zeros(new, old, **exact).index_add(1, at.clamp(0, old - 1), weights)
 
 
 def crop_images(
@@ -104,8 +105,16 @@ def crop_images(
 ) -> Tensor:  # (b c crop.height crop.width)
     "Cut windows; beyond the frame its edge repeats."
     b, _, h, w = images.shape
-    rows = (crop.top[:, None] + torch.arange(crop.height)).clamp(0, h - 1).to(images.device)
-    cols = (crop.left[:, None] + torch.arange(crop.width)).clamp(0, w - 1).to(images.device)
+    rows = (
+        (crop.top[:, None] + torch.arange(crop.height, device=crop.top.device))
+        .clamp(0, h - 1)
+        .to(images.device)
+    )
+    cols = (
+        (crop.left[:, None] + torch.arange(crop.width, device=crop.left.device))
+        .clamp(0, w - 1)
+        .to(images.device)
+    )
     batch = torch.arange(b, device=images.device)[:, None, None]
     return images[batch, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
 

@@ -13,7 +13,6 @@ from imagen_nb.engine.validation import describe_samples
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import read_pictures
 from imagen_nb.runs.setup import open_data, trained_stages
-from imagen_nb.stage import Stage
 from imagen_nb.training import validation_loss
 
 __all__ = ["FEW", "SMALL", "look_at_drawing", "draw_model", "some", "picture_stats"]
@@ -47,7 +46,7 @@ def some(world, n: int = FEW) -> list[int]:
 def is_small(recipe: Recipe) -> bool:
     "Do its networks draw in seconds on any machine?"
     with torch.device("meta"):
-        return sum(p.numel() for c in recipe.stages for p in Stage(c).network.parameters()) < SMALL
+        return sum(p.numel() for c in recipe.stages for p in c.network.build().parameters()) < SMALL
 
 
 def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:

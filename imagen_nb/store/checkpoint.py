@@ -63,11 +63,13 @@ __all__ = [
     "load_directory",
     "load_into",
     "load_meta",
+    "network_itself",
     "newest_checkpoint",
     "prune",
     "save_directory",
     "sweep",
     "verify",
+    "weights_to_save",
 ]
 
 README = "README.md"
@@ -303,6 +305,45 @@ def load_into(
     what: str,  # is loaded; the error begins with it
 ):
     "Load weights whose names and shapes all fit, or none of them."
+    _check_fit(module, tensors, what)
+    module.load_state_dict(tensors)
+
+
+def weights_to_save(
+    module: nn.Module,  # a network, perhaps wrapped, it or its parts
+    fresh: nn.Module,  # what will load them
+    what: str,  # is saved; the error begins with it
+) -> dict[str, Tensor]:  # by the names that `fresh` has
+    "Weights without the names that wrappers give them; refused unless they can be loaded again."
+    tensors = module.state_dict()
+    for path, part in reversed(list(module.named_modules())):  # what is inside comes first
+        if (inner := _wrapped(part)) is not None:
+            outer = f"{path}." if path else ""
+            long = f"{outer}{inner}."
+            tensors = {
+                k.replace(long, outer, 1) if k.startswith(long) else k: tensors[k] for k in tensors
+            }
+    _check_fit(fresh, tensors, what)
+    return tensors
+
+
+def network_itself(
+    module: nn.Module,  # perhaps wrapped
+) -> nn.Module:
+    "What is inside `torch.compile`, DataParallel and their like."
+    return next(part for part in module.modules() if _wrapped(part) is None)
+
+
+def _wrapped(module: nn.Module) -> str | None:
+    "Under which name a wrapper holds the network; None: it is no wrapper."
+    if "_orig_mod" in module._modules:  # torch.compile
+        return "_orig_mod"
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return "module" if isinstance(module, parallel) else None
+
+
+def _check_fit(module: nn.Module, tensors: dict[str, Tensor], what: str):
+    "Refuse weights of which a name or a shape is not the module's own."
 
     def shape(group, name):
         return tuple(group[name].shape) if name in group else "nothing"
@@ -318,7 +359,6 @@ def load_into(
         raise CheckpointError(
             "\n  ".join([f"{what}: weights of another network", *differ[:5], *more])
         )
-    module.load_state_dict(tensors)
 
 
 # ---------------------------------------------------------------- many checkpoints

@@ -1,9 +1,24 @@
 """What a function refuses: one line at its border, one sentence for whoever gave it the wrong thing."""
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["alike", "check", "check_among", "check_per_sample", "floats", "rises", "told"]
+from imagen_nb.store.config import shown
+
+__all__ = [
+    "alike",
+    "as_device",
+    "check",
+    "check_among",
+    "floats",
+    "per_sample",
+    "as_plain",
+    "rises",
+    "told",
+    "as_whole",
+]
 
 
 def check(
@@ -31,16 +46,58 @@ def check_among(
     check(value in choices, what, repr(value), f"{', '.join(most)} or {last}")
 
 
-def check_per_sample(
+def as_plain(
+    value,  # anything
+):  # a number of numpy or torch as Python's own; anything else as it is
+    "Numbers out of arrays are numbers."
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def as_whole(
+    what: str,  # the function, a colon, the argument
+    value,  # what the argument was
+    least: int = 1,  # smallest value
+    most: int | None = None,  # largest value; None: there is none
+) -> int:
+    "Refuse anything but a whole number; 2.0 and True are none."
+    n = as_plain(value)
+    fine = type(n) is int and n >= least and (most is None or n <= most)
+    limits = f"{least} or more" if most is None else f"{least} to {most}"
+    check(fine, what, shown(value), f"{limits}, a whole number")
+    return n
+
+
+def as_device(
+    what: str,  # the function, a colon, the argument
+    value,  # what the argument was
+) -> torch.device:
+    "Refuse what names no device of this machine."
+    try:
+        device = torch.device(value)
+        torch.empty(0, dtype=torch.float32, device=device)
+    except (TypeError, RuntimeError, AssertionError) as e:  # no name of a device; no such device
+        reason = str(e).splitlines()[0]
+        raise ValueError(
+            f"{what}, got {shown(value)}, expected a device of this machine, such as 'cpu' ({reason})"
+        ) from e
+    return device
+
+
+def per_sample(
     what: str,  # the function, a colon, the argument
     value,  # what the argument was
     b: int,  # how many samples there are
-):
+) -> float | Tensor:  # the same; a number of numpy as Python's own
     "Refuse anything but one finite number, or one for each sample."
-    x = torch.tensor(value) if type(value) in (int, float) else value
-    fine = _is_numeric(x) and tuple(x.shape) in ((), (b,)) and x.isfinite()
+    fine: bool | Tensor
+    if isinstance(value, Tensor):
+        fine = _is_numeric(value) and tuple(value.shape) in ((), (b,)) and value.isfinite()
+    else:
+        value = as_plain(value)
+        fine = type(value) in (int, float) and math.isfinite(value)
     got = value if isinstance(value, Tensor) else repr(value)
     check(fine, what, got, f"a finite number or one per sample ({b},)")
+    return value
 
 
 def floats(

@@ -30,6 +30,7 @@ __all__ = [
     "config_diff",
     "change",
     "did_you_mean",
+    "shown",
 ]
 
 KINDS: dict[str, type] = {}  # every config class by its name
@@ -99,7 +100,8 @@ def _checked(given, f) -> Any:
     parts = fit if isinstance(fit, tuple) else (fit,)
     if fit is MISSING or not all(_is_allowed(v, f.metadata) for v in parts):
         name, expected = type(given).__name__, _expected(hint, f.metadata)
-        raise ValueError(f"{name}: {f.name}, got {value!r}, expected {expected}")
+        near = did_you_mean(value, f.metadata.get("among") or ())
+        raise ValueError(f"{name}: {f.name}, got {shown(value)}, expected {expected}{near}")
     return fit
 
 
@@ -177,7 +179,7 @@ def _float(value):
 
 
 def _int(value):
-    is_whole = _float(value) is not MISSING and value == int(value)
+    is_whole = isinstance(value, numbers.Integral) and _float(value) is not MISSING
     return int(value) if is_whole else MISSING
 
 
@@ -292,14 +294,16 @@ def config_diff(
 
 def _line(path: str, old, new) -> str:
     "One difference."
-    return f"{path}: {_shown(old)} on disk, {_shown(new)} now"
+    return f"{path}: {shown(old)} on disk, {shown(new)} now"
 
 
-def _shown(value) -> str:
+def shown(
+    value,  # anything
+) -> str:
     "A value short enough for a line."
     if isinstance(value, dict) and "type" in value:
         return f"{value['type']}(...)"
-    text = value if value is ABSENT else repr(value)
+    text = value if value is ABSENT else " ".join(repr(value).split())
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
@@ -355,11 +359,12 @@ def _names(config) -> str:
 
 
 def did_you_mean(
-    name: str,  # as it was written
-    known: Collection[str],  # what there is
+    name,  # as it was written
+    known: Collection,  # what there is
 ) -> str:  # "; did you mean ...?", or nothing
     "A suggestion for a misspelt name."
-    near = difflib.get_close_matches(name, known, 1)
+    names = [k for k in known if isinstance(k, str)]
+    near = difflib.get_close_matches(name.lower(), names, 1) if isinstance(name, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -369,7 +374,8 @@ def _typed(text: str, hint, path: str):
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):  # the last: a set of lists
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    for candidate in (value, text):
+    is_whole = isinstance(value, float) and value.is_integer()  # as in 1e3
+    for candidate in (value, int(value) if is_whole else value, text):
         if (fit := _fit(candidate, hint)) is not MISSING:
             return fit
     raise ValueError(f"--set {path}: got {text!r}, expected {_words(hint)}")

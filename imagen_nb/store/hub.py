@@ -1,17 +1,22 @@
 """Models in folders and on the hub: where their files are, how they are written and read."""
 
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from imagen_nb.store.card import model_card
 from imagen_nb.store.checkpoint import load_directory, save_directory
+from imagen_nb.store.checks import check, check_among
 from imagen_nb.store.files import assets
 
 __all__ = ["Pretrained", "find_model"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights on disk
 
 
 class Pretrained(ABC):
@@ -22,7 +27,6 @@ class Pretrained(ABC):
     @abstractmethod
     def to_files(
         self,
-        dtype: torch.dtype,  # of the weights on disk
     ) -> tuple[dict, dict, dict]:  # tensors by file; what goes beside them; what the card tells
         "All that is to be saved."
 
@@ -61,7 +65,11 @@ class Pretrained(ABC):
 
     def _save(self, path: str | Path, dtype: torch.dtype, card: dict | None, name: str):
         "Write the directory; `name` is what its card tells people to load."
-        tensors, meta, facts = self.to_files(dtype)
+        check_among("save_pretrained: dtype", dtype, DTYPES)
+        tensors, meta, facts = self.to_files()
+        for file, group in tensors.items():
+            for key, x in group.items():
+                group[key] = _narrowed(x, dtype, f"save_pretrained: {file}, {key}")
         meta = dict(kind=self.KIND, **meta)
         save_directory(path, tensors, meta, readme=model_card(facts, card, name))
 
@@ -79,6 +87,22 @@ class Pretrained(ABC):
                 f"{cls.__name__}.from_pretrained: {name}, got {kind!r}, expected {cls.KIND!r}"
             )
         return cls.from_files(tensors, {**meta, "folder": folder}, encoder)
+
+
+def _narrowed(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    "A weight in the dtype on disk, or in float32 where it holds more than that can."
+    if not x.is_floating_point():
+        return x
+    wide = x.detach().float()
+    check(wide.isfinite(), what, "NaN or infinity", "finite numbers", wait=True)
+    narrow = wide.to(dtype)
+    if narrow.isfinite().all():
+        return narrow
+    most, kind = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
+    warnings.warn(
+        f"{what}, got {wide.abs().max():g}, more than {most:g} of {kind}: kept in float32"
+    )
+    return wide
 
 
 def find_model(

@@ -3,6 +3,7 @@
 import hashlib
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def keyed_generator(
             f"keyed_generator: key, got {key!r}, expected whole numbers and strings"
         ) from None
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
 
 
 def keyed_noise(
@@ -64,7 +65,14 @@ def keyed_noise(
 ) -> Tensor:  # unit Gaussian noise, (b, *shape), float32
     "Noise whose row k depends on `seeds[k]` and `stream` only, whatever the batch."
     seeds = seeds.tolist() if isinstance(seeds, Tensor) else list(seeds)
-    rows = [torch.randn(tuple(shape), generator=keyed_generator("noise", s, stream)) for s in seeds]
+    kind: Any = dict(
+        dtype=torch.float32, device="cpu"
+    )  # not torch's defaults, which anyone may set
+
+    def draw(s):
+        return torch.randn(tuple(shape), generator=keyed_generator("noise", s, stream), **kind)
+
+    rows = [draw(s) for s in seeds]
     if not rows:
         raise ValueError("keyed_noise: seeds, got none, expected at least one")
     return torch.stack(rows).to(device)

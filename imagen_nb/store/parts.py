@@ -78,7 +78,7 @@ def to_bytes(
     "Captions as tensors."
     rows = [caption.encode() for caption in captions]
     text = torch.from_numpy(np.frombuffer(b"".join(rows), np.uint8).copy())
-    return text, torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    return text, torch.tensor([len(row) for row in rows], dtype=torch.int32, device="cpu")
 
 
 def from_bytes(
@@ -102,7 +102,7 @@ def add_part(
     "Write one part: all of it, or none."
     text, text_lengths = to_bytes(captions)
     hashes = torch.from_numpy(hash_captions(captions).view(np.uint8).reshape(-1, 16).copy())
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int32, device="cpu")
     tensors = {
         "tokens": torch.cat(rows),
         "lengths": lengths,

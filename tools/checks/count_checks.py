@@ -11,7 +11,7 @@ from pathlib import Path
 
 LIB = Path(__file__).resolve().parents[2] / "imagen_nb"
 LESSONS = ("diffusion", "sampling", "guidance", "thresholding")
-CHECKS = {"check", "check_among", "check_per_sample", "alike"}
+CHECKS = {"check", "check_among", "per_sample", "as_whole", "alike"}
 WHOLE = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.With)
 
 
