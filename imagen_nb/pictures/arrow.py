@@ -33,6 +33,7 @@ class Rows:
         self.table = as_stored(table, self.image).select_columns(self.columns)
 
     path: Any = None  # of its file; None: it is in memory
+    kind = "dataset"
 
     def _choose(self, schema, name: str, image_column: str | None, caption_column: str | None):
         self.name = name
@@ -60,10 +61,11 @@ class Rows:
                     yield self._found(row, value, text)
                     row += 1
         except (OSError, ValueError) as e:  # of pyarrow
-            notes.problem(f"{self._kind()} damaged", f"{self.name}: from row {row} on: {e}")
+            where = f"{self.name}: from row {row} on: {e}"
+            notes.problem(f"{self.kind} damaged", where, max(1, self._length() - row))
 
-    def _kind(self) -> str:
-        return f"{self.path.suffix[1:].lower()} file" if self.path else "dataset"
+    def _length(self) -> int:
+        return len(self.table)
 
     def _parts(self):
         "Pictures and texts of some rows after the other; no texts: None."
@@ -102,7 +104,7 @@ class FileRows(Rows):
         image_column: str | None = None,  # None: guessed from the types
         caption_column: str | None = None,  # None: a usual name, or the only text column
     ):
-        self.path = path
+        self.path, self.kind = path, f"{path.suffix[1:].lower()} file"
         self._choose(read_schema(path), path.name, image_column, caption_column)
         self.map: Any = None  # batches, and the row at which each begins
 
@@ -130,6 +132,15 @@ class FileRows(Rows):
         with open(self.path, "rb") as f:
             file = parquet.ParquetFile(f, buffer_size=2**20)
             yield from file.iter_batches(STEP, columns=self.columns)
+
+    def _length(self) -> int:
+        "Rows, where the file says so; 0 where they must be counted."
+        from pyarrow import parquet
+
+        if self.path.suffix.lower() == ".arrow":
+            return 0
+        with open(self.path, "rb") as f:
+            return parquet.ParquetFile(f).metadata.num_rows
 
     def _value(self, row: int):
         if self.map is None:

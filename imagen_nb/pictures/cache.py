@@ -13,6 +13,10 @@ from pathlib import Path
 from imagen_nb.store.files import cache_folder, locked
 
 
+class NoRoom(OSError):
+    "The disk of the cache is full: nothing is wrong with the pictures."
+
+
 @contextlib.contextmanager
 def alone(
     name: str,  # of a file in the cache
@@ -33,7 +37,7 @@ def alone(
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise OSError(
+            raise NoRoom(
                 f"load_captioned: {name} cannot be written to {folder}: {e.strerror};"
                 " name another folder in IMAGEN_NB_CACHE"
             ) from e

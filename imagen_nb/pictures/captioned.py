@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagen_nb.pictures.cache import NoRoom
 from imagen_nb.pictures.catalog import Catalog, open_catalog
-from imagen_nb.pictures.decode import decode_picture, reason
+from imagen_nb.pictures.decode import cause, decode_picture, reason
 from imagen_nb.pictures.layout import SPLITS
 from imagen_nb.pictures.pixels import Crop, crop_images, cut_square
 from imagen_nb.pictures.sources import find_source
@@ -104,8 +105,10 @@ class CaptionedImages:
             j = self._stand_in(i)
             try:
                 return _view(self, j, size, window)
+            except NoRoom:
+                raise
             except (OSError, ValueError) as e:
-                _lose(self, j, reason(e))
+                _lose(self, j, reason(e), cause(e))
 
     @property
     def identity(self) -> str:
@@ -117,10 +120,10 @@ class CaptionedImages:
         return "\n".join(_report(self))
 
 
-def _lose(ds: CaptionedImages, i: int, why: str):
+def _lose(ds: CaptionedImages, i: int, why: str, behind: str):
     "Count a picture that could not be read after all; stop where they are too many."
     name, ds.broken[i] = ds.catalog.name(int(ds.keep[i])), why
-    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}"
+    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}{behind}"
     if n > max(FEW, ds.max_skipped * len(ds)) or n == len(ds):
         counts = _counts(collections.Counter(ds.broken.values()))
         ds.stopped = (
@@ -276,6 +279,9 @@ def _choose(rows, split: str, min_size: int, held_out: float, seed: int):
     return np.flatnonzero(is_used), choice
 
 
+WHERE = "captions are read from 1.txt, 1.caption or 1.json beside 1.jpg, or from metadata.csv"
+
+
 def _tell_skipped(ds: CaptionedImages, cause: Exception | None):
     "One warning with all counts; an error where too much is unreadable."
     n, problems = ds.skipped.total(), sum(ds.catalog.meta["problems"].values())
@@ -295,6 +301,6 @@ def _tell_skipped(ds: CaptionedImages, cause: Exception | None):
         ) from cause
     said = [f"left out {n} of {total} pictures: {why}"] * bool(why) + ds.catalog.meta["remarks"]
     if aside and not any(ds.captions(i) for i in range(len(ds))):
-        said.append(f"no picture has a caption; {aside}")
+        said.append(f"no picture has a caption; {aside}; {WHERE}")
     if said:
         warnings.warn(f"load_captioned: {ds.name}: {'; '.join(said)}", stacklevel=3)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from imagen_nb.pictures.cache import alone
-from imagen_nb.pictures.decode import decode_picture, probe, reason
+from imagen_nb.pictures.decode import cause, decode_picture, probe, reason
 from imagen_nb.pictures.shards import Found, Shard, keep_name
 from imagen_nb.pictures.sources import Source
 from imagen_nb.pictures.tables import clean_caption, clean_captions
@@ -148,16 +148,16 @@ def build_catalog(
         new.unlink(missing_ok=True)
 
 
-def _look(shard: Shard, found: Found, check: str) -> tuple[int, int, str]:
-    "Width, height, and why a picture cannot be used."
+def _look(shard: Shard, found: Found, check: str) -> tuple[int, int, str, str]:
+    "Width, height, why a picture cannot be used, and what is behind it."
     if found.problem or check == "nothing":
-        return 0, 0, found.problem
+        return 0, 0, found.problem, ""
     read = functools.partial(shard.read, found.name, found.start, found.length)
     try:
         w, h = decode_picture(read()).size if check == "all" else probe(*found.ends(), read)
-        return w, h, ""
+        return w, h, "", ""
     except (OSError, ValueError) as e:
-        return 0, 0, reason(e)
+        return 0, 0, reason(e), cause(e)
 
 
 class _Writer:
@@ -170,14 +170,14 @@ class _Writer:
         self.kept = hashlib.blake2b(digest_size=8)  # of names and captions
         file.write(bytes(BEGIN))
 
-    def add(self, shard: int, found: Found, width: int, height: int, why: str):
+    def add(self, shard: int, found: Found, width: int, height: int, why: str, behind: str):
         "Write down a picture."
         name = os.fsencode(found.name)
         text = b"\0".join([name, *(c.encode() for c in clean_captions(found.captions)), b""])
         if why:
             self.reasons.setdefault(why, len(self.reasons))
             self.left_out[why] += 1
-            keep_name(self.names, why, found.name)
+            keep_name(self.names, why, found.name + behind)
         else:
             self.kept.update(text)
         self.file.write(text)

@@ -41,9 +41,9 @@ class Notes:
         default_factory=list
     )  # how a source was understood, where it is open
 
-    def problem(self, why: str, name: str):
-        "Count a problem and keep a few names."
-        self.problems[why] += 1
+    def problem(self, why: str, name: str, n: int = 1):
+        "Count a problem, or n of a kind, and keep a few names."
+        self.problems[why] += n
         keep_name(self.examples, why, name)
 
 

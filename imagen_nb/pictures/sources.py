@@ -134,8 +134,8 @@ def _add_folder(out: Source, folder: Path, split: str, columns: tuple):
     out.notes.ignored.update(["parquet without pictures"] * (len(paths) - len(shards)))
     apart = [os.path.abspath(folder / o) for o in (*found.shards, *found.others)]
     for place, table in found.tables.items():
-        which = dict(asked=found.asked(place), apart=apart)
-        out.shards.append(Listed(folder / table, folder / place, *columns, **which))
+        asked, (image, text) = found.asked(place), columns
+        out.shards.append(Listed(folder / table, folder / place, image, text, asked, apart))
     if found.has_loose or not (found.tables or shards):
         apart += [os.path.abspath(folder / place) for place in found.tables]
         out.shards.append(Folder(folder / found.base, columns[1], apart))
