@@ -28,6 +28,7 @@ from imagen_nb.pictures.sources import find_source
 from imagen_nb.pictures.streams import stream_captioned
 from imagen_nb.pictures.tables import table_captions
 from imagen_nb.pictures.tars import Tar, tar_members
+from imagen_nb.store.files import cache_folder
 from imagen_nb.store.keyed import permute
 
 datasets = pytest.importorskip("datasets")
@@ -758,7 +759,7 @@ def builds(monkeypatch):
 
 
 def the_catalog() -> Path:
-    found = list(catalog.cache_folder().glob("*.catalog"))
+    found = list(cache_folder().glob("*.catalog"))
     assert len(found) == 1
     return found[0]
 
@@ -851,7 +852,7 @@ def test_a_build_that_is_killed_leaves_nothing_half_done(tmp_path):
     child.kill()
     child.wait()
     assert (
-        not list(catalog.cache_folder().glob("*.catalog"))
+        not list(cache_folder().glob("*.catalog"))
         and len(load_captioned(tmp_path / "in", 16)) == 13
     )
 

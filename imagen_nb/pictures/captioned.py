@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagen_nb.pictures.cache import NoRoom
 from imagen_nb.pictures.catalog import Catalog, open_catalog
-from imagen_nb.pictures.decode import decode_picture, reason
+from imagen_nb.pictures.decode import cause, decode_picture, reason
+from imagen_nb.pictures.layout import SPLITS
 from imagen_nb.pictures.pixels import Crop, crop_images, cut_square
-from imagen_nb.pictures.sources import SPLITS, find_source
+from imagen_nb.pictures.sources import find_source
 from imagen_nb.store.keyed import keyed_share
 
 FEW = 3  # unreadable pictures that never stop a run, however small the collection
@@ -103,8 +105,10 @@ class CaptionedImages:
             j = self._stand_in(i)
             try:
                 return _view(self, j, size, window)
+            except NoRoom:
+                raise
             except (OSError, ValueError) as e:
-                _lose(self, j, reason(e))
+                _lose(self, j, reason(e), cause(e))
 
     @property
     def identity(self) -> str:
@@ -116,10 +120,10 @@ class CaptionedImages:
         return "\n".join(_report(self))
 
 
-def _lose(ds: CaptionedImages, i: int, why: str):
+def _lose(ds: CaptionedImages, i: int, why: str, behind: str):
     "Count a picture that could not be read after all; stop where they are too many."
     name, ds.broken[i] = ds.catalog.name(int(ds.keep[i])), why
-    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}"
+    n, what = len(ds.broken), f"CaptionedImages: {name}, got {why}{behind}"
     if n > max(FEW, ds.max_skipped * len(ds)) or n == len(ds):
         counts = _counts(collections.Counter(ds.broken.values()))
         ds.stopped = (
@@ -185,9 +189,15 @@ def _report(ds: CaptionedImages):
             for a, b in zip(edges, edges[1:])
         ]
         yield "  " + ", ".join(f"{n} {what}" for what, n in some if n)
-    if ignored := ds.catalog.meta["ignored"]:
-        ranked = sorted(ignored.items(), key=lambda o: -o[1])
-        yield "not looked at: " + ", ".join(f"{n} {what}" for what, n in ranked)
+    if aside := _not_looked_at(ds):
+        yield aside
+    yield from ds.catalog.meta["remarks"]
+
+
+def _not_looked_at(ds: CaptionedImages) -> str:
+    "What a source holds besides."
+    ranked = sorted(ds.catalog.meta["ignored"].items(), key=lambda o: -o[1])
+    return "not looked at: " * bool(ranked) + ", ".join(f"{n} {what}" for what, n in ranked)
 
 
 EDGES = (64, 128, 256, 512, 1024)  # of the histogram of shorter sides, in pixels
@@ -251,7 +261,7 @@ def load_captioned(
     keep, choice = _choose(catalog.rows, split, min_size, held_out, seed)
     choice += f", random squares of seed {seed}" * (square == "random")
     ds = CaptionedImages(catalog, keep, size, found.name, square, seed, max_skipped, choice)
-    _tell_skipped(ds)
+    _tell_skipped(ds, found.cause)
     return ds
 
 
@@ -269,23 +279,28 @@ def _choose(rows, split: str, min_size: int, held_out: float, seed: int):
     return np.flatnonzero(is_used), choice
 
 
-def _tell_skipped(ds: CaptionedImages):
+WHERE = "captions are read from 1.txt, 1.caption or 1.json beside 1.jpg, or from metadata.csv"
+
+
+def _tell_skipped(ds: CaptionedImages, cause: Exception | None):
     "One warning with all counts; an error where too much is unreadable."
     n, problems = ds.skipped.total(), sum(ds.catalog.meta["problems"].values())
-    total, why = len(ds.catalog) + problems, _counts(ds.skipped)
+    total, why, aside = len(ds.catalog) + problems, _counts(ds.skipped), _not_looked_at(ds)
+    names = "; ".join(f"{r}: {', '.join(names)}" for r, names in ds.examples.items())
     if not len(ds):
+        told = "; ".join(filter(None, [why, names and f"for example {names}", aside]))
         raise ValueError(
             f"load_captioned: {ds.name}: got no readable picture of {total}{ds.choice}"
-            + f": {why}" * bool(why)
-        )
+            + f": {told}" * bool(told)
+        ) from cause
     if n > max(FEW, ds.max_skipped * total):
-        names = "; ".join(f"{r}: {', '.join(names)}" for r, names in ds.examples.items())
         raise ValueError(
             f"load_captioned: {ds.name}: {n} of {total} pictures cannot be used, more than"
             f" max_skipped={ds.max_skipped:g}: {why}. For example {names}. Mend or remove"
             " them, or allow a larger share"
-        )
-    if why:
-        warnings.warn(
-            f"load_captioned: {ds.name}: left out {n} of {total} pictures: {why}", stacklevel=3
-        )
+        ) from cause
+    said = [f"left out {n} of {total} pictures: {why}"] * bool(why) + ds.catalog.meta["remarks"]
+    if aside and not any(ds.captions(i) for i in range(len(ds))):
+        said.append(f"no picture has a caption; {aside}; {WHERE}")
+    if said:
+        warnings.warn(f"load_captioned: {ds.name}: {'; '.join(said)}", stacklevel=3)

@@ -5,7 +5,6 @@ and its captions, each ended by a zero byte.
 """
 
 import collections
-import contextlib
 import copy
 import functools
 import hashlib
@@ -20,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imagen_nb.pictures.decode import decode_picture, probe, reason
+from imagen_nb.pictures.cache import alone
+from imagen_nb.pictures.decode import cause, decode_picture, probe, reason
 from imagen_nb.pictures.shards import Found, Shard, keep_name
 from imagen_nb.pictures.sources import Source
 from imagen_nb.pictures.tables import clean_caption, clean_captions
-from imagen_nb.store.files import cache_folder
 
 ROW = np.dtype(
     [
@@ -39,7 +38,7 @@ ROW = np.dtype(
     ]
 )
 CHECKS = ("nothing", "header", "all")  # what is read of a picture before it is written down
-VERSION = 2  # of this layout: another one, another file
+VERSION = 3  # of this layout: another one, another file
 LENGTHS = struct.Struct("<3Q")  # bytes of text, rows, bytes of JSON
 DIGEST = functools.partial(hashlib.blake2b, digest_size=16)
 BEGIN = DIGEST().digest_size + LENGTHS.size  # where the text begins
@@ -102,32 +101,10 @@ def open_catalog(
     words = repr((VERSION, source.place, options, check)).encode(errors="surrogateescape")
     key, stamp = hashlib.blake2b(words, digest_size=8).hexdigest(), source.stamp()
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in source.name.split("/")[-1])
-    with _alone(f"{name[:40]}-{key}.catalog") as path:
+    with alone(f"{name[:40]}-{key}.catalog") as path:
         if not _is_current(path, stamp):
             build_catalog(source, path, stamp, check, progress)
         return Catalog(path, source.shards)
-
-
-@contextlib.contextmanager
-def _alone(name: str):
-    "Path of a file in the cache, held by this process alone; in a temporary folder where there can be no cache."
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / f"{name}.lock", "w")
-    except OSError as e:
-        warnings.warn(
-            f"load_captioned: no catalog can be kept in {folder} ({e.strerror}); the pictures are looked"
-            " through again each time. Name another folder in IMAGEN_NB_CACHE"
-        )
-        yield Path(tempfile.mkdtemp(prefix="imagen_nb-")) / name
-        return
-    with lock:
-        with contextlib.suppress(ImportError, OSError):  # without locks two processes both write it
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder / name
 
 
 def _is_current(path: Path, stamp: str) -> bool:
@@ -171,16 +148,16 @@ def build_catalog(
         new.unlink(missing_ok=True)
 
 
-def _look(shard: Shard, found: Found, check: str) -> tuple[int, int, str]:
-    "Width, height, and why a picture cannot be used."
+def _look(shard: Shard, found: Found, check: str) -> tuple[int, int, str, str]:
+    "Width, height, why a picture cannot be used, and what is behind it."
     if found.problem or check == "nothing":
-        return 0, 0, found.problem
+        return 0, 0, found.problem, ""
     read = functools.partial(shard.read, found.name, found.start, found.length)
     try:
         w, h = decode_picture(read()).size if check == "all" else probe(*found.ends(), read)
-        return w, h, ""
+        return w, h, "", ""
     except (OSError, ValueError) as e:
-        return 0, 0, reason(e)
+        return 0, 0, reason(e), cause(e)
 
 
 class _Writer:
@@ -193,14 +170,14 @@ class _Writer:
         self.kept = hashlib.blake2b(digest_size=8)  # of names and captions
         file.write(bytes(BEGIN))
 
-    def add(self, shard: int, found: Found, width: int, height: int, why: str):
+    def add(self, shard: int, found: Found, width: int, height: int, why: str, behind: str):
         "Write down a picture."
         name = os.fsencode(found.name)
         text = b"\0".join([name, *(c.encode() for c in clean_captions(found.captions)), b""])
         if why:
             self.reasons.setdefault(why, len(self.reasons))
             self.left_out[why] += 1
-            keep_name(self.names, why, found.name)
+            keep_name(self.names, why, found.name + behind)
         else:
             self.kept.update(text)
         self.file.write(text)

@@ -137,3 +137,10 @@ def reason(
     "Why a picture is left out."
     named = error if isinstance(error, UnreadablePicture) else getattr(error, "strerror", None)
     return str(named or "unreadable file")
+
+
+def cause(
+    error: Exception,  # of the decoder or of the system
+) -> str:  # in brackets, or nothing
+    "What a library said before we called it damage."
+    return f" ({error.__cause__})" if str(error.__cause__ or "") else ""

@@ -4,14 +4,15 @@ import functools
 import hashlib
 import itertools
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from imagen_nb.pictures.decode import UnreadablePicture, reason
 from imagen_nb.pictures.shards import (
-    SHARDS,
-    SUFFIXES,
+    TEXTS,
     Found,
     Notes,
+    ending,
     file_ends,
     is_hidden,
     read_file,
@@ -19,6 +20,8 @@ from imagen_nb.pictures.shards import (
     told,
 )
 from imagen_nb.pictures.tables import (
+    FILE_COLUMNS,
+    SUFFIXES,
     captions_of,
     decode_text,
     find_column,
@@ -27,18 +30,23 @@ from imagen_nb.pictures.tables import (
     table_rows,
 )
 
-FILE_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "filepath")
-
 
 class Folder:
-    "Picture files, each with its captions in a .txt or .json file beside it."
+    "Picture files, each with its captions in a .txt, .caption or .json file beside it."
 
-    def __init__(self, root: Path, caption_column: str | None = None):
+    def __init__(
+        self,
+        root: Path,  # where to begin
+        caption_column: str | None = None,  # of a .json; None: a usual one
+        apart: Collection[str] = (),  # files and folders below that are read otherwise
+    ):
         self.root, self.name, self.column = root, root.name, caption_column
+        self.base = os.path.abspath(root)
+        self.apart = {os.path.normpath(os.path.join(self.base, path)) for path in apart}
 
     def stamp(self):
         "Every file below, by name, size and time."
-        for folder, names in walk(self.root, Notes()):
+        for folder, names in self.walk(Notes()):
             for name in names:
                 try:
                     info = os.stat(self.root / folder / name)
@@ -46,25 +54,27 @@ class Folder:
                     continue  # a link to nowhere
                 yield f"{os.path.join(folder, name)} {info.st_size} {info.st_mtime_ns}"
 
+    def walk(self, notes: Notes):
+        "Folders below and the files in them, without those that are read otherwise."
+        for folder, names in walk(self.root, notes, apart=self.apart):
+            place = os.path.normpath(os.path.join(self.base, folder))
+            yield folder, [n for n in names if os.path.join(place, n) not in self.apart]
+
     def scan(self, notes: Notes):
         "Every picture, and how many files are none."
-        for folder, names in walk(self.root, notes):
+        for folder, names in self.walk(notes):
             texts: dict[str, str] = {}
-            for ending in (".json", ".txt"):  # a .txt wins
-                texts |= {n[: -len(ending)]: n for n in names if n.lower().endswith(ending)}
-            used = set()
+            for end in TEXTS:
+                texts |= {n[: -len(end)]: n for n in names if n.lower().endswith(end)}
+            used: set[str | None] = set()
             for name in names:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() not in SUFFIXES:
                     continue
-                text = texts.get(stem)
+                text = texts.get(stem, texts.get(name))
                 used |= {name, text, stem + ".json"}
                 yield self._found(os.path.join(folder, name), text and os.path.join(folder, text))
-            notes.ignored.update(
-                os.path.splitext(n)[1] or n
-                for n in names
-                if n not in used and not n.lower().endswith(SHARDS)
-            )
+            notes.ignored.update(ending(n) for n in names if n not in used)
 
     def _found(self, file: str, text: str | None) -> Found:
         captions, problem = told(lambda: self._captions(text)) if text else ([], "")
@@ -72,8 +82,8 @@ class Folder:
 
     def _captions(self, text: str) -> list[str]:
         blob = read_file(self.root / text)
-        is_text = text.lower().endswith(".txt")
-        return lines_of(decode_text(blob)) if is_text else json_captions(blob, self.column)
+        is_json = text.lower().endswith(".json")
+        return json_captions(blob, self.column) if is_json else lines_of(decode_text(blob))
 
     def read(self, name: str, start: int, length: int) -> bytes:
         "The file of a picture."
@@ -84,6 +94,7 @@ def walk(
     root: Path,  # where to begin
     notes: Notes,  # what is passed by is counted here
     folder: str = "",  # below the root
+    apart: Collection[str] = (),  # paths of folders that are not entered
 ):  # yields (folder, names of its files), in order, one folder in memory at a time
     "Folders below a root, without hidden and linked ones."
     try:
@@ -96,14 +107,15 @@ def walk(
     inner = [e for e in entries if e.is_dir(follow_symlinks=False)]
     linked = [e for e in entries if e.is_symlink() and os.path.isdir(e.path)]
     notes.ignored.update(["linked folders"] * len(linked))
-    apart = {e.name for e in inner + linked}
-    yield folder, [e.name for e in entries if e.name not in apart]
+    folders = {e.name for e in inner + linked}
+    yield folder, [e.name for e in entries if e.name not in folders]
     for below in inner:
-        yield from walk(root, notes, os.path.join(folder, below.name))
+        if os.path.abspath(below.path) not in apart:
+            yield from walk(root, notes, os.path.join(folder, below.name), apart)
 
 
 class Listed(Folder):
-    "Pictures named in a table: .jsonl, .csv, .tsv, or COCO's annotations."
+    "Pictures named in a table: .jsonl, .csv, .tsv, .parquet, or COCO's annotations."
 
     def __init__(
         self,
@@ -111,8 +123,11 @@ class Listed(Folder):
         root: Path,  # what its names are relative to
         image_column: str | None = None,  # with the names; None: a usual one
         caption_column: str | None = None,  # with the captions; None: a usual one
+        asked: tuple[list[str], list[str]] = ([], []),  # parts of the root (none: all); not these
+        apart: Collection[str] = (),  # files and folders below that are read otherwise
     ):
-        super().__init__(root, caption_column)
+        super().__init__(root, caption_column, [*apart, os.path.abspath(table)])
+        self.parts, self.others = asked
         self.table, self.name, self.image = table, table.name, image_column
 
     def stamp(self):
@@ -132,6 +147,8 @@ class Listed(Folder):
             count += 1
             try:
                 name, captions = _listed(row, file, text)
+                if not self._is_asked(name):
+                    continue
                 if (key := _hash(name, *captions)) in seen:
                     raise UnreadablePicture("duplicate row")
             except UnreadablePicture as e:
@@ -156,15 +173,41 @@ class Listed(Folder):
 
     def _count_others(self, files: set, notes: Notes):
         "Count the files that no row names."
-        for folder, names in walk(self.root, notes):
-            paths = ((n, os.path.join(folder, n)) for n in names)
-            notes.ignored.update(
-                os.path.splitext(n)[1] or n
-                for n, path in paths
-                if _hash(path) not in files
-                and self.root / path != self.table
-                and not n.lower().endswith(SHARDS)
-            )
+        for folder, names in self.walk(notes):
+            if self._is_asked(folder):
+                notes.ignored.update(
+                    ending(n) for n in names if _hash(os.path.join(folder, n)) not in files
+                )
+
+    def _is_asked(self, name: str) -> bool:
+        return (not self.parts or is_in(name, self.parts)) and not is_in(name, self.others)
+
+
+def is_below(
+    name: str,  # of a file or folder, relative to a root
+    folder: str,  # likewise; "": the root
+) -> bool:
+    "Does it lie in a folder?"
+    return not folder or name.startswith(folder + os.sep)
+
+
+def is_in(
+    path: str,  # of a file or folder, relative to a root
+    places: Collection[str],  # files and folders
+) -> bool:
+    "Is it one of them, or in one?"
+    return any(path == place or is_below(path, place) for place in places)
+
+
+def names_some(
+    table: Path,  # a list of pictures
+    folder: str,  # relative to the table's own; "": that
+) -> bool:
+    "Does a table name a picture in a folder?"
+    rows = (row.values() for _, row in table_rows(table) if isinstance(row, dict))
+    cells = (cell for row in rows for cell in row if isinstance(cell, str))
+    names = (os.path.normpath(cell) for cell in cells if cell.lower().endswith(SUFFIXES))
+    return any(is_below(name, folder) for name in names)
 
 
 def _hash(*parts: str) -> int:

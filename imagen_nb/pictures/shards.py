@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from imagen_nb.pictures.decode import HEAD, TAIL, UnreadablePicture, reason
 from imagen_nb.pictures.tables import clean_caption
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # of pictures
+TEXTS = (".json", ".caption", ".txt")  # of captions beside a picture; a later one wins
 SHARDS = (".tar", ".parquet", ".arrow")  # of files that hold many pictures
 MAX_FILE = 2**30  # bytes of a picture's file
 
@@ -37,10 +37,13 @@ class Notes:
         default_factory=collections.Counter
     )  # no picture: how many
     lost: int = 0  # bytes between sound members of tars
+    remarks: list[str] = field(
+        default_factory=list
+    )  # how a source was understood, where it is open
 
-    def problem(self, why: str, name: str):
-        "Count a problem and keep a few names."
-        self.problems[why] += 1
+    def problem(self, why: str, name: str, n: int = 1):
+        "Count a problem, or n of a kind, and keep a few names."
+        self.problems[why] += n
         keep_name(self.examples, why, name)
 
 
@@ -85,6 +88,15 @@ def is_hidden(
 ) -> bool:  # is one of them hidden, or macOS's folder of leftovers?
     "What nobody put there on purpose."
     return any(n == "__MACOSX" or n[0] == "." and n.strip(".") for n in names if n)
+
+
+def ending(
+    name: str,  # of a file
+) -> str:  # its last part: .jpg, .tar.gz; the whole name where there is no dot
+    "What kind of file it says it is."
+    stem, end = os.path.splitext(name)
+    is_packed = end.lower() in (".gz", ".bz2", ".xz", ".zst")
+    return (os.path.splitext(stem)[1] if is_packed else "") + end or name
 
 
 def stamp_of(

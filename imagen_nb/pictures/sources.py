@@ -3,16 +3,18 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagen_nb.pictures.arrow import Rows, is_list_of_links, open_table
-from imagen_nb.pictures.folders import Folder, Listed, walk
-from imagen_nb.pictures.shards import SHARDS, SUFFIXES, Notes, Shard, is_hidden
+from imagen_nb.pictures.arrow import FileRows, Rows, is_list_of_links, picture_columns, read_schema
+from imagen_nb.pictures.folders import Folder, Listed
+from imagen_nb.pictures.layout import lay_out, split_names
+from imagen_nb.pictures.shards import SHARDS, Notes, Shard
+from imagen_nb.pictures.tables import FILE_COLUMNS
 from imagen_nb.pictures.tars import Tar
 
-TABLES = ("metadata.jsonl", "metadata.csv")
-SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
+KNOWN = "a folder, .tar, .parquet, .arrow, .csv, .tsv, .jsonl or COCO's .json"
 
 
 @dataclass
@@ -24,10 +26,11 @@ class Source:
     shards: list[Shard]
     notes: Notes = field(default_factory=Notes)
     has_split: bool = False  # the source itself knows the split that was asked for
+    cause: Exception | None = None  # why the last damaged shard could not be opened
 
     def stamp(self) -> str:
         "Digest of every shard's stamp: a catalog made of other files is stale."
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(repr(self.notes).encode(errors="replace"), digest_size=16)
         for shard in self.shards:
             digest.update(f"{type(shard).__name__} {shard.name}\n".encode(errors="surrogateescape"))
             for line in shard.stamp():
@@ -42,26 +45,53 @@ def find_source(
     caption_column: str | None,  # of a table, or of the .json beside a picture
 ) -> Source:
     "The shards behind what a user names, told apart by what is there."
-    columns = (image_column, caption_column)
+    columns, has_split = (image_column, caption_column), False
+    if isinstance(source, Mapping):  # a DatasetDict
+        source, has_split = source[pick_split(source, split, "the dataset given")], True
     if hasattr(source, "features"):
-        rows = Rows(source, "the dataset given", *columns)
-        return Source("dataset", f"dataset {rows.mark}", [rows])
-    paths = [Path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
+        return _given(source, has_split, columns)
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    if not all(isinstance(p, (str, os.PathLike)) for p in paths):
+        what = ", ".join(sorted({type(p).__name__ for p in paths}))
+        raise ValueError(f"load_captioned: source, got {what}, expected {KNOWN}, or a Dataset")
+    paths = [Path(p) for p in paths]
     if not paths or not all(p.exists() for p in paths):
         rows = Rows(load_hub(source, split), str(source), *columns)
         return Source(str(source), f"hub {source} {rows.mark}", [rows], has_split=True)
-    out = Source(paths[0].resolve().name, " ".join(str(p.resolve()) for p in paths), [])
+    place = " ".join([split, *(str(p.resolve()) for p in paths)])
+    out = Source(paths[0].resolve().name, place, [])
     if len(paths) == 1 and paths[0].is_dir():
         _add_folder(out, paths[0], split, columns)
     else:
         for path in paths:
             _add_file(out, path, columns)
     if not out.shards and not out.notes.problems:
-        raise ValueError(
-            f"load_captioned: source, got {out.name}, expected a folder, .tar, .parquet, .arrow, .csv, .tsv,"
-            " .jsonl or COCO's .json"
-        )
+        raise ValueError(f"load_captioned: source, got {out.name}, expected {KNOWN}")
     return out
+
+
+def _given(table, has_split: bool, columns: tuple) -> Source:
+    "A table in memory."
+    if not hasattr(table, "num_rows"):
+        raise ValueError(
+            f"load_captioned: source, got {type(table).__name__}, which cannot be read in any order:"
+            " give it to stream_captioned, or give a Dataset"
+        )
+    rows = Rows(table, "the dataset given", *columns)
+    return Source("dataset", f"dataset {rows.mark}", [rows], has_split=has_split)
+
+
+def pick_split(
+    words: Collection[str],  # what the splits of a source are called
+    split: str,  # that is asked for
+    name: str,  # of the source, for people
+) -> str:  # the source's word for it
+    "A split by any of its names."
+    if found := next((n for n in split_names(split) if n in words), None):
+        return found
+    raise ValueError(
+        f"load_captioned: split of {name}, got {split!r}, expected one of {sorted(words)}"
+    )
 
 
 def _add_file(out: Source, path: Path, columns: tuple):
@@ -76,57 +106,41 @@ def _add_file(out: Source, path: Path, columns: tuple):
     if kind not in SHARDS:
         raise ValueError(
             f"load_captioned: source, got {path.name}, a file ending in {kind or 'nothing'},"
-            " expected a folder, .tar, .parquet, .arrow, .csv, .tsv, .jsonl or COCO's .json"
+            f" expected {KNOWN}"
         )
     try:
-        table = open_table(path)
-    except Exception as e:  # pyarrow and datasets raise many kinds
-        return out.notes.problem(f"{kind[1:]} file damaged", f"{path.name}: {type(e).__name__}")
-    out.shards.append(Rows(table, path.name, columns[0], columns[1], path))
+        schema = read_schema(path)
+    except Exception as e:  # pyarrow raises many kinds
+        out.cause = e
+        why = e.strerror if isinstance(e, OSError) and e.errno else None
+        return out.notes.problem(
+            f"{kind[1:]} file: {why}" if why else f"{kind[1:]} file damaged", f"{path.name}: {e}"
+        )
+    is_list = not picture_columns(schema) and {columns[0], *FILE_COLUMNS} & {*schema.names}
+    out.shards.append(Listed(path, path.parent, *columns) if is_list else FileRows(path, *columns))
 
 
 def _add_folder(out: Source, folder: Path, split: str, columns: tuple):
-    "A folder: saved by `datasets`, COCO's, or whatever pictures and shards lie in it."
+    "A folder: saved by `datasets`, COCO's, or whatever tables, pictures and shards lie in it."
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return _add_saved(out, folder, split, columns)
-    if tables := _coco_tables(folder, split):
+    if coco := _coco_tables(folder, split):
         out.has_split = True
-        return _add_file(out, tables, columns)
-    root, out.has_split = _split_folder(folder, split)
-    table = next((root / t for t in TABLES if (root / t).is_file()), None)
-    files = sorted(
-        p
-        for p in root.iterdir()
-        if p.suffix.lower() in SHARDS and not is_hidden(p.name) and p.is_file()
-    )
-    shards, pictures = [p for p in files if not is_list_of_links(p)], _has_pictures(root)
-    out.notes.ignored.update(["parquet without pictures"] * (len(files) - len(shards)))
-    if table is not None or pictures or not shards:
-        out.shards.append(Listed(table, root, *columns) if table else Folder(root, columns[1]))
+        return _add_file(out, coco, columns)
+    found = lay_out(folder, split, out.notes)
+    out.has_split = found.has_split
+    paths = [folder / s for s in found.shards]
+    shards = [p for p in paths if not is_list_of_links(p)]
+    out.notes.ignored.update(["parquet without pictures"] * (len(paths) - len(shards)))
+    apart = [os.path.abspath(folder / o) for o in (*found.shards, *found.others)]
+    for place, table in found.tables.items():
+        asked, (image, text) = found.asked(place), columns
+        out.shards.append(Listed(folder / table, folder / place, image, text, asked, apart))
+    if found.has_loose or not (found.tables or shards):
+        apart += [os.path.abspath(folder / place) for place in found.tables]
+        out.shards.append(Folder(folder / found.base, columns[1], apart))
     for path in shards:
         _add_file(out, path, columns)
-
-
-def _has_pictures(root: Path) -> bool:
-    "Is there a picture among the files below a folder?"
-    return any(
-        os.path.splitext(n)[1].lower() in SUFFIXES
-        for _, names in walk(root, Notes())
-        for n in names
-    )
-
-
-def _split_names(split: str) -> tuple[str, ...]:
-    "A split as others call it."
-    return SPLITS.get(split, (split,))
-
-
-def _split_folder(root: Path, split: str) -> tuple[Path, bool]:
-    "The subfolder of a split, or the whole folder."
-    for name in _split_names(split):
-        if (root / name).is_dir():
-            return root / name, True
-    return root, False
 
 
 def _coco_tables(folder: Path, split: str) -> Path | None:
@@ -134,7 +148,7 @@ def _coco_tables(folder: Path, split: str) -> Path | None:
     found = sorted((folder / "annotations").glob("captions_*.json"))
     if not found:
         return None
-    begin = f"captions_{_split_names(split)[-1]}"
+    begin = f"captions_{split_names(split)[-1]}"
     ours = [p for p in found if p.name.startswith(begin)]
     if len(ours) != 1:
         raise ValueError(
@@ -156,12 +170,7 @@ def _add_saved(out: Source, folder: Path, split: str, columns: tuple):
     "A dataset written by `save_to_disk`: its arrow files, in the order of its state."
     if (folder / "dataset_dict.json").exists():
         splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
-        name = next((n for n in _split_names(split) if n in splits), None)
-        if name is None:
-            raise ValueError(
-                f"load_captioned: split of {folder.name}, got {split!r}, expected one of {splits}"
-            )
-        folder, out.has_split = folder / name, True
+        folder, out.has_split = folder / pick_split(splits, split, folder.name), True
     for file in json.loads((folder / "state.json").read_bytes())["_data_files"]:
         _add_file(out, folder / file["filename"], columns)
 
@@ -176,12 +185,11 @@ def load_hub(
 
     if not isinstance(source, str) or source.count("/") > 1 or source.startswith((".", "/", "~")):
         raise ValueError(f"load_captioned: source, got {source}, which does not exist")
-    names = _split_names(split)
+    names = split_names(split)
     try:
         if len(names) > 1:
-            split = next(
-                (n for n in names if n in datasets.get_dataset__split_names(source)), split
-            )
+            words = datasets.get_dataset_split_names(source)
+            split = next((n for n in names if n in words), split)
         return datasets.load_dataset(source, split=split, **options)
     except OSError as e:  # no such name, or no way to the hub
         raise ValueError(

@@ -11,51 +11,141 @@ from the state in which it was read first.
 import collections
 import hashlib
 import itertools
+import os
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from imagen_nb.pictures.arrow import table_columns
+from imagen_nb.pictures.arrow import as_stored, table_columns
 from imagen_nb.pictures.captioned import FEW
 from imagen_nb.pictures.decode import UnreadablePicture, decode_picture, reason
 from imagen_nb.pictures.pixels import to_square
-from imagen_nb.pictures.sources import load_hub
-from imagen_nb.pictures.tables import captions_of, clean_captions
+from imagen_nb.pictures.shards import Notes
+from imagen_nb.pictures.sources import Source, find_source, load_hub, pick_split
+from imagen_nb.pictures.tables import captions_of, clean_captions, row_captions
 from imagen_nb.store.keyed import permute
 
 __all__ = ["StreamedImages", "stream_captioned"]
 
-KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-
 
 def stream_captioned(
-    source,  # name on the hub, or local .parquet, .arrow or .tar files
+    source,  # name on the hub, an IterableDataset, or whatever `load_captioned` reads
     size: int,  # side of each picture in pixels
-    split: str = "train",  # of a hub's dataset
+    split: str = "train",  # "train", "valid", "test", or the data set's own word
     image_column: str | None = None,  # None: guessed from the types
     caption_column: str | None = None,  # None: a usual name, or the only text column
     block: int = 1000,  # rows mixed with one another; they are kept in memory, encoded
     seed: int = 0,  # another seed, another order
     max_skipped: float = 0.05,  # share of unreadable pictures at which to stop
 ) -> "StreamedImages":
-    "Captioned pictures one after the other, without downloading them first."
-    import datasets
-
+    "Captioned pictures one after the other, without downloading or copying them first."
     if block < 1:
         raise ValueError(f"stream_captioned: block, got {block}, expected at least 1")
-    paths = [Path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
-    if paths and all(p.exists() for p in paths):
-        if (kind := KINDS.get(paths[0].suffix.lower())) is None:
-            raise ValueError(
-                f"stream_captioned: source, got {paths[0].name}, expected .parquet, .arrow or .tar files"
-            )
-        table = datasets.load_dataset(
-            kind, data_files=[str(p) for p in paths], split="train", streaming=True
-        )
+    columns, name = (image_column, caption_column), "the dataset given"
+    if isinstance(source, Mapping):  # an IterableDatasetDict
+        source = source[pick_split(source, split, name)]
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    is_path = all(isinstance(p, (str, os.PathLike)) for p in paths)
+    if is_path and not all(Path(p).exists() for p in paths):
+        name, source = str(source), load_hub(source, split, streaming=True)
+    if hasattr(source, "features") and not hasattr(source, "num_rows"):
+        rows: Local | Remote = Remote(source, *columns, name)
     else:
-        table = load_hub(source, split, streaming=True)
-    return StreamedImages(
-        table, str(source), size, image_column, caption_column, block, seed, max_skipped
-    )
+        found = find_source(source, split, *columns)
+        rows, name = Local(found), found.name
+    return StreamedImages(rows, name, size, block, seed, max_skipped)
+
+
+class Row(NamedTuple):
+    "A picture as it arrives."
+
+    blob: bytes  # its file
+    captions: list[str]
+    problem: str  # why it cannot be used, or ""
+
+
+class Local:
+    "Rows of files at hand, read by what reads them for `load_captioned`: nothing is kept but the place."
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.load_state_dict(dict(shard=0, row=0))
+
+    def state_dict(self) -> dict:
+        "The next row, as JSON can hold it."
+        return dict(shard=self.shard, row=self.row)
+
+    def load_state_dict(self, state: dict):
+        "Go on there."
+        self.shard, self.row = state["shard"], state["row"]
+
+    def __iter__(self) -> Iterator[Row]:
+        while self.shard <= len(self.source.shards):
+            for row in itertools.islice(self._rows(), self.row, None):
+                self.row += 1
+                yield row
+            self.shard, self.row = self.shard + 1, 0
+
+    def _rows(self):
+        "Rows of a shard; what cannot be read of it comes last. The last shard is what could not be opened."
+        notes = Notes()
+        if self.shard == len(self.source.shards):
+            notes = self.source.notes
+        else:
+            shard = self.source.shards[self.shard]
+            yield from (_read(shard, found) for found in shard.scan(notes))
+        for why, n in notes.problems.items():
+            yield from itertools.repeat(Row(b"", [], why), n)
+
+
+def _read(shard, found) -> Row:
+    "A picture that a scan came upon."
+    try:
+        blob = b"" if found.problem else shard.read(found.name, found.start, found.length)
+        return Row(blob, found.captions, found.problem)
+    except (OSError, ValueError) as e:
+        return Row(b"", [], reason(e))
+
+
+class Remote:
+    "Rows of a `datasets.IterableDataset`."
+
+    def __init__(
+        self,
+        table,  # datasets.IterableDataset
+        image_column: str | None,  # None: guessed from the types
+        caption_column: str | None,  # None: a usual name, or the only text column
+        name: str,  # for people
+    ):
+        if table.features is None:
+            table = table._resolve_features()
+        schema = table.features.arrow_schema
+        for extra in ("__key__", "__url__"):  # of webdataset
+            if extra in schema.names:
+                schema = schema.remove(schema.get_field_index(extra))
+        self.is_json, self.column = (
+            "json" in schema.names and "txt" not in schema.names,
+            caption_column,
+        )
+        column = None if self.is_json else caption_column
+        self.image, self.text = table_columns(schema, image_column, column, name)
+        self.text = "json" if self.is_json else self.text
+        self.table = as_stored(table, self.image)
+        self.state_dict, self.load_state_dict = self.table.state_dict, self.table.load_state_dict
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._row, self.table)
+
+    def _row(self, row: dict) -> Row:
+        try:
+            text = row[self.text] if self.text else None
+            if self.is_json and isinstance(text, dict):
+                text = row_captions(text, self.column)
+            captions = captions_of(text)
+            return Row(_bytes(row[self.image]), captions, "")
+        except (OSError, ValueError) as e:
+            return Row(b"", [], reason(e))
 
 
 class StreamedImages:
@@ -63,28 +153,23 @@ class StreamedImages:
 
     def __init__(
         self,
-        table,  # datasets.IterableDataset
+        table: Local | Remote,  # rows in turn, from a place that can be kept
         name: str,  # for people
         size: int,  # side of each picture in pixels
-        image_column: str | None = None,  # None: guessed from the types
-        caption_column: str | None = None,  # None: a usual name, or the only text column
         block: int = 1000,  # rows mixed with one another
         seed: int = 0,  # another seed, another order
         max_skipped: float = 0.05,  # share of unreadable pictures at which to stop
     ):
-        import datasets
-
-        if table.features is None:
-            table = table._resolve_features()
-        caption_column = caption_column or _text_of(table.features)
-        self.image, self.text = table_columns(table.features, image_column, caption_column, name)
-        if isinstance(table.features[self.image], datasets.Image):
-            table = table.cast_column(self.image, datasets.Image(decode=False))
         self.table, self.name, self.size = table, name, size
         self.block, self.seed, self.max_skipped = block, seed, max_skipped
         self.skipped: collections.Counter = collections.Counter()
         self.first, self.seen, self.epoch = table.state_dict(), 0, 0
         self._begin_block(self.first, 0)
+
+    @property
+    def identity(self) -> str:
+        "These data in a run's record: name, side, order."
+        return f"{self.name}, streamed at {self.size} px, seed {self.seed}, blocks of {self.block}"
 
     def _begin_block(self, start: dict, number: int):
         "Stand before a block: the table's state, the block's number in the epoch, rows given out."
@@ -112,7 +197,7 @@ class StreamedImages:
 
     def _check_mark(self, block: list):
         "A block that is begun again must be the one that was begun before."
-        some = [(self.text and r[self.text], _bytes(r[self.image])[:64]) for r in block[:3]]
+        some = [(row.captions, row.blob[:64]) for row in block[:3]]
         mark = hashlib.blake2b(f"{some}{len(block)}".encode(), digest_size=8).hexdigest()
         if self.mark not in (None, mark):
             raise ValueError(
@@ -121,12 +206,14 @@ class StreamedImages:
             )
         self.mark = mark
 
-    def _pair(self, row: dict):
+    def _pair(self, row: Row):
         "Image (3 size size) and caption, or None and a count."
         self.seen += 1
         try:
-            captions = clean_captions(captions_of(row[self.text])) or [""]
-            return to_square(decode_picture(_bytes(row[self.image])), self.size), captions[0]
+            if row.problem:
+                raise UnreadablePicture(row.problem)
+            captions = clean_captions(row.captions) or [""]
+            return to_square(decode_picture(row.blob), self.size), captions[0]
         except (OSError, ValueError) as e:
             why = reason(e)
         self.skipped[why] += 1
@@ -155,11 +242,6 @@ class StreamedImages:
 
 
 STATE = ("seed", "block", "epoch", "start", "number", "done", "mark", "seen")
-
-
-def _text_of(features) -> str | None:
-    "webdataset calls a caption by its file's ending."
-    return "txt" if "txt" in features else None
 
 
 def _bytes(value) -> bytes:

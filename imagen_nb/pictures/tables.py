@@ -1,8 +1,9 @@
-"""The one reader of captions: text files, cells, and tables of them (.csv, .tsv, .jsonl, COCO's .json)."""
+"""The one reader of captions: text files, cells, and tables of them (.csv, .tsv, .jsonl, .parquet, COCO's .json)."""
 
 import codecs
 import collections
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,18 @@ from typing import Any
 
 from imagen_nb.pictures.decode import UnreadablePicture
 
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+)  # of pictures
+FILE_COLUMNS = ("file_name", "image", "image_path", "path", "file", "filename", "filepath")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "sentence", "description", "sentences")
 
 
@@ -68,19 +81,28 @@ def json_captions(
         row = json.loads(decode_text(blob))
     except (ValueError, RecursionError):
         raise UnreadablePicture("caption file that is not JSON") from None
-    if not isinstance(row, dict):
-        return []
+    return row_captions(row, column) if isinstance(row, dict) else []
+
+
+def row_captions(
+    row: dict,  # a JSON object that goes with a picture
+    column: str | None,  # with the captions; None: a usual name
+) -> list[str]:  # none if it holds no such column
+    "Captions of a picture in an object with many names."
     return captions_of(row.get(_usual(row, column)))
 
 
 def table_rows(
-    path: Path,  # .csv, .tsv, .jsonl, or COCO's .json
+    path: Path,  # .csv, .tsv, .jsonl, .parquet, or COCO's .json
     errors: str = "replace",  # what to do with undecodable bytes: "replace" or "strict"
 ) -> Iterator[tuple[int, object]]:  # line number, row; one that is no dictionary cannot be parsed
     "Rows of a table, one in memory at a time (but COCO's)."
     kind = path.suffix.lower()
     if kind == ".json":
         yield from _coco(path)
+        return
+    if kind == ".parquet":
+        yield from _parquet(path)
         return
     with open(path, "rb") as f:
         encoding = _encoding(f.read(2))
@@ -101,15 +123,63 @@ def _jsonl(f):
 
 def _csv(f, delimiter: str):
     "Rows as dictionaries; None where quotes do not match or a field is endless."
-    reader = csv.DictReader(f, strict=True, delimiter=delimiter)
+    header: list[str] | None = None
+    again: list[str] = []  # lines that a stray quote had swallowed, the next one last
+    line = 1
     while True:
-        try:
-            row = next(reader)
-        except StopIteration:
+        taken: list[str] = []
+        row = _record(_lines(f, again, taken), delimiter)
+        if row is None or len(taken) > 1 and _has_swallowed(taken, row, delimiter):
+            row, again, taken = None, again + taken[:0:-1], taken[:1]
+        if not taken:
             return
-        except csv.Error:
-            row = None
-        yield reader.line_num, row
+        if header is None:
+            header = row or []
+        elif row != []:  # a blank line
+            yield line, row and _named(header, row)
+        line += len(taken)
+
+
+def _lines(f, again: list[str], taken: list[str]):
+    "Lines of a file, first those that are to be read again; each that is taken is noted."
+    while line := again.pop() if again else f.readline():
+        taken.append(line)
+        yield line
+
+
+def _record(lines, delimiter: str) -> list[str] | None:
+    "The next row of a .csv; None where quotes do not match or a field is endless."
+    try:
+        return next(csv.reader(lines, strict=True, delimiter=delimiter), [])
+    except csv.Error:
+        return None
+
+
+def _has_swallowed(taken: list[str], row: list[str], delimiter: str) -> bool:
+    "Does a line within a row name a picture where the row does? A quote that is never closed joins rows."
+    for line in taken[1:]:
+        inner = _record([line], delimiter) or line.rstrip("\r\n").split(delimiter)
+        if len(inner) >= len(row) and any(
+            a.lower().endswith(SUFFIXES) and b.lower().endswith(SUFFIXES)
+            for a, b in zip(row, inner)
+        ):
+            return True
+    return False
+
+
+def _named(header: list[str], row: list[str]) -> dict:
+    "A row by its columns; fields beyond the header's under None."
+    named: dict = dict(itertools.zip_longest(header, row[: len(header)]))
+    return named | ({None: row[len(header) :]} if len(row) > len(header) else {})
+
+
+def _parquet(path: Path):
+    "Rows of a list without pictures."
+    from pyarrow import parquet
+
+    with open(path, "rb") as f:
+        rows = (row for part in parquet.ParquetFile(f).iter_batches() for row in part.to_pylist())
+        yield from enumerate(rows, 1)
 
 
 def _coco(path: Path):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagen_nb.pictures.decode import HEAD, TAIL, UnreadablePicture
-from imagen_nb.pictures.shards import MAX_FILE, SUFFIXES, Found, Notes, is_hidden, stamp_of, told
-from imagen_nb.pictures.tables import clean_caption, decode_text, json_captions, lines_of
+from imagen_nb.pictures.shards import MAX_FILE, TEXTS, Found, Notes, is_hidden, stamp_of, told
+from imagen_nb.pictures.tables import SUFFIXES, clean_caption, decode_text, json_captions, lines_of
 
 
 class Member(NamedTuple):
@@ -44,7 +44,7 @@ class Tar:
         folder, slash, file = member.name.rpartition("/")
         stem, _, end = file.partition(".")
         key, end = folder + slash + stem, end.lower()
-        kind = end if end in ("txt", "json") else "image" if f".{end}" in SUFFIXES else ""
+        kind = end if f".{end}" in TEXTS else "image" if f".{end}" in SUFFIXES else ""
         if is_hidden(*member.name.split("/")):
             notes.ignored["hidden"] += 1
         elif not kind or not member.is_file:
@@ -60,9 +60,10 @@ class Tar:
         return Found(name, start, length, captions, problem, lambda: _part_ends(f, start, length))
 
     def _captions(self, f, parts: dict) -> list[str]:
-        if "json" in parts and (self.column is not None or "txt" not in parts):
+        text = parts.get("txt", parts.get("caption"))
+        if "json" in parts and (self.column is not None or text is None):
             return json_captions(_part(f, *parts["json"]), self.column)
-        return lines_of(decode_text(_part(f, *parts["txt"]))) if "txt" in parts else []
+        return lines_of(decode_text(_part(f, *text))) if text else []
 
     def read(self, name: str, start: int, length: int) -> bytes:
         "A member, from where it starts."
