@@ -34,7 +34,7 @@ def check_request(
         if not stage.is_trained:
             raise ValueError(
                 f"sample: the {stage.config.size} px stage was never trained:"
-                " train it or load weights first"
+                " use the stage that fit() returned, or load weights first"
             )
     if len(seeds) != b or not b:
         raise ValueError(f"sample: seeds, got {len(seeds)}, expected one for each of {b} pictures")
