@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .engine.distributed import any_rank, gradient, this_process
+from .engine.distributed import Process, gradient
 from .engine.execution import Execution
 from .engine.guards import check_dataset
 from .engine.keeping import Keeper, Learned
 from .engine.logs import Log
 from .engine.optim import OPTIMIZERS, take_step
+from .engine.request import check_trainer
 from .engine.samples import Arrivals, ahead, share_of
 from .engine.stopping import StopSignal
 from .engine.validation import HELD_BACK, VALIDATED, Watcher, compare_losses, is_due
@@ -98,8 +99,8 @@ class TrainConfig:
     ema: float = option(0.9999, least=0, most=1)  # largest decay of the average; likewise
     ema_power: float = option(13.0, least=0)  # decay at step k is min(ema, (1 - 1/k)^power)
     seed: int = 0  # of every draw
-    save_every: int = option(5000, least=1)  # steps between checkpoints
-    keep: int = option(2, least=1)  # checkpoints kept
+    save_every: int = option(5000, least=1, learns=False)  # steps between checkpoints
+    keep: int = option(2, least=1, learns=False)  # checkpoints kept
 
 # %% ../nbs/12_training.ipynb #bfd83e82
 LATE = 0.2  # share of a run in which `late` lets the learning rate fall
@@ -224,7 +225,7 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Stage,  # what to train; its weights are the start
+        stage: Stage,  # its weights are the start; they are copied
         dataset,  # `len`, `caption(i, epoch)`, `images(indices, size, crop)`; or a stream
         text,  # text[captions] -> TextEmbedding: an `EmbeddingCache`
         config: TrainConfig,  # how
@@ -232,28 +233,29 @@ class Trainer:
         valid=None,  # pictures held back for validation; None: some of the dataset
         execution: Execution | None = None,  # how it is carried out and watched
     ):
-        self.accelerator = a = this_process()
-        self.rank, self.ranks, self.step = a.process_index, a.num_processes, 0
-        self.stage, self.config, self.out = stage, config, Path(out_dir)
-        self.execution = (execution or Execution()).settle(stage, config, self.ranks, a.device)
-        samples = Samples(stage.config, dataset, text, config, self.rank, self.ranks)
+        check_trainer(stage, dataset, text, config, out_dir, valid, execution)
+        self.process = p = Process()
+        self.start = self.stage = stage
+        self.config, self.out, self.step = config, Path(out_dir), 0
+        self.execution = (execution or Execution()).settle(stage, config, p.ranks, p.device)
+        samples = Samples(stage.config, dataset, text, config, p.rank, p.ranks)
         self.samples = samples if hasattr(dataset, "images") else Arrivals(samples, draw, draw_crop)
-        self.keeper = Keeper(self.out, self.samples, a)
+        self.keeper = Keeper(self.out, self.samples, p, learning_rate)
         self.watcher = Watcher(valid, self.samples, validation_loss, self.execution)
 
     def prepare(self) -> Log:
         "Look at the data, claim the directory, go on from the newest checkpoint."
-        c, e, a = self.stage.config, self.execution, self.accelerator
+        c, e, p = self.start.config, self.execution, self.process
         check_dataset(self.samples.dataset, c.size)
-        self.learned = Learned.begin(self.stage, self.config, a.device)
+        self.learned = Learned.begin(self.start, self.config, p.device)
         meta = self.keeper.resume(self.learned)
-        self.step, self.stage = meta["step"], Stage(c, e.wrap(self.learned.network, a))
+        self.step, self.stage = meta["step"], Stage(c, e.wrap(self.learned.network, p))
         title = f"{c.size} px" if e.progress else ""
-        return Log(self.out, self.step, self.config, a, meta.get("log"), title, e.track)
+        return Log(self.out, self.step, self.config, p, meta.get("log"), title, e.track)
 
     def train_step(self, batch: Batch, draws: Draws) -> dict | None:
         "Loss and gradient of this process's share, averaged over processes; then `update`."
-        losses = gradient(self.stage, batch, draws, self.execution.accumulate, self.accelerator)
+        losses = gradient(self.stage, batch, draws, self.execution.accumulate)
         with self.log.clock("updating"):
             result = update(self.learned, self.step, self.config)
         self.step += 1
@@ -267,7 +269,7 @@ class Trainer:
             for batch, draws in self.log.clock.each("waiting", batches):
                 result = self.train_step(batch, draws)
                 self.log.add(self.step, result, draws)
-                is_stopping = any_rank(self.accelerator, stop.received)
+                is_stopping = self.process.any(stop.received)
                 if is_stopping or is_due(self.step, self.config.save_every, self.config.steps):
                     self.save()
                 if is_stopping:

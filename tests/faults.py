@@ -379,7 +379,7 @@ FAULTS = [
     (
         "a signal heard by one process alone",
         "training",
-        "any_rank(self.accelerator, stop.received)",
+        "self.process.any(stop.received)",
         "stop.received",
     ),
     ("resume starts counting anew", "training", 'meta["step"], Stage(', "0, Stage("),

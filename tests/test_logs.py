@@ -121,7 +121,7 @@ def test_a_log_goes_back_to_the_checkpoint_and_passes_over_cut_lines(run, tmp_pa
     with (out / "log.jsonl").open("a") as f:
         f.write('{"step": 70, "lo{"step": 80, "loss": 1}\n{"step": 80, "loss": 1}\n{"step"')
     run_of_60 = make_trainer(out, steps=60)
-    start_at = partial(Log, out, config=run_of_60.config, accelerator=run_of_60.accelerator)
+    start_at = partial(Log, out, config=run_of_60.config, process=run_of_60.process)
     start_at(60).close()
     assert {name: (out / name).read_text() for name in before} == before
     start_at(40).close()

@@ -14,6 +14,7 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import cosine_log_snr
 from imagen_nb.efficient_unet import EfficientUNetConfig
 from imagen_nb.engine.blocks import compile_blocks, recompute_blocks
+from imagen_nb.engine.execution import Execution
 from imagen_nb.layers import (
     Attention,
     AttentionPool,
@@ -330,8 +331,8 @@ class Words:
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_network_of_ones_own_trains_saves_and_loads(optimizer, tmp_path):
-    world, execution = ShapesWorld("train", level="quick", length=20), dict(recompute=True)
-    execution |= dict(progress=False, validate_every=0, sample_every=0)
+    world = ShapesWorld("train", level="quick", length=20)
+    execution = Execution(recompute=True, progress=False, validate_every=0, sample_every=0)
     configs = (
         StageConfig(size=8, network=MineConfig(), steps=3, target="x0"),
         StageConfig(size=16, lowres_size=8, network=MineConfig(has_lowres=True), steps=2),
@@ -340,9 +341,8 @@ def test_a_network_of_ones_own_trains_saves_and_loads(optimizer, tmp_path):
     stages = []
     for k, c in enumerate(configs):
         torch.manual_seed(k)
-        trainer = Trainer(Stage(c), world, Words(), train, tmp_path / str(k), **execution)
-        trainer.fit()
-        stages.append(Stage(c, trainer.average))
+        out = tmp_path / str(k)
+        stages.append(Trainer(Stage(c), world, Words(), train, out, execution=execution).fit())
     Imagen(Words.encoder, stages).save_pretrained(tmp_path / "mine", dtype=torch.float32)
     again = Imagen.from_pretrained(tmp_path / "mine")
     assert [s.config for s in again.stages] == list(configs)

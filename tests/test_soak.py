@@ -36,7 +36,7 @@ ENV = dict(
     os.environ,
     PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}",
     OMP_NUM_THREADS="1",
-    ACCELERATE_USE_CPU="true",
+    CUDA_VISIBLE_DEVICES="",
 )
 
 

@@ -17,6 +17,7 @@ from imagen_nb.stage import Stage
 from imagen_nb.store.config import config, option
 
 if TYPE_CHECKING:
+    from imagen_nb.engine.distributed import Process
     from imagen_nb.training import TrainConfig
 
 
@@ -72,17 +73,14 @@ class Execution:
     def wrap(
         self,
         network: nn.Module,  # on its device
-        accelerator,  # of this process
+        process: Process,  # this one
     ) -> nn.Module:  # what the loss calls; the parameters are the same
         "Make a network ready to learn as this execution wants it."
-        if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-            torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
         if self.recompute:
             recompute_blocks(network)
         if self.compile:
             compile_blocks(network)
-        return accelerator.prepare(network)
+        return process.wrap(network)
 
     def loading(
         self,

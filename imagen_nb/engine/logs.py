@@ -23,6 +23,7 @@ from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.store.files import append, read_rows, replace_text, save_png
 
 if TYPE_CHECKING:
+    from imagen_nb.engine.distributed import Process
     from imagen_nb.training import TrainConfig
 
 __all__ = ["Log", "Stopwatch", "TRACKERS", "check_trackers", "flat"]
@@ -146,14 +147,14 @@ class Log:
         out: Path,  # directory of the run
         start: int,  # step it starts from; later rows on disk are dropped
         config: TrainConfig,  # of the run: its steps and samples
-        accelerator,  # of this process
+        process: Process,  # this one
         begun: dict | None = None,  # a row that a checkpoint took along, what `begun` gave
         title: str = "",  # of a bar or live figure; empty: none
         track: Iterable[str] = (),  # names of `TRACKERS`
         every: int = 20,  # steps per row
     ):
-        self.out, self.config, self.accelerator, self.every = out, config, accelerator, every
-        self.is_main, self.clock = accelerator.process_index == 0, Stopwatch(accelerator.device)
+        self.out, self.config, self.process, self.every = out, config, process, every
+        self.is_main, self.clock = process.rank == 0, Stopwatch(process.device)
         self.steps = {kind: self.rewind(kind, start) for kind in ("log", "validation", "samples")}
         last = self.steps["log"].get(max(self.steps["log"], default=0), {})
         self.skipped, self.bad = last.get("skipped", 0), 0
@@ -180,7 +181,7 @@ class Log:
 
     def reset(self):
         "Begin the next row."
-        device = self.accelerator.device
+        device = self.process.device
         self.sums = torch.zeros(
             2, LEVELS, dtype=torch.double, device=device
         )  # of losses, of samples
@@ -189,7 +190,7 @@ class Log:
 
     def begun(self) -> dict:
         "The unfinished row, over all processes, for a checkpoint."
-        sums = self.accelerator.reduce(self.sums.clone(), "sum").tolist()
+        sums = self.process.total(self.sums).tolist()
         last = dict(norm=float(self.norm), lr=self.lr) if self.good else {}
         return dict(sums=sums, good=self.good, bad=self.bad, skipped=self.skipped, **last)
 
@@ -231,7 +232,7 @@ class Log:
     def write(self, step: int):
         "One row about the steps since the last one, over all processes."
         names = ("waiting", "updating", "saving", "watching")
-        sums, counts = self.accelerator.reduce(self.sums, "sum").tolist()
+        sums, counts = self.process.total(self.sums).tolist()
         seconds, *parts = self.clock.read(*names)
         row = dict(
             step=step,
@@ -241,9 +242,9 @@ class Log:
             lr=self.lr,
             grad_norm=float(self.norm),
             skipped=self.skipped,
-            images_per_s=round(self.seen * self.accelerator.num_processes / seconds, 1),
+            images_per_s=round(self.seen * self.process.ranks / seconds, 1),
             **{name: round(o / seconds, 4) for name, o in zip(names, parts)},
-            memory_gib=round(memory_gib(self.accelerator.device), 3),
+            memory_gib=round(memory_gib(self.process.device), 3),
         )
         self.note("log", row)
         self.reset()

@@ -168,7 +168,9 @@ class Watcher:
         execution: Execution,  # how often
     ):
         self.every = dict(validation=execution.validate_every, samples=execution.sample_every)
-        self.on, self.dataset = ("valid", valid) if valid else ("train", samples.dataset)
+        self.on, self.dataset = (
+            ("valid", valid) if valid is not None else ("train", samples.dataset)
+        )
         self.text, self.config, self.validate = samples.text, samples.config, validate
         if any(self.every.values()) and not hasattr(self.dataset, "images"):
             raise ValueError(

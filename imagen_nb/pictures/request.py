@@ -91,7 +91,7 @@ def check_request(
         if not stage.is_trained:
             raise ValueError(
                 f"sample: the {stage.config.size} px stage was never trained:"
-                " train it or load weights first"
+                " use the stage that fit() returned, or load weights first"
             )
     configs = [o.config for o in stages]
     (h, w), step = _first_sides(configs[0], b, lowres, size), size_step(configs)

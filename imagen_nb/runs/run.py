@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from imagen_nb.engine.execution import Execution
-from imagen_nb.engine.keeping import claim_directory
+from imagen_nb.engine.keeping import claim_directory, has_begun, release_directory
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import (
@@ -43,7 +44,8 @@ def train(
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
-    claim_directory(out, config_to_dict(recipe))
+    release_directory(out)
+    claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
     if (out / "samples.png").exists():
         print(
             f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
@@ -57,6 +59,20 @@ def train(
     else:
         launch(job, processes)
     finish(recipe, out, world, encoder, held_out, time.time() - since)
+
+
+def with_new_stages(
+    recipe: Recipe,  # as it is now
+    out: Path,  # directory of the run
+    old: dict,  # the recipe on disk, as JSON holds it
+) -> dict:  # the same, where a stage has no checkpoint and no row with its training of now
+    "A stage that has not begun may be trained in another way."
+    training = json.loads(json.dumps(config_to_dict(recipe)["training"]))
+    if len(old.get("training", ())) != len(training):
+        return old
+    folders = [out / f"{stage.size}px" for stage in recipe.stages]
+    pairs = zip(folders, old["training"], training)
+    return old | dict(training=[was if has_begun(f) else now for f, was, now in pairs])
 
 
 def check_request(n: int, stage: int | None, processes: int | None, held_out: int):
@@ -74,7 +90,7 @@ def launch(
     processes: int,  # 2 or more, on a CPU
 ):
     "One thread for each process: on a busy machine two threads of a process wait for each other."
-    env = dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    env = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     worker = [f"--nproc-per-node={processes}", "-m", "imagen_nb.runs.work"]
     child = subprocess.Popen([*torchrun, *worker, json.dumps(config_to_dict(job))], env=env)

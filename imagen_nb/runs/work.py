@@ -45,14 +45,14 @@ def work(
         folder = out / f"{stages[k].config.size}px"
         trainer = Trainer(stages[k], world, text, recipe.training[k], folder, valid, job.execution)
         trainer.fit()
-    imagen, is_first = Imagen(encoder, trained_stages(recipe, out)), trainer.rank == 0
+    imagen, is_first = Imagen(encoder, trained_stages(recipe, out)), trainer.process.rank == 0
     if is_first:
         imagen.save_pretrained(out / "model")
     if recipe.data is None and all(o.is_trained for o in imagen.stages):
-        share = list(range(job.held_out))[trainer.rank :: trainer.ranks]
+        share = list(range(job.held_out))[trainer.process.rank :: trainer.process.ranks]
         test = open_data(recipe, "test")
         draw_and_score(imagen, test, share, out / "samples", progress=is_first)
-    trainer.accelerator.wait_for_everyone()
+    trainer.process.wait()
 
 
 def main() -> int:

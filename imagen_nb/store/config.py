@@ -46,9 +46,10 @@ def option(
     most: float | None = None,  # largest value
     above: float | None = None,  # every value is larger
     among: Collection | None = None,  # allowed values, or a dictionary that has them as keys
+    learns: bool = True,  # does it change what is learned? if not, it may change when a run goes on
 ) -> Any:
     "A field of a config with what is allowed there; in a tuple each entry is held to it."
-    limits = dict(least=least, most=most, above=above, among=among)
+    limits = dict(least=least, most=most, above=above, among=among, learns=learns)
     return field(default=default, metadata=limits)
 
 
@@ -278,9 +279,9 @@ def config_diff(
     new,  # plain values of this run
     path: str = "",  # name of the part that is compared; empty: the whole
 ) -> list[str]:  # one line for each difference: "training.0.steps: 1400 on disk, 1500 now"
-    "What differs between two nested configs."
+    "What differs between two nested configs, in all that changes what is learned."
     if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
-        keys: Any = dict.fromkeys([*old, *new])
+        keys: Any = [k for k in dict.fromkeys([*old, *new]) if _learns(new.get("type"), k)]
         pairs = [(k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in keys]
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         if len(old) != len(new) or not any(isinstance(v, (dict, list, tuple)) for v in old):
@@ -290,6 +291,12 @@ def config_diff(
         return [] if old == new else [_line(path, old, new)]
     below = (config_diff(a, b, f"{path}.{k}" if path else str(k)) for k, a, b in pairs)
     return [line for lines in below for line in lines]
+
+
+def _learns(kind: str | None, name: str) -> bool:
+    "Does this field of a config, known by its class's name, change what is learned?"
+    known = getattr(KINDS.get(kind or ""), "__dataclass_fields__", {})
+    return name not in known or known[name].metadata.get("learns", True)
 
 
 def _line(path: str, old, new) -> str:

@@ -2,7 +2,7 @@
 
 from small import *
 
-out, t = folder() / "run", None
+out = folder() / "run"
 t = trainer(fresh(), out, batch=8)
 
 
@@ -10,7 +10,7 @@ def full(*_):
     raise torch.OutOfMemoryError("pretended")
 
 
-t.gradient = full
+t.train_step = full
 try:
     t.fit()
 except torch.OutOfMemoryError:

@@ -17,7 +17,7 @@ from mmap import mmap
 from pathlib import Path
 
 for name, value in dict(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true", ACCELERATE_LOG_LEVEL="error"
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", ACCELERATE_LOG_LEVEL="error"
 ).items():
     os.environ.setdefault(name, value)
 

@@ -57,17 +57,17 @@ def main(run: Path):
         out / "32px",
     )
     imagen = Imagen(encoder, [Stage(base.config, trainer.fit().network), *others])
-    if trainer.rank == 0:
+    if trainer.process.rank == 0:
         imagen.save_pretrained(out / "model")
     draw_and_score(
         imagen,
         open_data(recipe, "test"),
-        list(range(HELD_OUT))[trainer.rank :: trainer.ranks],
+        list(range(HELD_OUT))[trainer.process.rank :: trainer.process.ranks],
         out / "samples",
-        progress=trainer.rank == 0,
+        progress=trainer.process.rank == 0,
     )
-    trainer.accelerator.wait_for_everyone()
-    if trainer.rank == 0:
+    trainer.process.wait()
+    if trainer.process.rank == 0:
         score_run(recipe, out, HELD_OUT, time.time() - since)
 
 
