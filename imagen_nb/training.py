@@ -28,6 +28,7 @@ from .engine.validation import HELD_BACK, VALIDATED, Watcher, compare_losses, is
 from .pictures.pixels import Batch, Crop
 from .stage import Draws, Stage, StageConfig
 from .store.config import config, option
+from .store.files import as_path
 from .store.keyed import keyed_generator, permute
 
 # %% ../nbs/12_training.ipynb #d1529f52
@@ -234,7 +235,7 @@ class Trainer:
     ):
         self.accelerator = a = this_process()
         self.rank, self.ranks, self.step = a.process_index, a.num_processes, 0
-        self.stage, self.config, self.out = stage, config, Path(out_dir)
+        self.stage, self.config, self.out = stage, config, as_path(out_dir)
         self.execution = (execution or Execution()).settle(stage, config, self.ranks, a.device)
         samples = Samples(stage.config, dataset, text, config, self.rank, self.ranks)
         self.samples = samples if hasattr(dataset, "images") else Arrivals(samples, draw, draw_crop)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb.store.files import check_room, flush
+from imagen_nb.store.files import as_path, check_room, flush
 from imagen_nb.store.text_models import FAMILIES, digest_tensors
 
 __all__ = ["convert_encoder", "encoder_bytes"]
@@ -35,7 +35,7 @@ def convert_encoder(
     target: str | Path,  # folder to make
 ) -> Path:  # the new folder
     "Write the encoder of a T5 alone, in bfloat16: `imagen-nb embed --convert SRC DST`."
-    source, target = Path(source).expanduser(), Path(target).expanduser()
+    source, target = as_path(source), as_path(target)
     config = read_config(source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"convert_encoder: {target} is there already, expected a folder to make")

@@ -10,6 +10,7 @@ from imagen_nb.pictures.arrow import Rows, is_list_of_links, open_table
 from imagen_nb.pictures.folders import Folder, Listed, walk
 from imagen_nb.pictures.shards import SHARDS, SUFFIXES, Notes, Shard, is_hidden
 from imagen_nb.pictures.tars import Tar
+from imagen_nb.store.files import as_path
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
@@ -46,7 +47,7 @@ def find_source(
     if hasattr(source, "features"):
         rows = Rows(source, "the dataset given", *columns)
         return Source("dataset", f"dataset {rows.mark}", [rows])
-    paths = [Path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
+    paths = [as_path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
     if not paths or not all(p.exists() for p in paths):
         rows = Rows(load_hub(source, split), str(source), *columns)
         return Source(str(source), f"hub {source} {rows.mark}", [rows], has_split=True)

@@ -12,7 +12,6 @@ import collections
 import hashlib
 import itertools
 import warnings
-from pathlib import Path
 
 from imagen_nb.pictures.arrow import table_columns
 from imagen_nb.pictures.captioned import FEW
@@ -20,6 +19,7 @@ from imagen_nb.pictures.decode import UnreadablePicture, decode_picture, reason
 from imagen_nb.pictures.pixels import to_square
 from imagen_nb.pictures.sources import load_hub
 from imagen_nb.pictures.tables import captions_of, clean_captions
+from imagen_nb.store.files import as_path
 from imagen_nb.store.keyed import permute
 
 __all__ = ["StreamedImages", "stream_captioned"]
@@ -42,7 +42,7 @@ def stream_captioned(
 
     if block < 1:
         raise ValueError(f"stream_captioned: block, got {block}, expected at least 1")
-    paths = [Path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
+    paths = [as_path(p) for p in (source if isinstance(source, (list, tuple)) else [source])]
     if paths and all(p.exists() for p in paths):
         if (kind := KINDS.get(paths[0].suffix.lower())) is None:
             raise ValueError(

@@ -17,6 +17,7 @@ from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import build_cache, check_width, held_back, make_encoder, open_data
 from imagen_nb.runs.work import Job, work
 from imagen_nb.store.config import config_to_dict
+from imagen_nb.store.files import WINDOWS, as_path
 
 __all__ = ["train"]
 
@@ -31,8 +32,8 @@ def train(
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     check_request(len(recipe.stages), stage, processes, held_out)
+    out, since = as_path(out), time.time()
     job = Job(out=str(out), stage=stage, held_out=held_out, execution=Execution(**execution))
-    out, since = Path(out), time.time()
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     claim_directory(out, config_to_dict(recipe))
@@ -43,7 +44,8 @@ def train(
         return
     build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
     if processes is None:
-        processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+        is_alone = torch.cuda.is_available() or WINDOWS  # where torchrun may lack what it needs
+        processes = 1 if is_alone else min(2, os.cpu_count() or 1)
     if processes == 1:
         work(job)
     else:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from imagen_nb.store.files import as_path
+
 __all__ = [
     "FAMILIES",
     "check_captions",
@@ -166,7 +168,7 @@ def find_folder(
     name: str | Path,  # name on the hub, or a folder
 ) -> tuple[Path | None, str]:  # the folder, None for a name on the hub; what to call it
     "Tell folders from names; a folder that does not exist is an error."
-    folder, name = Path(name).expanduser(), str(name)
+    folder, name = as_path(name), str(name)
     if folder.is_dir():
         return folder, folder.resolve().name
     if folder.is_absolute() or name[:1] in ".~" or name.count("/") > 1 or name[-1:] == "/":
