@@ -2,9 +2,10 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 
+from imagen_nb.runs.errors import in_one_line
 from imagen_nb.runs.options import parser
+from imagen_nb.store.files import as_path
 
 __all__ = ["main"]
 
@@ -47,7 +48,7 @@ def own_pictures(args):
     "What --data and its companions say."
     from imagen_nb.recipes import DataConfig
 
-    where = Path(args.data).resolve()
+    where = as_path(args.data).resolve()
     return DataConfig(
         source=str(where) if where.exists() else args.data,
         image_column=args.image_column,
@@ -82,8 +83,7 @@ def sample(args):
             f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr
         )
     grid = args.out / "grid.png"
-    paths = draw_captions(imagen, args.captions, seeds, args.out, grid, size=size, **options)
-    for path in dict.fromkeys([*paths, grid]):
+    for path in draw_captions(imagen, args.captions, seeds, args.out, grid, size=size, **options):
         print(path)
 
 
@@ -91,7 +91,8 @@ def upscale(args):
     "Enlarge a picture with the super-resolution stages."
     from imagen_nb.pictures.decode import decode_picture
     from imagen_nb.pictures.pixels import to_square
-    from imagen_nb.plots import save_picture
+    from imagen_nb.plots import add_picture
+    from imagen_nb.store.files import picture_file
 
     imagen = load_model(args)
     picture = decode_picture(args.image.read_bytes())
@@ -104,13 +105,13 @@ def upscale(args):
         f" and enlarged to {imagen.stages[-1].config.size} px"
     )
     options = sampling_options(args, len(sides) - sides.index(side))
+    name = f"{args.image.stem}-{imagen.stages[-1].config.size}px.png"
+    out = picture_file(args.out or args.image.with_name(name))
     lowres = to_square(picture, side)[None]
     image = imagen.sample(
         [args.caption], seeds=[args.seed], lowres=lowres, progress=True, **options
     )[0]
-    out = args.out or args.image.with_name(f"{args.image.stem}-{image.shape[-1]}px.png")
-    save_picture(image, out)
-    print(out)
+    print(add_picture(image, out))
 
 
 def export(args):
@@ -232,8 +233,6 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `imagen-nb`."
     args = parser().parse_args(argv)
-    from imagen_nb.runs.errors import in_one_line  # torch: not needed for --help
-
     return in_one_line(args.command, lambda: COMMANDS[args.command](args))
 
 

@@ -17,7 +17,7 @@ from .cascade import Imagen
 from .data import ShapesWorld
 from .lab import oracle
 from .plots import save_picture
-from .store.files import replace_text
+from .store.files import as_path, replace_text
 
 # %% ../nbs/13_evaluation.ipynb #7acc3be7
 def wilson(
@@ -121,7 +121,7 @@ def draw_and_score(
     **options,  # passed to `Imagen.sample`
 ) -> list[dict]:  # one row per scene: index, caption, held_out, scores at each size
     "Draw captions, keep every stage's picture, ask the oracle."
-    folder, sizes = Path(folder), [o.config.size for o in imagen.stages]
+    folder, sizes = as_path(folder), [o.config.size for o in imagen.stages]
     folder.mkdir(parents=True, exist_ok=True)
 
     def answers(i):

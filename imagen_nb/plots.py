@@ -10,7 +10,8 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -18,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_nb.store.files import read_rows
+from imagen_nb.store.files import as_path, picture_file, read_rows, replaced, write_new
 
 __all__ = [
     "BLUE",
     "ORANGE",
     "save_picture",
+    "add_picture",
     "image_grid",
     "show_images",
     "show_stages",
@@ -78,13 +80,39 @@ def _bytes(image: Tensor) -> Tensor:
 
 
 def save_picture(
-    image: Tensor,  # (3 h w) in [-1, 1]; what lies outside is cut off
-    path: str | Path,  # PNG file
+    picture,  # (3 h w) in [-1, 1], what lies outside is cut off; or a matplotlib figure
+    path: str | Path,  # PNG, JPEG or WebP file, made or replaced
+    dpi: int = 100,  # of a figure
 ):
     "One picture as a file."
+    path = picture_file(path)
+    with replaced(path) as f:
+        f.write(_file(picture, path.suffix, dpi))
+
+
+def add_picture(
+    picture,  # (3 h w) in [-1, 1], or a matplotlib figure
+    path: str | Path,  # PNG, JPEG or WebP file to make
+    taken: Iterable[Path] = (),  # names of other pictures
+) -> Path:  # the file: where `path` is another one, or taken, its name has a number
+    "One picture as a new file; none is replaced."
+    path = picture_file(path)
+    return write_new(path, _file(picture, path.suffix), taken)
+
+
+def _file(picture, ending: str = ".png", dpi: int = 100) -> bytes:
+    "A picture or a figure as the bytes of a file."
     from PIL import Image
 
-    Image.fromarray(_bytes(image).numpy()).save(path)
+    buffer, kind = io.BytesIO(), ending.lower().replace("jpg", "jpeg")[1:]
+    if isinstance(picture, Tensor):
+        Image.fromarray(_bytes(picture).numpy()).save(buffer, kind)
+        return buffer.getvalue()
+    metadata = dict(Software=None) if kind == "png" else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # it is drawn as a box
+        picture.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _enlarge(image: Tensor, size: tuple[int, int], caller: str) -> Tensor:
@@ -174,6 +202,7 @@ def show_images(
                 ha="center",
                 va="top",
                 linespacing=1.15,
+                parse_math=False,
             )
     if title:
         fig.suptitle(title, fontsize=9, y=1 - 0.06 / size[1], va="top")
@@ -197,7 +226,7 @@ def show_stages(
     sides = [tuple(images.shape[-2:]) for images in stages]
     sizes = [f"{h} px" if h == w else f"{h} x {w} px" for h, w in sides]
     labels = [
-        f"{caption}\n{size}" if k == 0 else size
+        f"{caption[:200]}\n{size}" if k == 0 else size
         for caption in captions
         for k, size in enumerate(sizes)
     ]
@@ -211,7 +240,7 @@ def _finished(fig, path=None, dpi: int = 100):
 
     plt.close(fig)
     if path is not None:
-        fig.savefig(path, dpi=dpi, metadata={"Software": None})
+        save_picture(fig, path, dpi)
     return fig
 
 
@@ -350,9 +379,7 @@ def _png(fig, dpi: int, colours) -> bytes:
     elif isinstance(fig, Image.Image):
         data = _encode(fig)
     else:
-        buffer = io.BytesIO()
-        _finished(fig, buffer, dpi)
-        data = buffer.getvalue()
+        data = _file(_finished(fig), dpi=dpi)
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"frame_slider: a frame, got bytes {data[:8]!r}, expected a PNG")
     if colours is not None:
@@ -390,7 +417,7 @@ def plot_log(
     "How a run goes: its loss, its loss by noise level, its last validation."
     import matplotlib.pyplot as plt
 
-    folder = Path(folder)
+    folder = as_path(folder)
     rows, checks = (read_rows(folder / f"{name}.jsonl")[0] for name in ("log", "validation"))
     if not rows:
         raise ValueError(f"plot_log: {folder} has no rows in log.jsonl, expected at least one")
@@ -467,7 +494,7 @@ def plot_reference(
         2, len(stages), figsize=(WIDTH, 4.4), layout="constrained", squeeze=False
     )
     for (name, stage), (top, bottom) in zip(stages.items(), axes.T):
-        rows = [] if run is None else read_rows(Path(run) / name / "log.jsonl")[0]
+        rows = [] if run is None else read_rows(as_path(run) / name / "log.jsonl")[0]
         _plot_band(top, stage["loss"], band, rows)
         top.set(title=f"{name[:-2]} px")
         _plot_moments(bottom, stage)

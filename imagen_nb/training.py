@@ -29,6 +29,7 @@ from .engine.validation import HELD_BACK, VALIDATED, Watcher, compare_losses, is
 from .pictures.pixels import Batch, Crop
 from .stage import Draws, Stage, StageConfig
 from .store.config import config, option
+from .store.files import as_path
 from .store.keyed import keyed_generator, permute
 
 # %% ../nbs/12_training.ipynb #d1529f52
@@ -236,7 +237,7 @@ class Trainer:
         check_trainer(stage, dataset, text, config, out_dir, valid, execution)
         self.process = p = Process()
         self.start = self.stage = stage
-        self.config, self.out, self.step = config, Path(out_dir), 0
+        self.config, self.out, self.step = config, as_path(out_dir), 0
         self.execution = (execution or Execution()).settle(stage, config, p.ranks, p.device)
         samples = Samples(stage.config, dataset, text, config, p.rank, p.ranks)
         self.samples = samples if hasattr(dataset, "images") else Arrivals(samples, draw, draw_crop)

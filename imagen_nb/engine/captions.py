@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from imagen_nb.store import parts
-from imagen_nb.store.files import CheckpointError, check_room
+from imagen_nb.store.files import CheckpointError, as_path, check_room
 from imagen_nb.store.text_models import check_captions, differences, losses_told
 from imagen_nb.text import Encoder, TextEmbedding, pad_rows
 
@@ -170,7 +170,7 @@ class EmbeddingCache:
         from tqdm.auto import tqdm
 
         check_captions("EmbeddingCache.build", captions)
-        path, width = Path(path), encoder.width
+        path, width = as_path(path), encoder.width
         kind = str(dtype).removeprefix("torch.")
         meta = {"identity": encoder.identity, "width": width, "dtype": kind}
         todo = missing_captions(captions, path, meta, share, verify)
@@ -208,7 +208,7 @@ class EmbeddingCache:
         verify: bool = False,  # read every byte and compare digests
     ) -> "EmbeddingCache":  # sizes of all files checked
         "Open a cache; a damaged one, or another encoder's, is refused."
-        path = Path(path)
+        path = as_path(path)
         for reason in parts.damaged_parts(path).values() if verify else ():
             raise CheckpointError(f"EmbeddingCache.open: {reason}")
         index = parts.open_index(path)

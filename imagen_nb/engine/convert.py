@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb.store.files import check_room, flush
+from imagen_nb.store.files import as_path, check_room, flush
 from imagen_nb.store.foreign import TOKENIZER, check_file, check_files, weight_files
 from imagen_nb.store.text_models import FAMILIES, digest_tensors
 
@@ -29,7 +29,7 @@ def convert_encoder(
     target: str | Path,  # folder to make
 ) -> Path:  # the new folder
     "Write the encoder of a T5 alone, in bfloat16: `imagen-nb embed --convert SRC DST`."
-    source, target = Path(source).expanduser(), Path(target).expanduser()
+    source, target = as_path(source), as_path(target)
     config = read_config(source)
     check_files("convert_encoder", source)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

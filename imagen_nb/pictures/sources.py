@@ -13,6 +13,7 @@ from imagen_nb.pictures.layout import lay_out, split_names
 from imagen_nb.pictures.shards import SHARDS, Notes, Shard
 from imagen_nb.pictures.tables import FILE_COLUMNS
 from imagen_nb.pictures.tars import Tar
+from imagen_nb.store.files import as_path
 
 KNOWN = "a folder, .tar, .parquet, .arrow, .csv, .tsv, .jsonl or COCO's .json"
 
@@ -54,7 +55,7 @@ def find_source(
     if not all(isinstance(p, (str, os.PathLike)) for p in paths):
         what = ", ".join(sorted({type(p).__name__ for p in paths}))
         raise ValueError(f"load_captioned: source, got {what}, expected {KNOWN}, or a Dataset")
-    paths = [Path(p) for p in paths]
+    paths = [as_path(p) for p in paths]
     if not paths or not all(p.exists() for p in paths):
         rows = Rows(load_hub(source, split), str(source), *columns)
         return Source(str(source), f"hub {source} {rows.mark}", [rows], has_split=True)

@@ -14,7 +14,6 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from imagen_nb.pictures.arrow import as_stored, table_columns
@@ -24,6 +23,7 @@ from imagen_nb.pictures.pixels import to_square
 from imagen_nb.pictures.shards import Notes
 from imagen_nb.pictures.sources import Source, find_source, load_hub, pick_split
 from imagen_nb.pictures.tables import captions_of, clean_captions, row_captions
+from imagen_nb.store.files import as_path
 from imagen_nb.store.keyed import permute
 
 __all__ = ["StreamedImages", "stream_captioned"]
@@ -47,7 +47,7 @@ def stream_captioned(
         source = source[pick_split(source, split, name)]
     paths = source if isinstance(source, (list, tuple)) else [source]
     is_path = all(isinstance(p, (str, os.PathLike)) for p in paths)
-    if is_path and not all(Path(p).exists() for p in paths):
+    if is_path and not all(as_path(p).exists() for p in paths):
         name, source = str(source), load_hub(source, split, streaming=True)
     if hasattr(source, "features") and not hasattr(source, "num_rows"):
         rows: Local | Remote = Remote(source, *columns, name)

@@ -17,7 +17,7 @@ from imagen_nb.runs.reference import find_reference
 from imagen_nb.runs.setup import load_recipe, open_data
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
 from imagen_nb.store.config import with_defaults
-from imagen_nb.store.files import read_rows
+from imagen_nb.store.files import as_path, read_rows
 
 __all__ = ["doctor", "report"]
 
@@ -35,7 +35,7 @@ def doctor(
     | None = None,  # pictures to draw with the newest average; None: 8 if networks are small
 ) -> list[Finding]:  # all that was looked at, well or not
     "What is wrong with a run, and what to do. Needs no GPU and no network."
-    run = Path(run)
+    run = as_path(run)
     if not run.is_dir():
         raise ValueError(f"doctor: {run}, no such directory")
     if draw is not None and draw < 0:
@@ -213,7 +213,7 @@ def look_at_pictures(
 
 def look_at_data(recipe: Recipe, stages: list[str], shown: dict) -> Iterator[Finding]:
     "Pictures as these stages take them, and captions, if they are on this machine; notes in `shown` how many."
-    if recipe.data is not None and not Path(recipe.data.source).exists():
+    if recipe.data is not None and not as_path(recipe.data.source).exists():
         return (yield unknown("pictures", f"{recipe.data.source} is not on this machine"))
     world = open_data(recipe)
     shown["pictures"] = len(world)

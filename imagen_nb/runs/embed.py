@@ -6,6 +6,7 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.convert import convert_encoder
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.tables import table_captions
+from imagen_nb.store.files import as_path
 
 __all__ = ["embed", "convert", "read_captions", "read_share"]
 
@@ -38,7 +39,7 @@ def convert(
 ):
     "A published T5 as its encoder alone, in bfloat16."
     before, after = (
-        sum(p.stat().st_size for p in Path(o).iterdir() if p.suffix in (".bin", ".safetensors"))
+        sum(p.stat().st_size for p in as_path(o).iterdir() if p.suffix in (".bin", ".safetensors"))
         for o in (source, convert_encoder(source, target))
     )
     print(
@@ -52,7 +53,7 @@ def read_captions(
     column: str | None,  # of a table; None: caption or text
 ) -> list[str]:
     "Captions of a text, JSON-lines or CSV file, else of captioned pictures."
-    path = Path(source)
+    path = as_path(source)
     if path.is_file() and path.suffix.lower() in (".txt", ".jsonl", ".csv", ".tsv"):
         return table_captions(path, column)
     pictures = load_captioned(source, 64, caption_column=column, check=False)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_nb.pictures.captioned import load_captioned
-from imagen_nb.plots import show_stages
+from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
+from imagen_nb.store.files import picture_file
 from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
 from imagen_nb.text import token_numbers
 
@@ -19,11 +20,11 @@ KEPT = 128  # tokens of a caption
 def look(
     source: str,  # folder, file or hub name
     recipe: Recipe,  # whose sizes and steps count
-    out: Path,  # PNG file for the grid
+    out: str | Path,  # PNG file for the grid
     **options,  # of `load_captioned`
 ):
     "Say what is in a source, what is left out and why, and draw what a network would receive."
-    sizes = [stage.size for stage in recipe.stages]
+    sizes, out = [stage.size for stage in recipe.stages], picture_file(out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, sizes[-1], max_skipped=1, **options)
@@ -33,9 +34,9 @@ def look(
         for line in forecast(pictures, recipe):
             print(line)
         some = evenly(pictures, 8)
-        captions = [pictures.caption(i)[:200] for i in some]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        show_stages(captions, [pictures.images(some, size) for size in sizes], out)
+        captions = [pictures.caption(i) for i in some]
+        grid = show_stages(captions, [pictures.images(some, size) for size in sizes])
+        out = add_picture(grid, out)
     print(
         f"{out}: pictures as the stages of {recipe.name} receive them,"
         f" {', '.join(map(str, sizes))} px"

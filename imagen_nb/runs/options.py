@@ -5,6 +5,8 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imagen_nb.store.files import as_path
+
 __all__ = ["parser"]
 
 INTRO = """\
@@ -54,9 +56,17 @@ def number(text: str) -> int | float:
     return int(text) if text.isdecimal() else float(text)
 
 
+def path(text: str) -> Path:
+    "A path, or a complaint in one line."
+    try:
+        return as_path(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+
+
 Kind = dict[str, Any]  # what `add_argument` is told
 INT: Kind = dict(type=int)
-PATH: Kind = dict(type=Path)
+PATH: Kind = dict(type=path)
 FLAG: Kind = dict(action="store_true")
 MANY: Kind = dict(action="append", default=[])
 COLUMNS = {
@@ -75,7 +85,7 @@ EXECUTION = {  # how training is done, not what is learned
 TRAIN = {
     "recipe": "toy, toy-full or paper",
     "--data SOURCE": DATA_HELP,
-    "--init MODEL": "start from this model's stages and weights: directory, hub name or toy",
+    "--init MODEL": "start from the stages and weights of this model or run: directory, hub name or toy",
     "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's);"
     " with --init: where the model's own encoder lies",
     "--stage N": "train this stage alone; 0 is the base (default: all, in turn)",
@@ -87,7 +97,7 @@ TRAIN = {
     " with --data: share kept back as valid, and as much as test (default 0)",
 }
 SAMPLING = {
-    "--model": "directory, hub name or toy, which ships with the package (default)",
+    "--model": "directory of a model or a run, hub name or toy, which ships with the package (default)",
     "--encoder DIR": "folder of the text encoder, for a model trained with one of your own",
     "--seed": "of the noise; the same seed gives the same picture (default 0)",
     "--steps": "network evaluations: one number, or one for each stage as in 16,6,4",
@@ -107,7 +117,7 @@ SAMPLE = {
 UPSCALE = {
     "image IMAGE": "a picture file; its centred square is used",
     "caption CAPTION": "what it shows",
-    "--out": "PNG file (default: beside IMAGE)",
+    "--out": "PNG, JPEG or WebP file (default: beside IMAGE)",
 }
 EXPORT = {"run_folder RUN": "directory of a run", "out OUT": "directory for the model"}
 EMBED = {
@@ -128,7 +138,7 @@ DATA = {
     "source SOURCE": DATA_HELP,
     "--recipe": "whose sizes to show (default toy)",
     "--encoder NAME": "count the tokens that this T5, BERT or CLIP makes of the captions (default: the recipe's)",
-    "--out": "PNG file for the grid (default data.png)",
+    "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
 }

@@ -10,6 +10,7 @@ from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
 from imagen_nb.store.checkpoint import load_meta, newest_checkpoint
 from imagen_nb.store.config import config_from_dict
+from imagen_nb.store.files import as_path
 from imagen_nb.store.hub import find_model
 from imagen_nb.store.text_models import find_encoder
 from imagen_nb.text import TextEncoder
@@ -22,7 +23,7 @@ def export(
     out: str | Path,  # directory of the model
 ) -> dict[int, int]:  # steps in the newest checkpoint of each stage, by size; 0: never trained
     "Write a model from the averaged weights of a run's newest checkpoints."
-    run = Path(run)
+    run, out = as_path(run), as_path(out)
     if not (run / "config.json").exists():
         raise ValueError(
             f"export: {run}, got no config.json in it, expected the directory of a run"
@@ -69,5 +70,5 @@ def start_from(
             f" expected the {len(recipe.stages)} of recipe {recipe.name}"
         )
     place, _ = find_encoder(meta["encoder"], TextEncoder.from_pretrained, encoder, folder)
-    where = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    where = str(as_path(model).resolve()) if as_path(model).is_dir() else str(model)
     return replace(recipe, init=where, stages=stages, encoder=place or recipe.encoder)

@@ -1,6 +1,7 @@
 """The end of a run: pictures, scores, an overview, and where everything lies."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.evaluation import chance, report, score_pictures, tally
-from imagen_nb.plots import save_picture, show_stages
+from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import open_data
+from imagen_nb.store.files import picture_file, writable_folder
 
 __all__ = [
     "HELD_OUT",
@@ -113,9 +115,13 @@ def draw_captions(
     folder: str | Path,  # a PNG for each goes here
     overview: str | Path,  # one picture of all captions and stages
     **options,  # of `Imagen.sample`
-) -> list[Path]:  # the files
+) -> list[Path]:  # the files, the overview last; where another one was, with a number in its name
     "Draw captions with every trained stage; save the last pictures one by one, and all in one overview."
-    n = len(seeds) // len(captions)
+    n, folder, overview = (
+        len(seeds) // len(captions),
+        writable_folder(folder),
+        picture_file(overview),
+    )
     stages = imagen.sample(
         captions,
         n=n,
@@ -126,18 +132,18 @@ def draw_captions(
         **options,
     )
     captions = [caption for caption in captions for _ in range(n)]
-    paths = [Path(folder) / file_name(*pair) for pair in zip(captions, seeds)]
-    for path, image in zip(paths, stages[-1]):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(image, path)
-    Path(overview).parent.mkdir(parents=True, exist_ok=True)
-    show_stages(captions, list(stages), overview)
-    return paths
+    files: dict[tuple[str, int], Path] = {}
+    for pair, image in zip(zip(captions, seeds), stages[-1]):
+        if pair not in files:
+            files[pair] = add_picture(image, folder / file_name(*pair), files.values())
+    return [*files.values(), add_picture(show_stages(captions, list(stages)), overview)]
 
 
 def file_name(caption: str, seed: int) -> str:
-    "A caption as a name that every file system takes: 255 bytes at most."
-    name = "".join(c if c.isalnum() else "-" for c in caption)[:60].strip("-") or "empty"
+    "A caption as a name that every file system takes: 255 bytes at most, in small letters."
+    code = sys.getfilesystemencoding()
+    known = caption.lower().encode(code, "replace").decode(code)
+    name = "".join(c if c.isalnum() else "-" for c in known)[:60].strip("-") or "empty"
     return f"{name.encode()[:200].decode(errors='ignore')}-seed{seed}.png"
 
 

@@ -25,6 +25,7 @@ from imagen_nb.runs.setup import (
 )
 from imagen_nb.runs.work import Job, work
 from imagen_nb.store.config import config_to_dict
+from imagen_nb.store.files import WINDOWS, as_path
 
 __all__ = ["train"]
 
@@ -39,8 +40,8 @@ def train(
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     check_request(len(recipe.stages), stage, processes, held_out)
+    out, since = as_path(out), time.time()
     job = Job(out=str(out), stage=stage, held_out=held_out, execution=Execution(**execution))
-    out, since = Path(out), time.time()
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
@@ -53,7 +54,8 @@ def train(
         return
     build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
     if processes is None:
-        processes = 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+        is_alone = torch.cuda.is_available() or WINDOWS  # where torchrun may lack what it needs
+        processes = 1 if is_alone else min(2, os.cpu_count() or 1)
     if processes == 1:
         work(job)
     else:

@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from imagen_nb.store.files import CheckpointError, check_room, flush
+from imagen_nb.store.files import CheckpointError, as_path, check_room, flush, has_ended
 from imagen_nb.store.manifest import (
     MANIFEST,
     META,
@@ -89,7 +89,7 @@ def save_directory(
     readme: str | None = None,  # text for people, in Markdown
 ) -> Path:  # the complete directory
     "Save dictionaries of tensors and `meta` at `path`: all of it, or nothing changes."
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(as_path(path)))
     groups = {_file_name(k): _ready(k, group) for k, group in tensors.items()}
     text = _meta_text(meta)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -368,7 +368,7 @@ def checkpoints(
     path,  # folder of step directories: "100", "step-100", "step_000100"
 ) -> list[Path]:
     "The complete step directories in `path`, newest first; none if there is no folder."
-    path = Path(path)
+    path = as_path(path)
     if not path.is_dir():
         return []
     names = {p.name for p in path.iterdir()}
@@ -441,7 +441,7 @@ def _sibling(path: Path, kind: str, ident: str) -> Path:
 
 def _resolve(path) -> Path:
     "`path`, or its complete sibling if its writer died between two renames."
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(as_path(path)))
     if path.exists():
         return path
     ours = [p for m, p in _siblings(path.parent) if m[1] == path.name and m[2] != "gone"]
@@ -482,10 +482,6 @@ def _is_dead(match: re.Match, folder: Path) -> bool:
     if host == _host():
         if pid == os.getpid():
             return ident not in _writing
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if has_ended(pid):
             return True
-        except PermissionError:
-            pass
     return time.time() - newest > STALE  # another machine's, or another process has its number

@@ -1,48 +1,155 @@
-"""Files that are whole or as before, locks, JSON lines, room on the disk, and where things lie."""
+"""Paths as users name them, files that are whole or as before, locks, JSON lines, room on the disk, where things lie."""
 
 import errno
+import importlib
+import itertools
 import json
 import os
 import platform
 import secrets
 import shutil
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 __all__ = [
     "CheckpointError",
+    "WINDOWS",
     "append",
+    "as_path",
     "assets",
     "cache_folder",
     "check_room",
     "flush",
+    "has_ended",
     "locked",
+    "picture_file",
     "read_rows",
     "replace_text",
     "replaced",
     "save_png",
+    "writable_folder",
+    "write_new",
 ]
+
+WINDOWS = os.name == "nt"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # endings of the files that we draw
 
 
 class CheckpointError(ValueError):
     "What is stored is missing, cut, altered, of another format, or in use."
 
 
+# ---------------------------------------------------------------- paths
+
+
+def as_path(
+    name: str | Path,  # as a user gives it
+) -> Path:
+    "What a user named. `~` is a home folder, as in a shell; nothing else is expanded."
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"a path, got {name!r}, expected text or a Path")
+    text = os.path.expanduser(given := os.fspath(name))
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"a path, got {given!r}, expected the name of a file or folder")
+    if text[0] == "~" and not os.path.lexists(text):
+        who = text.replace(os.sep, "/").split("/")[0]
+        raise ValueError(f"{given}: nobody knows the home folder {who}; ./{who} is a name like any")
+    path = Path(text)
+    return path.absolute() if path.parts[:1] and path.parts[0][0] == "~" else path  # "./~"
+
+
+def writable_folder(
+    name: str | Path,  # a folder; made if it is not there
+) -> Path:
+    "Where files will go, refused before the work for them if they cannot."
+    path = as_path(name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{path}: there is a file of this name, expected a folder") from None
+
+
+def picture_file(
+    name: str | Path,  # a file, there or not; its folder is made
+) -> Path:
+    "Where a picture will go, refused before it is drawn if it cannot."
+    path = as_path(name)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file, as {path / 'picture.png'}")
+    if path.suffix.lower() not in PICTURES:
+        known = ", ".join(PICTURES)
+        raise ValueError(f"{path}, expected a name with one of {known} at its end: {path}.png")
+    writable_folder(path.parent)
+    with suppress(FileNotFoundError):
+        path.stat()  # a name that is too long
+    return path
+
+
+def write_new(
+    path: Path,  # file to make
+    data: bytes,  # all of its contents
+    taken: Iterable[Path] = (),  # names of something else, whatever their contents
+) -> Path:  # the file
+    "Write a file and replace none: where another one lies the name gets a number; the very same one is left."
+    for k in itertools.count(1):
+        at = path.with_stem(f"{path.stem}-{k}") if k > 1 else path
+        if at in taken:
+            continue
+        try:
+            with at.open("xb") as f:
+                f.write(data)
+        except FileExistsError:
+            if not at.is_file() or at.read_bytes() != data:
+                continue
+        except BaseException:
+            at.unlink(missing_ok=True)
+            raise
+        return at
+    raise AssertionError
+
+
+# ---------------------------------------------------------------- bytes
+
+
 def flush(
     path: Path,  # file, or directory
 ):
     "Force a file's bytes, or a directory's names, to the disk."
-    handle = os.open(path, os.O_RDONLY)
+    if is_folder := path.is_dir():
+        if WINDOWS:
+            return  # it opens no directories, and keeps names by itself
+    handle = os.open(
+        path, os.O_RDWR if WINDOWS else os.O_RDONLY
+    )  # there, what is read is not flushed
     try:
         os.fsync(handle)
     except OSError:
-        if not path.is_dir():  # some file systems cannot flush a directory
+        if not is_folder:  # some file systems cannot flush a directory
             raise
     finally:
         os.close(handle)
+
+
+def has_ended(
+    pid: int,  # number of a process of this machine
+) -> bool | None:  # None: nobody can say
+    "Is there no process of this number?"
+    if WINDOWS:  # where os.kill does kill, signal 0 or not
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def check_room(
@@ -66,21 +173,41 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno(), wait)
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise CheckpointError(
                 f"{folder} is in use by {owner}; wait, stop it, or use another directory"
             ) from None
-        except (ImportError, OSError) as e:  # Windows; a file system without locks
+        except OSError as e:  # a file system without locks
             warnings.warn(f"{folder} cannot be locked ({e}): see that one process uses it")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield
+
+
+def _lock(handle: int, wait: bool):
+    "Take the lock of an open file, which goes with the file; BlockingIOError: another process has it."
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_on_windows(handle, wait)
+    fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_on_windows(handle: int, wait: bool):
+    "The same there: a byte far behind the text, since nobody can read a locked one."
+    system: Any = importlib.import_module("msvcrt")
+    os.lseek(handle, 1 << 30, os.SEEK_SET)
+    while True:
+        try:
+            return system.locking(handle, system.LK_NBLCK, 1)
+        except PermissionError as e:
+            if not wait:
+                raise BlockingIOError(*e.args) from None
+            time.sleep(0.1)
 
 
 def assets() -> Path:
@@ -97,7 +224,7 @@ def cache_folder() -> Path:
     "Where catalogs are kept: $IMAGEN_NB_CACHE, or the user's cache; never beside the pictures unless so named."
     place = os.environ.get("IMAGEN_NB_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(place) if place else Path(base) / "imagen_nb"
+    return as_path(place) if place else as_path(base) / "imagen_nb"
 
 
 @contextmanager
@@ -106,7 +233,9 @@ def replaced(
 ) -> Iterator[IO[bytes]]:  # a new file, which takes its place when the block ends well
     "Write a file: all of it, or nothing changes."
     path = Path(path)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = path.with_name(
+        f".{secrets.token_hex(8)}.new"
+    )  # short: `path.name` may be as long as can be
     try:
         with new.open("xb") as f:
             yield f

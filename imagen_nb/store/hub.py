@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from imagen_nb.store.card import model_card
-from imagen_nb.store.checkpoint import load_directory, save_directory
+from imagen_nb.store.checkpoint import STEP, load_directory, save_directory
 from imagen_nb.store.checks import check, check_among
-from imagen_nb.store.files import assets
+from imagen_nb.store.files import as_path, assets
 
 __all__ = ["Pretrained", "find_model"]
 
@@ -47,7 +47,7 @@ class Pretrained(ABC):
         card: dict | None = None,  # run card of the training, for the model card
     ):
         "Write configs, weights and a README.md; the directory is complete or absent."
-        self._save(path, dtype, card, Path(path).name)
+        self._save(path, dtype, card, as_path(path).resolve().name)
 
     def push_to_hub(
         self,
@@ -116,8 +116,8 @@ def find_model(
             "find_model: 'toy', got no toy weights in this installation, expected"
             " some; run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'"
         )
-    if Path(name).is_dir():
-        return _model_of_run(Path(name))
+    if (path := as_path(name)).is_dir():
+        return _model_in(path)
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
 
@@ -134,13 +134,29 @@ def find_model(
     )
 
 
-def _model_of_run(path: Path) -> Path:
-    "The model inside the directory of a run; any other directory itself."
-    if (path / "meta.json").exists() or not (path / "config.json").exists():
+def _model_in(path: Path) -> Path:
+    "The model in a directory: itself, or that of the run which the directory is, or is a stage of."
+    home = path.resolve()
+    is_checkpoint = bool(STEP.fullmatch(home.name)) and (home.parent / "config.json").exists()
+    if (path / "meta.json").exists() and not is_checkpoint:
         return path
-    if (path / "model").is_dir():
-        return path / "model"
-    raise ValueError(
-        f"find_model: {path}, got a run without a model, expected one that has ended;"
-        f" write what it has learned so far: `imagen-nb export {path} OUT`, load OUT"
+    stage = home.parent if is_checkpoint else home
+    is_stage = is_checkpoint or any((*stage.glob("step_*"), *stage.glob("log.jsonl")))
+    run = stage.parent if is_stage else path
+    model = run / "model"
+    if (model / "meta.json").exists() and not is_checkpoint:
+        return model
+    if (model / "meta.json").exists():
+        advice = f"that of its run is {model}"
+    elif (run / "config.json").exists():
+        advice = f"write what its run has learned so far: `imagen-nb export {run} OUT`, load OUT"
+    elif is_stage or any(run.glob("*px/step_*")):
+        advice = "`Imagen(encoder, [trainer.fit()]).save_pretrained(OUT)` writes one, load OUT"
+    else:
+        return path  # what is read next says what it lacks
+    what = (
+        "a checkpoint of training"
+        if is_checkpoint
+        else f"{'a stage' * is_stage or 'a run'} without a model"
     )
+    raise ValueError(f"find_model: {path}, got {what}, expected a model; {advice}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from imagen_nb.store.files import assets
+from imagen_nb.store.files import as_path, assets
 from imagen_nb.store.foreign import TOKENIZER, check_files, in_words
 
 __all__ = [
@@ -299,7 +299,7 @@ def find_folder(
     name: str | Path,  # "toy", a name on the hub, or a folder
 ) -> tuple[Path | None, str]:  # the folder, None for a name on the hub; what to call it
     "Tell folders from names; a folder that does not exist is an error."
-    folder, name = Path(name).expanduser(), str(name)
+    folder, name = as_path(name), str(name)
     if name == "toy":
         folder = assets() / "t5-toy"
     if folder.is_dir():
