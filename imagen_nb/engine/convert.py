@@ -73,7 +73,7 @@ def encoder_bytes(
 
 def read_config(source: Path) -> dict:
     "The configuration of a T5 folder."
-    if not (source / "config.json").is_file():
+    if not (source / "config.json").exists():
         raise ValueError(
             f"convert_encoder: {source}, got no config.json there, expected a folder with config,"
             " weights and tokenizer"

@@ -34,6 +34,14 @@ LIMITS = """
 - Other sizes and other words than those of training give worse pictures; scores say nothing about them.
 """
 
+NAMES = {"revision": "digest of the weights", "tokenizer": "digest of the tokenizer"}
+
+OWN_ENCODER = """
+It is not part of these files. It is looked for under that name, and beside the model. If it lies elsewhere, say where:
+`imagen-nb sample ... --encoder DIR`, or `Imagen.from_pretrained("{name}", encoder="DIR")`. Digests tell whether it is
+the same.
+"""
+
 NO_ENCODER = "none was saved; captions come as a `TextEmbedding`"
 UNTRAINED = "- The {} px model was never trained; it refuses to draw.\n"
 
@@ -56,7 +64,7 @@ def model_card(
     from imagen_nb import __version__
 
     sizes, models, encoder = facts["sizes"], facts["models"], facts["encoder"]
-    told = ", ".join(f"{k} `{v}`" for k, v in (encoder or {}).items()) or NO_ENCODER
+    told = ", ".join(f"{NAMES.get(k, k)} `{v}`" for k, v in (encoder or {}).items()) or NO_ENCODER
     parts = [
         HEAD,
         f"\n# Imagen cascade, {' → '.join(map(str, sizes))} px\n\nCaption in, picture out:"
@@ -65,6 +73,7 @@ def model_card(
         USE.format(name=name, size=sizes[-1]),
         "\n## Models\n\n" + table(tuple(models[0]), [tuple(o.values()) for o in models]),
         f"\nText encoder, frozen: {told}.\n",
+        OWN_ENCODER.format(name=name) if encoder and encoder.get("encoder") != "t5-toy" else "",
     ]
     if card:
         parts += training(card), scores(card)

@@ -43,7 +43,7 @@ FAMILIES = {
     "clip": "CLIPTextModel",
     "clip_text_model": "CLIPTextModel",
 }
-MULTILINGUAL = "--encoder google/umt5-base"  # T5 in 107 languages, with a vocabulary for them
+MULTILINGUAL = "--encoder google/mt5-base"  # T5 in 101 languages; umT5 is like it
 PLAIN = ("model", "encoder", "text_encoder", "weights")  # names that say nothing alone
 
 
@@ -137,8 +137,12 @@ def load_tokenizer(
             f" {', '.join(TOKENIZER[:2])}, vocab.txt beside the weights; a published pipeline keeps"
             " them in `tokenizer`, next to `text_encoder`: copy them over"
         )
-    with in_one_line(transformers, name):
-        return transformers.AutoTokenizer.from_pretrained(name)
+    has_pieces_alone = (folder / "spiece.model").exists() and not (
+        folder / "tokenizer.json"
+    ).exists()
+    with in_one_line(transformers, name):  # of umT5 the automatic one reads tokenizer.json alone
+        kind = transformers.T5Tokenizer if has_pieces_alone else transformers.AutoTokenizer
+        return kind.from_pretrained(name)
 
 
 def import_transformers():
