@@ -477,6 +477,9 @@ TEXTS = {  # what -> the file beside the picture, the caption that comes of it
     "HTML": ("<b>red &amp; blue</b>", "<b>red &amp; blue</b>"),
 }
 CAPTIONS = [
+    Case("caption in a.caption", also(a_png, file("a.caption", "a")), ["a"]),
+    Case("caption in a.png.txt", also(a_png, file("a.png.txt", "a")), ["a"]),
+] + [
     Case(what, a_png if text is None else also(a_png, file("a.txt", text)), [caption])
     for what, (text, caption) in TEXTS.items()
 ]
@@ -578,12 +581,48 @@ TABLES = [
         {UNPARSED: 1},
         {".png": 1},
     ),
+    Case(
+        "csv: quote that is never closed",
+        also(a_png, picture("b.png"), picture("c.png"), sheet('a.png,"a\nb.png,b\nc.png,"c, c"')),
+        ["b", "c, c"],
+        {UNPARSED: 1},
+        {".png": 1},
+    ),
+    Case(
+        "csv: two quotes with rows between",
+        also(a_png, picture("b.png"), picture("c.png"), sheet('a.png,"a\nb.png,b\nc.png,5"')),
+        ["b", '5"'],
+        {UNPARSED: 1},
+        {".png": 1},
+    ),
+    Case(
+        "tsv: quotes within a field",
+        also(
+            a_png,
+            file("metadata.tsv", 'file_name\ttext\na.png\t5" disc, red\ngood.png\tgood\n'),
+        ),
+        ['5" disc, red'],
+    ),
+    Case(
+        "table in a subfolder",
+        also(picture("sub/a.png"), file("sub/metadata.csv", "file_name,text\na.png,a\n")),
+        ["a"],
+    ),
+    Case(
+        "table of something else in a subfolder",
+        also(picture("sub/a.png"), file("sub/metadata.csv", "id,score\n1,2\n")),
+        ignored={".csv": 1},
+    ),
+    Case("name of a table in capitals", also(a_png, table(a_row, name="Metadata.JSONL")), ["a"]),
 ]
 
 ENDS, PART = (b"good", encoded(four())), "part of a tar file damaged or cut off"
 SHARDS = [
     Case("tar: picture without caption", tar([("a.png", encoded(four()))]), corners=FOUR),
-    Case("tar: caption without picture", tar([("a.txt", b"a")]), []),
+    Case(
+        "tar: caption without picture", tar([("a.txt", b"a"), ("b.txt", b"b")]), [], {}, {".txt": 2}
+    ),
+    Case("tar: caption in a.caption", tar([("a.png", ENDS[1]), ("a.caption", b"a")]), ["a"]),
     Case(
         "tar: hidden files",
         tar([("._a.png", ENDS[1]), ("__MACOSX/._b.png", ENDS[1])]),
@@ -759,6 +798,13 @@ def test_nothing_at_all(tmp_path, monkeypatch):
         load_captioned(tmp_path, 16)
     with pytest.raises(ValueError, match="gone.*does not exist"):
         load_captioned(tmp_path / "gone", 16)
+    for name in ("part-0.tar.gz", "images.zip", "IMG_1.HEIC"):
+        (tmp_path / name).write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match="of 0: not looked at: 1 .HEIC, 1 .zip, 1 .tar.gz"):
+        load_captioned(tmp_path, 16)
+    (tmp_path / "a.jfif").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"of 1: 1 {UNKNOWN}; for example .*a.jfif; not looked at"):
+        load_captioned(tmp_path, 16)
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -866,6 +912,32 @@ def test_tables_of_datasets(tmp_path):
         ds = load_captioned(rows, 16)
     assert [ds.caption(i) for i in range(len(ds))] == ["a", ""]
     assert ds.examples == {"empty file": ["row 1", "row 4"], UNKNOWN: ["row 2"]}
+
+
+def test_damage_is_told_with_what_the_library_said(tmp_path):
+    "A Pillow without JPEG calls every photograph damaged; so its own words are kept."
+    a_png(tmp_path)
+    file("b.jpg", lambda: encoded(four((480, 320)), "JPEG")[:-900])(tmp_path)
+    ds = run(Case("", lambda root: None), tmp_path)
+    assert "b.jpg (image file is truncated" in ds.report() and ds.skipped == {DAMAGED: 1}
+
+
+def test_pictures_without_any_caption_beside_something_unread_are_told(tmp_path):
+    def said(name, content):
+        root = tmp_path / name
+        also(picture(f"{name}/a.png"), file(f"{name}/{name}", content))(tmp_path)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            load_captioned(root, 16)
+        return " ".join(str(w.message) for w in seen)
+
+    sheet = "file_name,text\na.png,a\n"
+    for name in ("captions.csv", "captions.txt", "labels.json"):
+        ending = name[name.index(".") :]
+        assert f"no picture has a caption; not looked at: 1 {ending}; captions are read" in said(
+            name, sheet
+        )
+    assert said("metadata.csv", sheet) == said("a.txt", "a") == ""
 
 
 # ---------------------------------------------------------------- squares in memory

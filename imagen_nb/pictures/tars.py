@@ -39,6 +39,8 @@ class Tar:
             for key, parts in found.items():
                 if "image" in parts:
                     yield self._found(f, key, parts)
+                else:
+                    notes.ignored.update(f".{end}" for end in parts)
 
     def _add(self, found: dict, member: Member, notes: Notes):
         folder, slash, file = member.name.rpartition("/")
