@@ -294,6 +294,13 @@ def test_a_difference_walks_lists_and_tuples():
     assert len(config_diff(old, config_to_dict(wider))) == 4
 
 
+def test_a_difference_is_of_what_is_learned():
+    old, new = (config_to_dict(change(toy(), "stages.0.w", w)) for w in ("2.0", "3.0"))
+    assert old != new and config_diff(old, new) == []
+    new["stages"][0]["size"] = 64
+    assert config_diff(old, new) == ["stages.0.size: 32 on disk, 64 now"]
+
+
 def test_a_difference_is_short():
     base = config_to_dict(StageConfig())
     other = dict(base, network=config_to_dict(EfficientUNetConfig()))

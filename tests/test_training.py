@@ -17,7 +17,7 @@ from train_worker import STAGE, Letters, make_trainer, pin_fp32
 
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import execution, keeping
-from imagen_nb.engine.distributed import gradient
+from imagen_nb.engine.distributed import gradient, settings
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.guards import check_pictures, has_learned
 from imagen_nb.engine.keeping import claim_directory
@@ -34,6 +34,7 @@ from imagen_nb.store.keyed import permute
 from imagen_nb.training import (
     Samples,
     TrainConfig,
+    Trainer,
     draw,
     draw_crop,
     ema_decay,
@@ -727,6 +728,197 @@ def test_samples_enlarge_true_pictures(tmp_path):
     )
 
 
+# ---------------------------------------------------------------- a run owns its start
+
+
+def weights(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def alike(*networks):
+    first, *others = map(weights, networks)
+    return all(torch.equal(a, b) for other in others for a, b in zip(first, other))
+
+
+def test_the_given_stage_stays_as_it_was_and_serves_two_runs(tmp_path):
+    given = make_trainer("unused").stage
+    before = weights(given.network)
+    one, two = (make_trainer(tmp_path / k, 2, stage=given).fit() for k in "ab")
+    assert all(torch.equal(p, b) for p, b in zip(given.network.parameters(), before))
+    assert alike(one.network, two.network) and not alike(one.network, given.network)
+    with pytest.raises(ValueError, match=r"use the stage that fit\(\) returned"):
+        given.sample(Letters()[["red"]], seeds=[0], steps=1)
+    assert one.sample(Letters()[["red"]], seeds=[0], steps=1).isfinite().all()
+
+
+def test_the_stage_that_fit_returns_trains_further_from_step_0(tmp_path):
+    first = make_trainer(tmp_path / "a", 2).fit()
+    before, trainer = weights(first.network), make_trainer(tmp_path / "b", 1, stage=first, lr=1e-3)
+    second = trainer.fit()
+    assert trainer.step == 1 and not alike(first.network, second.network)
+    assert all(torch.equal(p, b) for p, b in zip(first.network.parameters(), before))
+    network, average = final(tmp_path / "b", 1)
+    assert equal([network], [average])  # the average begins anew, too
+
+
+def test_a_second_try_begins_where_the_first_one_did(tmp_path):
+    trainer = make_trainer(tmp_path / "a", 4)
+    stop_after(trainer, 2)
+    del trainer.train_step
+    assert alike(trainer.fit().network, make_trainer(tmp_path / "b", 4).fit().network)
+
+
+def test_frozen_weights_stay_frozen_and_any_precision_learns_in_float32(tmp_path):
+    given = make_trainer("unused").stage
+    given.network.conv_in.requires_grad_(False)
+    given.network.bfloat16()
+    done = make_trainer(tmp_path / "a", 2, stage=given).fit().network
+    assert torch.equal(done.conv_in.weight, given.network.conv_in.weight.float())
+    assert not alike(done, given.network) and given.network.conv_in.weight.dtype == torch.bfloat16
+    given.network.requires_grad_(False)
+    with pytest.raises(ValueError, match="stage, got only frozen weights"):
+        make_trainer("unused", stage=given)
+
+
+def test_a_directory_is_claimed_by_a_checkpoint_or_a_row(tmp_path):
+    out = tmp_path / "run"
+    stop_after(make_trainer(out, 4), 1)  # out of memory, say
+    make_trainer(out, 4, batch=4, save_every=2).fit()
+    with pytest.raises(ValueError, match="train.batch: 4 on disk, 8 now"):
+        make_trainer(out, 4).fit()
+    watched = dict(validate_every=1, valid=ShapesWorld("valid", level="quick", size=16))
+    stop_after(make_trainer(tmp_path / "row", 4, **watched), 1)
+    with pytest.raises(ValueError, match="train.batch: 8 on disk, 4 now"):
+        make_trainer(tmp_path / "row", 4, batch=4).fit()
+
+
+def test_what_changes_nothing_that_is_learned_may_change(reference, tmp_path):
+    make_trainer(tmp_path / "run", keep=1)
+    stop_after(make_trainer(tmp_path / "run"), 11)
+    drawn = replace(STAGE, steps=3, sampler="ddim", w=1.0, threshold=None, t_start=0.9)
+    make_trainer(tmp_path / "run", stage=drawn, keep=5, save_every=4).fit()
+    assert equal(final(tmp_path / "run"), final(reference))
+    assert [int(p.name[5:]) for p in checkpoints(tmp_path / "run")] == [20, 16, 12, 10, 5]
+    now = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (now["train"]["keep"], now["stage"]["w"]) == (5, 1.0)
+
+
+@pytest.mark.parametrize("decay", ["constant", "late"])
+def test_a_run_becomes_longer_where_its_steps_stay_the_same(tmp_path, decay):
+    make_trainer(tmp_path / "whole", 12, decay=decay).fit()
+    stop_after(make_trainer(tmp_path / "parts", 9, decay=decay), 6)  # saved after step 5
+    make_trainer(tmp_path / "parts", 12, decay=decay).fit()
+    assert equal(final(tmp_path / "parts", 12), final(tmp_path / "whole", 12))
+    with pytest.raises(ValueError, match="train.steps: 12 on disk, 9 now"):
+        make_trainer(tmp_path / "parts", 9, decay=decay).fit()
+
+
+def test_a_longer_cosine_is_refused_with_the_way_on(tmp_path):
+    make_trainer(tmp_path / "run", 5).fit()
+    with pytest.raises(ValueError, match="steps: 5 on disk, 8 now(.|\n)*--init RUN"):
+        make_trainer(tmp_path / "run", 8).fit()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 5
+
+
+# ---------------------------------------------------------------- nothing ambient enters
+
+
+def torch_is():
+    "What other code finds."
+    return (
+        *(get() for get, *_ in settings()),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_device(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_rng_state().sum().item(),
+        signal.getsignal(signal.SIGINT),
+    )
+
+
+@pytest.fixture
+def crowded(monkeypatch):
+    "A notebook in which others were at work."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = AcceleratorState, PartialState, GradientState
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_float32_matmul_precision("medium")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        yield
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+    for state in states:
+        state._shared_state.clear()
+
+
+def test_nothing_ambient_enters_a_run_or_is_left_by_it(tmp_path, request):
+    make_trainer(tmp_path / "plain", 3, accumulate=2).fit()
+    trainer = make_trainer(tmp_path / "crowded", 3, accumulate=2)
+    request.getfixturevalue("crowded")
+    before = torch_is()
+    trainer.fit()
+    assert torch_is() == before
+    assert equal(final(tmp_path / "plain", 3), final(tmp_path / "crowded", 3))
+
+
+def test_a_run_that_fails_leaves_torch_as_it_was(tmp_path):
+    before, trainer = torch_is(), make_trainer(tmp_path / "run", 3)
+    stop_after(trainer, 1)
+    assert torch_is() == before and (torch.tensor([1e-40]) * 1).item() > 0
+
+
+# ---------------------------------------------------------------- slips
+
+
+def test_what_a_trainer_is_given_is_looked_at(tmp_path):
+    good = make_trainer("unused")
+    given = dict(stage=good.stage, dataset=good.samples.dataset, text=Letters(), config=good.config)
+    given |= dict(out_dir=tmp_path / "run", valid=None, execution=None)
+    none = ShapesWorld("train", level="quick", size=16, length=0)
+    wide = Letters()[["a"]]._replace(tokens=torch.zeros(1, 8, 9))
+    slips = dict(
+        stage=(STAGE, [good.stage], None),
+        dataset=(none, [(torch.zeros(3, 16, 16), "a")], None, good.samples.dataset.images([0])),
+        text=(["a"] * 40, "a", None, dict(a=1), lambda captions: None, EchoWide(wide)),
+        config=(dict(batch=4), STAGE, None),
+        out_dir=(None, 3),
+        valid=(none, 0.1, [1]),
+        execution=(dict(progress=False), True),
+    )
+    for name, wrong in slips.items():
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"Trainer: {name}, got .*expected "):
+                Trainer(**given | {name: value})
+    assert not (tmp_path / "run").exists()
+
+
+class EchoWide:
+    "Embeddings of another encoder."
+
+    def __init__(self, text):
+        self.text = text
+
+    def __getitem__(self, captions):
+        return self.text
+
+
+def test_a_warm_up_longer_than_the_run_is_told(recwarn):
+    make_trainer("unused", 4)
+    assert not recwarn
+    make_trainer("unused", 3)
+    (told,) = recwarn
+    assert "warmup=4 is longer than steps=3" in str(told.message)
+
+
 # ---------------------------------------------------------------- what others bring
 
 
@@ -760,8 +952,10 @@ def test_a_network_of_ones_own_trains_and_resumes(tmp_path, optimizer):
     assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
     found = has_learned(final(tmp_path / "whole", 12)[1])
     assert found.level == "ok" and "not known" in found.why
-    own(tmp_path / "again", recompute=True).fit()
-    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "again", 12))
+    runs = ("kept", False), ("again", True)
+    for name, recompute in runs:
+        own(tmp_path / name, compile=False, recompute=recompute).fit()
+    assert equal(*(final(tmp_path / name, 12) for name, _ in runs))
 
 
 def test_muon_leaves_both_ends_of_any_network_to_adamw():

@@ -66,7 +66,7 @@ def make_trainer(out, steps=20, world=None, valid=None, stage=STAGE, network=Non
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
     return Trainer(
-        Stage(stage, network),
+        stage if isinstance(stage, Stage) else Stage(stage, network),
         world,
         Letters(),
         TrainConfig(**CONFIG | dict(steps=steps) | changes),

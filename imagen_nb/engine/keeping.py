@@ -105,10 +105,11 @@ def own_copy(
     network: nn.Module,  # on any device
     device: torch.device | str,  # where the copy goes
 ) -> nn.Module:  # the same, sharing nothing; no weight is copied twice on the way
-    "A network like this one, somewhere else."
+    "A network like this one, somewhere else; weights of any precision learn in float32."
     memo: dict[int, Any] = {}
     for p in network.parameters():
-        memo[id(p)] = nn.Parameter(p.detach().to(device, copy=True), p.requires_grad)
+        value = p.detach().to(device, torch.float32, copy=True)
+        memo[id(p)] = nn.Parameter(value, p.requires_grad)
     for b in network.buffers():
         memo[id(b)] = b.detach().to(device, copy=True)
     return copy.deepcopy(network, memo)

@@ -26,17 +26,19 @@ def check_trainer(
     for name, (given, kind) in kinds.items():
         names = {o.__name__ for o in type(given).__mro__}
         check(kind in names, f"Trainer: {name}", type(given).__name__, f"a {kind}")
+    learns = any(p.requires_grad for p in stage.network.parameters())
+    check(learns, "Trainer: stage", "only frozen weights", "some with requires_grad")
     is_path = isinstance(out_dir, (str, os.PathLike))
     check(is_path, "Trainer: out_dir", type(out_dir).__name__, "the name of a folder")
     for name, given in (("dataset", dataset), ("valid", valid)):
         if given is not None or name == "dataset":
             check_source(f"Trainer: {name}", given, is_stream=name == "dataset")
     check_text(text, dataset, stage.config.network.text_dim)
-    if config.warmup >= config.steps:
+    if config.warmup > config.steps:
         warnings.warn(
-            f"Trainer: warmup={config.warmup:,} is not shorter than steps={config.steps:,}:"
+            f"Trainer: warmup={config.warmup:,} is longer than steps={config.steps:,}:"
             f" the learning rate never reaches lr={config.lr:g}; give a warm-up"
-            f" of {config.steps // 20:,} steps or so"
+            f" of {max(1, config.steps // 20):,} steps or so"
         )
 
 
