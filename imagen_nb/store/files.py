@@ -1,4 +1,4 @@
-"""Paths as users name them, files that are whole or as before, locks, JSON lines, room on the disk, where things lie."""
+"""Paths as users name them, files that are whole or as before, locks, JSON lines, room on the disk."""
 
 import errno
 import importlib
