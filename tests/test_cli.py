@@ -494,6 +494,8 @@ def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
         "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no"
         in capsys.readouterr().out
     )
+    assert main(["export", str(run), str(model)]) == 0
+    assert "the model that is there is replaced" in capsys.readouterr().out
     imagen, average = (
         Imagen.from_pretrained(model),
         load_file(run / "32px" / "step_00000002" / "average.safetensors"),

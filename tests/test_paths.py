@@ -261,6 +261,15 @@ def test_letters_that_a_terminal_lacks_are_replaced(monkeypatch):
     assert out.buffer.getvalue() == b"? circle ?\n"
 
 
+def test_captions_are_read_as_they_were_typed_whatever_the_locale(monkeypatch):
+    def typed(text):
+        return parser().parse_args(["sample", text]).captions
+
+    assert typed("红 \udcff") == ["红 \ufffd"]  # a byte that is no letter
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    assert typed("红".encode().decode("ascii", "surrogateescape")) == ["红"]
+
+
 def test_a_closed_pipe_ends_quietly(monkeypatch, capfd):
     read, write = os.pipe()
     os.close(read)
