@@ -118,6 +118,8 @@ def export(args):
     "A model from a run that has not finished."
     from imagen_nb.runs import pretrained
 
+    if (args.out / "meta.json").exists():
+        print(f"{args.out}: the model that is there is replaced")
     for size, steps in pretrained.export(args.run_folder, args.out).items():
         what = f"averaged weights of step {steps:,}" if steps else "no checkpoint yet"
         print(f"{size} px: {what}")

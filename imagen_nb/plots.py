@@ -178,8 +178,8 @@ def show_images(
     width = width or min(WIDTH / columns, 1.6)
     lines = max(int(width * 72 / 7 / 0.56), 6)  # letters of 7 point in a line
     texts = [
-        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in str(c).split("\n"))
-        for c in captions or []
+        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in c.split("\n"))
+        for c in (str(c).encode(errors="replace").decode() for c in captions or [])
     ]
     rows = math.ceil(len(pictures) / columns)
     below = max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72 + 0.04

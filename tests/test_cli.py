@@ -494,6 +494,8 @@ def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
         "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no"
         in capsys.readouterr().out
     )
+    assert main(["export", str(run), str(model)]) == 0
+    assert "the model that is there is replaced" in capsys.readouterr().out
     imagen, average = (
         Imagen.from_pretrained(model),
         load_file(run / "32px" / "step_00000002" / "average.safetensors"),
@@ -526,7 +528,8 @@ def test_other_sizes_and_levels(tmp_path, capsys):
         len(pixels) == 4
         and main([*command[:2], *command[3:], "--size", "8x12", "--aug-t", ".1"]) == 0
     )
-    assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() not in pixels
+    assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() in pixels  # not replaced
+    assert Image.open(tmp_path / "a-red-circle-seed0-2.png").tobytes() not in pixels
     capsys.readouterr()
     for options, words in (
         (["--size", "8"], "as in 32x48"),
@@ -538,7 +541,7 @@ def test_other_sizes_and_levels(tmp_path, capsys):
         assert main([*command, *options]) == 2 and words in capsys.readouterr().err, options
 
 
-def test_upscale(trained, folder, tmp_path, capsys):
+def test_upscale(trained, folder, tmp_path, capsys, monkeypatch):
     for size, first in ((40, 32), (128, 128), (300, 128)):
         Image.open(folder / "1.png").resize((size, size + 20)).convert("LA").save(
             tmp_path / f"{size}.png"
@@ -566,6 +569,11 @@ def test_upscale(trained, folder, tmp_path, capsys):
     )
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and "JPEG" in lines[0] and "none.png" in lines[1]
+    monkeypatch.setattr(Imagen, "sample", lambda *_, **__: 1 / 0)  # nothing is drawn before that
+    for out, words in (("none", "none.png"), ("40.png/x.png", "file of this name")):
+        command = ["upscale", str(tmp_path / "40.png"), "a", "--model", str(trained)]
+        assert main([*command, "--out", str(tmp_path / out)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_embed_data_env(folder, tmp_path, capsys):
@@ -578,6 +586,10 @@ def test_embed_data_env(folder, tmp_path, capsys):
     (folder / "zero.png").unlink()
     out = capsys.readouterr().out
     assert "empty file" in out and "1" in out and Image.open(tmp_path / "data.png").width > 300
+    command = ["data", str(folder), "--out", str(tmp_path / "data.png")]
+    assert main(command) == 0 and not list(tmp_path.glob("data-*"))  # the very same grid
+    assert main([*command[:-1], str(tmp_path / "data")]) == 2
+    assert "data.png" in capsys.readouterr().err and not (tmp_path / "data").exists()
     assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,11 @@ def path(text: str) -> Path:
         return as_path(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from None
+
+
+def words(text: str) -> str:
+    "What was typed, in UTF-8 whatever the locale says; bytes that are none become marks."
+    return os.fsencode(text).decode(errors="replace")
 
 
 Kind = dict[str, Any]  # what `add_argument` is told
@@ -195,7 +201,7 @@ USES = {
         SAMPLE | SAMPLING,
         DRAWS
         | dict(
-            captions=dict(nargs="+"),
+            captions=dict(nargs="+", type=words),
             n=INT | dict(default=1),
             out=PATH | dict(default=Path("pictures")),
         ),
@@ -205,7 +211,7 @@ USES = {
         """\
   imagen-nb upscale small.png "a red circle on a gray background" """,
         UPSCALE | SAMPLING,
-        DRAWS | dict(image=PATH, out=PATH),
+        DRAWS | dict(image=PATH, caption=dict(type=words), out=PATH),
     ),
     "export": Use(
         "write the model of a run that has not finished, from its newest checkpoints",
