@@ -150,13 +150,10 @@ def data(args):
     from imagen_nb.recipes import find_recipe
     from imagen_nb.runs.look import look
 
-    recipe = find_recipe(args.recipe)
-    if args.encoder:
-        recipe = dataclasses.replace(recipe, encoder=args.encoder)
     options = dict(split=args.split, min_size=args.min_size, held_out=args.held_out)
     columns = dict(image_column=args.image_column, caption_column=args.caption_column)
-    check = "all" if args.decode else True
-    look(args.source, recipe, args.out, check=check, **options, **columns)
+    how = dict(encoder=args.encoder, check="all" if args.decode else True)
+    look(args.source, find_recipe(args.recipe), args.out, **how, **options, **columns)
 
 
 def doctor(args):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .store.files import assets
 from imagen_nb.store.text_models import (
     check_captions,
     check_options,
@@ -173,7 +172,7 @@ class TextEncoder:
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,  # name on the hub, or a folder
+        name: str | Path,  # "toy", name on the hub, or a folder
         max_length: int = 128,  # tokens kept of a caption
         dtype: torch.dtype | None = None,  # bfloat16 or float32; None: `fast_dtype(device)`
         device=None,  # None is the CPU
@@ -189,7 +188,7 @@ class TextEncoder:
     @classmethod
     def toy(cls, device=None) -> "TextEncoder":  # width 128, float32; None is the CPU
         "The small T5 that ships with the package: text-only pretraining, no pictures."
-        return cls.from_pretrained(assets() / "t5-toy", dtype=torch.float32, device=device)
+        return cls.from_pretrained("toy", dtype=torch.float32, device=device)
 
     device = property(lambda self: self.model.device)
 

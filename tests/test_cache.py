@@ -176,7 +176,7 @@ def test_another_encoder_is_refused_by_the_key_that_differs(cache, tmp_path):
     bare = TextEncoder(shorter.model, shorter.tokenizer, "t5-toy")
     for encoder, words in (
         (shorter, "another encoder.*differs in max_length, got 64, expected 128$"),
-        (other, "'t5' differs in revision.*tokenizer.*dtype, got 'bfloat16', expected 'float32'"),
+        (other, "'t5/' differs in revision.*tokenizer.*dtype, got 'bfloat16', expected 'float32'"),
         (bare, "differs in revision"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -558,7 +558,7 @@ def test_embed_converts(tmp_path, capsys):
     assert (identity["max_length"], identity["dtype"], identity["encoder"]) == (
         16,
         "float32",
-        "new",
+        "new/",
     )
 
 

@@ -252,7 +252,63 @@ def test_another_encoder(folder, tmp_path, capsys):
         == 2
     )
     assert "stage was never trained" in capsys.readouterr().err
-    assert main([*command, "--encoder", "toy", "--init", "toy"]) == 2
+
+
+def test_a_model_finds_its_encoder(folder, tmp_path, capsys, monkeypatch):
+    "A run with an encoder in a folder named as any: continued, exported, drawn; then the folder moves."
+    from test_text import random_t5
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "small").mkdir()
+    random_t5(tmp_path / "small" / "model")
+    few = ["train", "toy", "--data", str(folder), *TINY, "--stage", "0"]
+    assert main([*few, "--out", "first", "--encoder", "small/model"]) == 0
+    recipe = setup.load_recipe(tmp_path / "first")
+    assert recipe.encoder == str(tmp_path / "small" / "model")  # found from anywhere
+    card = (tmp_path / "first" / "model" / "README.md").read_text()
+    digest = Imagen.from_pretrained("first").encoder.identity["revision"]
+    assert "`small/model/`" in card and digest in card and "--encoder DIR" in card
+    assert main([*few, "--out", "second", "--init", "first"]) == 0
+
+    shutil.move("small/model", "moved")
+    assert main(["export", "first", "copy"]) == 0  # needs no encoder
+    for model in ("first", "copy"):
+        capsys.readouterr()
+        assert main(["sample", "a", "--model", model, "--out", "drawn", "--steps", "1"]) == 2
+        told = capsys.readouterr().err
+        assert "--encoder DIR" in told and digest in told and "small/model/" in told
+        assert "huggingface.co" not in told  # a folder is not looked for on the hub
+        draw = ["sample", "a", "--model", model, "--out", "drawn", "--steps", "1"]
+        assert main([*draw, "--encoder", "moved"]) == 0
+    more = [*few, "--out", "third", "--init", "first", "--encoder"]
+    assert main([*more, "toy"]) == 2 and not (tmp_path / "third").exists()
+    told = capsys.readouterr().err
+    assert "differs in revision" in told and f"expected '{digest}'" in told
+    assert main([*more, "moved"]) == 0
+    assert Imagen.from_pretrained("third").encoder.identity["revision"] == digest
+    assert main([*few, "--out", "first", "--encoder", "moved"]) == 0  # digests decide, not names
+    assert setup.load_recipe(tmp_path / "first").encoder == str(tmp_path / "moved")
+
+    shutil.copytree("moved", tmp_path / "small" / "model")
+    shutil.move("copy", "small/copy")
+    monkeypatch.chdir(folder)  # beside the model; see `places`
+    shutil.copytree(tmp_path / "moved", tmp_path / "small" / "small" / "model")
+    assert Imagen.from_pretrained(tmp_path / "small" / "copy").encoder.width == 32
+
+
+def test_data_counts_the_tokens_of_an_encoder(folder, tmp_path, capsys):
+    from test_text import random_t5
+
+    random_t5(tmp_path / "t5")
+    (tmp_path / "p").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "p")
+    (tmp_path / "p" / "0.txt").write_text("红色的圆", encoding="utf-8")
+    look = ["data", str(tmp_path / "p"), "--out", str(tmp_path / "d.png"), "--encoder"]
+    assert main([*look, str(tmp_path / "t5")]) == 0
+    told = capsys.readouterr().out
+    assert "1 caption with characters that encoder 't5/' has no token for" in told
+    assert main([*look, "toy"]) == 0 and "<unk>" not in capsys.readouterr().out
 
 
 def test_going_on_from_a_model(trained, folder, tmp_path, capsys):

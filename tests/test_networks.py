@@ -494,6 +494,20 @@ def test_text_can_be_off():
         net(z_t, log_snr, text)
     with pytest.raises(ValueError, match="text, got None"):
         build(BASE)(z_t, log_snr, None)
+    apart = awake(replace(BASE, text_dim=0, separate_attention=True))  # nothing to be apart from
+    assert apart(z_t, log_snr, None).shape == z_t.shape
+    large = awake(replace(SR, text_dim=0))
+    z_t, log_snr, _, *low = inputs(SR)
+    assert large(z_t, log_snr, None, *low).shape == z_t.shape
+
+
+def test_a_stage_without_text_passes_captions_over():
+    config = StageConfig(size=16, network=replace(BASE, text_dim=0), steps=2)
+    stage = Stage(config, awake(config.network))
+    text = inputs(BASE)[2].rows([0, 1])
+    torch.testing.assert_close(
+        stage.sample(text, seeds=[1, 2]), stage.sample(text.null(), seeds=[1, 2])
+    )
 
 
 # ---------------------------------------------------------------- parts

@@ -14,13 +14,15 @@ from imagen_nb.text import token_numbers
 
 __all__ = ["look", "spelled"]
 
-KEPT = 128  # tokens of a caption
+KEPT = 128  # tokens of a caption, by default
+COUNTED = 10_000  # captions, at most
 
 
 def look(
     source: str,  # folder, file or hub name
     recipe: Recipe,  # whose sizes and steps count
     out: str | Path,  # PNG file for the grid
+    encoder: str | None = None,  # whose tokens are counted; None: the toy's, if the recipe has it
     **options,  # of `load_captioned`
 ):
     "Say what is in a source, what is left out and why, and draw what a network would receive."
@@ -29,8 +31,9 @@ def look(
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, sizes[-1], max_skipped=1, **options)
         print(pictures.report())
-        for line in words(recipe.encoder, pictures):
-            print(line)
+        if encoder or recipe.encoder == "toy":
+            for line in words(encoder or "toy", pictures):
+                print(line)
         for line in forecast(pictures, recipe):
             print(line)
         some = evenly(pictures, 8)
@@ -48,21 +51,19 @@ def evenly(pictures, most: int) -> list[int]:
     return list(range(len(pictures)))[:: max(1, len(pictures) // most)][:most]
 
 
-def words(name: str, pictures, most: int = 10_000) -> Iterator[str]:
+def words(name: str, pictures) -> Iterator[str]:
     "What an encoder makes of captions, the first ten thousand of them; its tokenizer alone is loaded."
-    several = (pictures.captions(i) or [""] for i in range(min(most, len(pictures))))
+    several = (pictures.captions(i) or [""] for i in range(min(COUNTED, len(pictures))))
     captions = list(dict.fromkeys(caption for some in several for caption in some))
-    try:
-        folder, label = find_folder(name)
-        tokenizer = load_tokenizer(str(folder or name))
-    except ValueError as e:
-        return (yield f"tokens: not counted, {e}")
-    ids, cut, unknown = token_numbers(tokenizer, captions, KEPT)
-    yield f"tokens: at most {max(map(len, ids))} of {KEPT}; {cut} captions are cut there"
-    yield from loss_lines(0, unknown, KEPT, label)
-    if name == "toy" and (words := spelled(tokenizer, captions)):
+    folder, label = find_folder(name)
+    tokenizer = load_tokenizer(str(folder or name))
+    most = min(KEPT, tokenizer.model_max_length)
+    ids, cut, unknown = token_numbers(tokenizer, captions, most)
+    yield f"tokens: at most {max(map(len, ids))} of {most}; {cut} captions are cut there"
+    yield from loss_lines(0, unknown, most, label)
+    if name == "toy" and (strange := spelled(tokenizer, captions)):
         yield (
-            f"words the toy encoder has never met, and only spells: {len(words)}, as {', '.join(words[:5])}; \n"
+            f"words the toy encoder has never met, and only spells: {len(strange)}, as {', '.join(strange[:5])}; \n"
             "  one that reads real language: imagen-nb train ... --encoder google/t5-v1_1-base"
         )
 

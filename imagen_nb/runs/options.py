@@ -143,7 +143,7 @@ EMBED = {
 DATA = {
     "source SOURCE": DATA_HELP,
     "--recipe": "whose sizes to show (default toy)",
-    "--encoder NAME": "count the tokens that this T5, BERT or CLIP makes of the captions (default: the recipe's)",
+    "--encoder NAME": "count the tokens of captions as this T5, BERT or CLIP does: folder or hub name (default: toy)",
     "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",

@@ -101,8 +101,6 @@ def load_text_model(
     dtype: torch.dtype,  # of the weights
 ):  # model in eval mode without gradients; its tokenizer
     "The encoder half of a pretrained text model, checked to be complete."
-    if Path(name).is_dir():
-        check_files("TextEncoder.from_pretrained", Path(name))
     transformers = import_transformers()
     with in_one_line(transformers, name):
         family = transformers.AutoConfig.from_pretrained(name).model_type
@@ -302,11 +300,12 @@ def digest_tokenizer(
 def find_folder(
     name: str | Path,  # "toy", a name on the hub, or a folder
 ) -> tuple[Path | None, str]:  # the folder, None for a name on the hub; what to call it
-    "Tell folders from names; a folder that does not exist is an error."
+    "Tell folders from names; a folder that does not exist or is damaged is an error."
     folder, name = as_path(name), str(name)
     if name == "toy":
-        folder = assets() / "t5-toy"
+        return assets() / "t5-toy", "t5-toy"
     if folder.is_dir():
+        check_files("TextEncoder.from_pretrained", folder)
         return folder, folder_label(folder)
     if folder.is_absolute() or name[:1] in ".~" or name.count("/") > 1 or name[-1:] == "/":
         raise ValueError(
@@ -317,12 +316,12 @@ def find_folder(
 
 
 def folder_label(folder: Path) -> str:
-    "What a person would look for: its name on the hub, or its own name, with its parent's if that says nothing."
+    "What a person would look for: a name on the hub, or a folder's and a slash, with its parent's if it says little."
     parts = Path(os.path.abspath(folder)).parts
     for part in parts:
         if part.startswith("models--"):  # where the hub's client keeps what it downloads
             return part.removeprefix("models--").replace("--", "/")
-    return "/".join(parts[-2:] if parts[-1] in PLAIN else parts[-1:])
+    return "/".join(parts[-2:] if parts[-1] in PLAIN else parts[-1:]) + "/"
 
 
 def find_encoder(
@@ -358,15 +357,16 @@ def find_encoder(
 
 def places(name: str, model: Path | None) -> list[str]:
     "Where a model's encoder may lie, the likeliest first."
-    found = ["toy"] if name == "t5-toy" else []
-    folders = [Path(name)]
+    if name.strip("/") == "t5-toy":
+        return ["toy"]
+    found, folders = [], [Path(name)]
     if model is not None:
         with suppress(OSError, ValueError):  # no run there
             run = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))
             found.append(str(run["encoder"]))
-        folders += [folder / Path(name).name for folder in (model, model.parent)]
+        folders += [model / name, model.parent / name]
     found += [str(folder) for folder in folders if folder.is_dir()]
-    return list(dict.fromkeys([*found, name] if name != "t5-toy" else found))  # no name on the hub
+    return list(dict.fromkeys([*found, name]))
 
 
 def check_identity(
