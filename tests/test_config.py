@@ -290,7 +290,7 @@ def test_a_difference_walks_lists_and_tuples():
     assert config_diff(dict(a=((1, dict(b=2)),)), dict(a=[[1, dict(b=3)]])) == [
         "a.0.1.b: 2 on disk, 3 now"
     ]
-    wider = replace(then, stages=tuple(replace(o, t_start=0.9) for o in then.stages))
+    wider = replace(then, stages=tuple(replace(o, caption_drop=0.5) for o in then.stages))
     assert len(config_diff(old, config_to_dict(wider))) == 4
 
 

@@ -1,5 +1,6 @@
 """Training: draws, schedules, optimizers, and runs that are interrupted."""
 
+import copy
 import errno
 import json
 import os
@@ -770,10 +771,10 @@ def test_a_second_try_begins_where_the_first_one_did(tmp_path):
 
 def test_frozen_weights_stay_frozen_and_any_precision_learns_in_float32(tmp_path):
     given = make_trainer("unused").stage
-    given.network.conv_in.requires_grad_(False)
+    given.network.cond.requires_grad_(False)
     given.network.bfloat16()
     done = make_trainer(tmp_path / "a", 2, stage=given).fit().network
-    assert torch.equal(done.conv_in.weight, given.network.conv_in.weight.float())
+    assert alike(done.cond, copy.deepcopy(given.network.cond).float())
     assert not alike(done, given.network) and given.network.conv_in.weight.dtype == torch.bfloat16
     given.network.requires_grad_(False)
     with pytest.raises(ValueError, match="stage, got only frozen weights"):
@@ -814,10 +815,10 @@ def test_a_run_becomes_longer_where_its_steps_stay_the_same(tmp_path, decay):
 
 
 def test_a_longer_cosine_is_refused_with_the_way_on(tmp_path):
-    make_trainer(tmp_path / "run", 5).fit()
-    with pytest.raises(ValueError, match="steps: 5 on disk, 8 now(.|\n)*--init RUN"):
+    make_trainer(tmp_path / "run", 6).fit()
+    with pytest.raises(ValueError, match="steps: 6 on disk, 8 now(.|\n)*--init RUN"):
         make_trainer(tmp_path / "run", 8).fit()
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 5
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 6
 
 
 # ---------------------------------------------------------------- nothing ambient enters
