@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from test_validation import ENLARGER
 from train_worker import STAGE, Letters, make_trainer, pin_fp32
 
+from imagen_nb import stage as stages
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import execution, keeping
 from imagen_nb.engine.distributed import gradient, settings
@@ -376,8 +377,12 @@ def test_the_average_follows_the_network_at_every_step(tmp_path):
         torch.testing.assert_close(later[k], decay * first[k] + (1 - decay) * second[k])
 
 
-def test_steps_are_loss_gradient_clip_update_and_average_written_out(tmp_path):
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_steps_are_loss_gradient_clip_update_and_average_written_out(
+    tmp_path, is_bf16, monkeypatch
+):
     "Against the same written out with torch alone, and nothing left over from step to step."
+    monkeypatch.setattr(stages, "has_fast_bf16", lambda device: is_bf16)
     changes = dict(optimizer="adam", clip=0.05, lr=1e-2)
     make_trainer(tmp_path / "run", 3, **changes).fit()
     trainer = make_trainer("unused", 3, **changes)
@@ -861,7 +866,9 @@ def crowded(monkeypatch):
         state._shared_state.clear()
 
 
-def test_nothing_ambient_enters_a_run_or_is_left_by_it(tmp_path, request):
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_nothing_ambient_enters_a_run_or_is_left_by_it(tmp_path, request, is_bf16, monkeypatch):
+    monkeypatch.setattr(stages, "has_fast_bf16", lambda device: is_bf16)
     make_trainer(tmp_path / "plain", 3, accumulate=2).fit()
     trainer = make_trainer(tmp_path / "crowded", 3, accumulate=2)
     request.getfixturevalue("crowded")

@@ -92,8 +92,8 @@ def undisturbed() -> Iterator[None]:
             put(ours)
         after.enter_context(torch.inference_mode(False))
         after.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda"):
-            after.enter_context(torch.autocast(kind, enabled=False))
+        for kind in ("cpu", "cuda"):  # a cache would outlive the step that changes the weights
+            after.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         if torch.get_default_device().type != "cpu":
             after.enter_context(torch.device("cpu"))
         yield
