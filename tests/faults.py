@@ -321,7 +321,7 @@ FAULTS = [
         "loss around the wrapper",
         "training",
         "Stage(c, e.wrap(self.learned.network, p))",
-        "Stage(c, (e.wrap(self.learned.network, a), self.learned.network)[1])",
+        "Stage(c, (e.wrap(self.learned.network, p), self.learned.network)[1])",
     ),
     ("a stream of random numbers", "training", 'g = keyed_generator(seed, n, "draw")', "g = None"),
     (
