@@ -21,7 +21,7 @@ TIMED_INSTALL := BUDGET=warn $(PYTHON) tools/checks/timed.py
 # Compiling every module of every library takes a minute; each is compiled when first used.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: toy test gates slow soak docs clean
+.PHONY: toy test gates form types slow soak docs clean
 
 toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
@@ -32,10 +32,15 @@ test: $(VENV)/.installed-dev
 	$(TIMED) tests 420 -- $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 gates: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory -j 2 form types
+
+form:
 	$(BIN)/ruff check -q
 	$(BIN)/ruff format -q --check
-	$(BIN)/mypy --no-error-summary
 	$(BIN)/python tools/checks/check_export.py
+
+types:
+	$(BIN)/mypy --no-error-summary
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not net"

@@ -320,8 +320,8 @@ FAULTS = [
     (
         "loss around the wrapper",
         "training",
-        "Stage(c, e.wrap(self.learned.network, a))",
-        "Stage(c, (e.wrap(self.learned.network, a), self.learned.network)[1])",
+        "Stage(c, e.wrap(self.learned.network, p))",
+        "Stage(c, (e.wrap(self.learned.network, p), self.learned.network)[1])",
     ),
     ("a stream of random numbers", "training", 'g = keyed_generator(seed, n, "draw")', "g = None"),
     (
@@ -365,7 +365,7 @@ FAULTS = [
     (
         "warm-up one step late",
         "training",
-        "return c.lr*(step + 1)/c.warmup",
+        "return c.lr * (step + 1) / c.warmup",
         "return c.lr*step/c.warmup",
     ),
     ("gradients pile up", "training", "o.zero_grad(set_to_none=True)", "pass"),
@@ -411,7 +411,7 @@ FAULTS = [
     (
         "captions of the first epoch for ever",
         "training",
-        "self.dataset.caption(i, n//total)",
+        "self.dataset.caption(i, n // total)",
         "self.dataset.caption(i, 0)",
     ),
     (

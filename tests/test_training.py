@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,15 +24,19 @@ from imagen_nb.engine import execution, keeping
 from imagen_nb.engine.distributed import gradient, settings
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.guards import check_pictures, has_learned
-from imagen_nb.engine.keeping import claim_directory
+from imagen_nb.engine.keeping import claim_directory, release_directory
 from imagen_nb.engine.optim import Muon, make_optimizers, orthogonalize
 from imagen_nb.engine.samples import Arrivals, in_parts, loading_workers, one_ahead
 from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.engine.validation import describe_samples, draw_samples, is_due
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import save_picture
+from imagen_nb.recipes import toy
+from imagen_nb.runs.run import with_new_stages
+from imagen_nb.runs.setup import load_recipe
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints
+from imagen_nb.store.config import change, config_to_dict
 from imagen_nb.store.files import replace_text
 from imagen_nb.store.keyed import permute
 from imagen_nb.training import (
@@ -796,6 +802,21 @@ def test_a_directory_is_claimed_by_a_checkpoint_or_a_row(tmp_path):
     stop_after(make_trainer(tmp_path / "row", 4, **watched), 1)
     with pytest.raises(ValueError, match="train.batch: 8 on disk, 4 now"):
         make_trainer(tmp_path / "row", 4, batch=4).fit()
+
+
+def test_a_stage_that_has_not_begun_may_be_trained_in_another_way(tmp_path):
+    "Of a whole run, whose base is done when the next stage does not fit into memory."
+    first = change(toy(), "training.1.batch", "64")
+    claim_directory(tmp_path, config_to_dict(first))
+    (tmp_path / "32px").mkdir()
+    (tmp_path / "32px" / "log.jsonl").write_text('{"step": 20}\n')
+    release_directory(tmp_path)
+    for path, word in (("training.1.batch", "taken"), ("training.0.batch", "refused")):
+        now = change(first, path, "6")
+        read_as = partial(with_new_stages, now, tmp_path)
+        with nullcontext() if word == "taken" else pytest.raises(ValueError, match=path):
+            claim_directory(tmp_path, config_to_dict(now), read_as)
+    assert load_recipe(tmp_path).training[1].batch == 6
 
 
 def test_what_changes_nothing_that_is_learned_may_change(reference, tmp_path):
