@@ -458,7 +458,7 @@ FAULTS = [
     (
         "two runs in one directory",
         "store.files",
-        "fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
     ),
     (
