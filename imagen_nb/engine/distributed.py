@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imagen_nb.engine.samples import in_parts
 from imagen_nb.pictures.pixels import Batch
 from imagen_nb.stage import Draws, Stage
+from imagen_nb.store.modes import plain_torch
 
 
 class Process:
@@ -94,15 +95,13 @@ def undisturbed() -> Iterator[None]:
         after.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):  # a cache would outlive the step that changes the weights
             after.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
-        if torch.get_default_device().type != "cpu":
-            after.enter_context(torch.device("cpu"))
+        after.enter_context(plain_torch())
         yield
 
 
 def settings() -> list[tuple[Callable, Callable, object]]:
     "What torch is set to, how it is set, and what a run wants."
     ours: list[tuple[Callable, Callable, object]] = [
-        (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
         (flushes_denormals, torch.set_flush_denormal, True),  # they make a CPU many times slower
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
     ]
