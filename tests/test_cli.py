@@ -438,6 +438,7 @@ def processes_under(pid: int) -> list[int]:
     return mine + [o for child in mine for o in processes_under(child)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
@@ -491,6 +492,7 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
     assert killed.keys() == whole.keys() and all(torch.equal(killed[k], whole[k]) for k in killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, processes", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     out = tmp_path / "run"

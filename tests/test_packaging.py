@@ -164,6 +164,7 @@ def test_metadata(built):
     assert extras == {"nb", "track", "bench", "docs", "dev"}
 
 
+@pytest.mark.slow
 def test_it_works_from_the_wheel(source, built, tmp_path):
     python = fresh_environment(tmp_path / "env", built[1])
     told = json.loads(run(python, "-c", SCRIPT, cwd=tmp_path).splitlines()[-1])

@@ -73,6 +73,7 @@ def cards(tmp_path_factory):
     return {p.stem.removeprefix("soak-"): json.loads(p.read_text()) for p in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_equal(cards):
     many, once = cards["kills"]["many"], cards["kills"]["once"]
     assert many["differences"] == [] and many["directories_left"] == []
@@ -81,17 +82,20 @@ def test_killed_runs_end_bit_equal(cards):
     assert once["bit_equal"] == once["runs"] == 3
 
 
+@pytest.mark.slow
 def test_every_epoch_shows_every_picture_once_across_kills(cards):
     samples = cards["kills"]["many"]["samples"]
     assert samples == dict(epochs=6, missing_or_twice=0, steps_done_again_with_other_samples=0)
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_save_loses_nothing(cards):
     ways = cards["saves"]["ways"]
     assert ways["ours"]["unusable"] == 0 and ways["ours"]["new"] + ways["ours"]["old"] == 5
     assert ways["torch_over"]["unusable"] > 0  # the test can fail
 
 
+@pytest.mark.slow
 def test_damage_is_noticed(cards):
     ways = cards["damage"]["ways"]
     for kind in ("bits", "cuts"):
@@ -100,6 +104,7 @@ def test_damage_is_noticed(cards):
     assert set(cards["damage"]["each_file_removed"]["ours"].values()) == {"detected"}
 
 
+@pytest.mark.slow
 def test_signals_lose_no_step(cards):
     for case in cards["signals"]["cases"]:
         assert case["steps_lost"] == case["hangs"] == case["processes_apart"] == 0 and set(
@@ -107,6 +112,7 @@ def test_signals_lose_no_step(cards):
         ) == {"130"}, case
 
 
+@pytest.mark.slow
 def test_processes_train_one_run(cards):
     card = cards["ranks"]
     for run in (*card["runs"].values(), card["elastic"]):
@@ -331,6 +337,7 @@ def test_the_log_goes_on_in_the_middle_of_a_row(tmp_path):
     assert whole == parts and [row["step"] for row in whole] == [20, 25]
 
 
+@pytest.mark.slow
 def test_the_trainer_holds_its_directory_while_it_runs_and_lets_go(tmp_path):
     trainer, seen = make_trainer(tmp_path / "run", steps=6), []
     inner = trainer.train_step

@@ -461,6 +461,7 @@ def test_sigterm_finishes_the_step_and_saves(reference, tmp_path):
     assert equal(final(tmp_path / "run"), final(reference))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_run(reference, tmp_path):
     "Equal draws, averaged gradients: fails if the loss is computed around the wrapper."
     command = [
@@ -571,6 +572,7 @@ trainer.fit()
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
     "With micro-batches, of which one is bad; the rest of the run is that of one process, within rounding."
     (tmp_path / "poisoned.py").write_text(POISONED)

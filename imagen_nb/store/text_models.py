@@ -218,7 +218,7 @@ def losses_told(
     before = count_losses(encoder)
     yield
     cut, unknown = (now - old for now, old in zip(count_losses(encoder), before))
-    name = getattr(encoder, "identity", {}).get("encoder")
+    name = (getattr(encoder, "identity", None) or {}).get("encoder")
     kept = getattr(encoder, "max_length", None)
     for line in loss_lines(cut, unknown, kept, name):
         warnings.warn(f"{who}: {line}")
