@@ -4,7 +4,7 @@ import shlex
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_namespace_packages, setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
@@ -16,7 +16,7 @@ statuses = (
     "1 - Planning,2 - Pre-Alpha,3 - Alpha,4 - Beta,5 - Production/Stable,6 - Mature,7 - Inactive"
 ).split(",")
 licenses = {"apache2": "Apache-2.0", "mit": "MIT", "bsd3": "BSD-3-Clause"}
-extras = "dev eval track diffusers bench docs".split()
+extras = "nb track bench docs dev".split()
 
 setup(
     name=c["lib_name"],
@@ -40,12 +40,7 @@ setup(
     ],
     # data/ of the checkout is imagen_nb/assets of an installed package
     package_dir={lib: lib, assets: "data"},
-    packages=[
-        *find_namespace_packages(
-            include=[lib, f"{lib}.*"], exclude=["*.__pycache__", "*.__pycache__.*"]
-        ),
-        assets,
-    ],
+    packages=[*find_packages(include=[lib, f"{lib}.*"]), assets],
     package_data={assets: ["*", "**/*"]},
     include_package_data=False,
     python_requires=f">={c['min_python']}",

@@ -1,17 +1,16 @@
 """Compare our networks with others: `python -m bench` on a CPU, `python -m bench --device cuda` on a GPU.
 
-Each pair is timed in one process, in turn: ours, theirs, ours, theirs. A row prints medians with the smallest and largest,
-parameters, counted FLOPs, dtype and batch; ratios are the medians of the ratios of neighbours. FLOPs are counted by
-`torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and backward. Ours are
-counted with `upsample_conv` folded, as a CPU runs it; a GPU runs it plain and does a few percent more than is counted.
+Each pair is timed in one process, in turn: ours, theirs, ours, theirs. A row prints medians with the smallest and
+largest, parameters, counted FLOPs, dtype and batch; ratios are the medians of the ratios of neighbours. FLOPs are
+counted by `torch.utils.flop_counter` on the meta device: matrix products, convolutions and attention, forward and
+backward. Ours are counted with `upsample_conv` folded, as a CPU runs it; a GPU runs it plain and does a few percent
+more than is counted.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
@@ -25,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import rivals
 from bench.rivals import Inputs, Rival, matched, parameters
 from imagen_nb.efficient_unet import EfficientUNet
-from imagen_nb.unet import UNet, compile_blocks
+from imagen_nb.engine.blocks import compile_blocks
+from imagen_nb.unet import UNet
+from tools.measure.cards import device_name, write_card
 
-ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("base", "base-diffusers", "sr", "efficient", "guided", "guided-diffusers")
 
 
@@ -220,8 +220,9 @@ def show(r: dict):
         t = s["seconds"]
         memory = "" if s["peak_gib"] is None else f", peak {s['peak_gib']:.1f} GiB"
         print(
-            f"  {s['name']:28s} {s['setting']:24s} {s['parameters'] / 1e6:8.1f} M  {s['gflop_per_image']:8.1f} GFLOP/image  "
-            f"{t['median']:.3f} s ({t['low']:.3f}-{t['high']:.3f})  {s['gflop_per_s']:.0f} GFLOP/s{memory}"
+            f"  {s['name']:28s} {s['setting']:24s} {s['parameters'] / 1e6:8.1f} M"
+            f"  {s['gflop_per_image']:8.1f} GFLOP/image  {t['median']:.3f} s"
+            f" ({t['low']:.3f}-{t['high']:.3f})  {s['gflop_per_s']:.0f} GFLOP/s{memory}"
         )
     q = r["ratio"]
     print(f"  {r['what']}: {q['median']:.2f} ({q['low']:.2f}-{q['high']:.2f})", flush=True)
@@ -327,42 +328,25 @@ def main(argv: list[str]) -> int:
     for row in args.rows:
         rows += [utilization(args)] if row == "utilization" else compare(row, args)
         if args.out:
-            write_card(args, rows)
+            write_rows(args, rows)
     return 0
 
 
-def write_card(args, rows: list[dict]):
-    "A run card; rows of an older one are kept unless they were measured anew."
+def write_rows(args, rows: list[dict]):
+    "The run card; rows of an older one are kept unless they were measured anew."
     from importlib.metadata import version
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    device = (
-        torch.cuda.get_device_name()
-        if args.device == "cuda"
-        else f"{os.cpu_count()} CPU cores, {torch.backends.cpu.get_cpu_capability()}"
-    )
     old = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-
-    def key(r):
-        return (r["row"], r.get("kind"))
-
-    kept = [r for r in old if key(r) not in map(key, rows)]
-    command = "python -m bench" + (" --device cuda" if args.device == "cuda" else "")
-    packages = {name: version(name) for name in ("torch", "imagen-pytorch", "diffusers")}
-    card = dict(
-        what="networks: ours and others",
-        command=command,
-        device=device,
-        threads=args.threads,
-        python=platform.python_version(),
-        packages=packages,
-        commit=commit,
+    measured = {(r["row"], r.get("kind")) for r in rows}
+    write_card(
+        args.out,
+        "networks: ours and others",
+        "python -m bench" + " --device cuda" * (args.device == "cuda"),
+        device=device_name(args.device),
+        packages={name: version(name) for name in ("torch", "imagen-pytorch", "diffusers")},
         text=[args.length, args.text_dim],
-        rows=kept + rows,
+        rows=[r for r in old if (r["row"], r.get("kind")) not in measured] + rows,
     )
-    args.out.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"Configuration of the site; tools/build_docs.py writes the pages and runs Sphinx."
+"Configuration of the site; tools/site/build_docs.py writes the pages and runs Sphinx."
+
 import configparser
 import socket
 import subprocess
@@ -17,7 +18,7 @@ project, author = settings["title"], settings["author"]
 copyright, release = settings["copyright"], settings["version"]
 extensions = ["myst_nb", "sphinx_copybutton", "sphinxcontrib.katex"]
 root_doc = "index"
-smartquotes = False   # many of our quotes are code
+smartquotes = False  # many of our quotes are code
 
 # Notebooks are shown with the outputs that were stored in them.
 nb_execution_mode = "off"
@@ -25,7 +26,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "attrs_inline", "attrs_block", "colon_fence"]
 myst_heading_anchors = 6
 myst_dmath_double_inline = True
-myst_dmath_allow_space = False   # "$5 and then $6" is no formula
+myst_dmath_allow_space = False  # "$5 and then $6" is no formula
 myst_dmath_allow_digits = False
 
 # Formulas are rendered when the site is built, by a server that sphinxcontrib.katex starts.
@@ -66,9 +67,12 @@ html_theme_options = {
     "use_repository_button": True,
     "use_download_button": False,
     "use_fullscreen_button": False,
-    "navbar_start": [], "navbar_center": [], "navbar_end": [], "navbar_persistent": [],
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
+    "navbar_persistent": [],
     "extra_footer": f'<a href="{settings["git_url"]}/blob/{settings["branch"]}/LICENSE">'
-                    "Apache License 2.0</a>",
+    "Apache License 2.0</a>",
 }
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_use_index = html_domain_indices = False

@@ -7,58 +7,40 @@ __all__ = ['EfficientUNetConfig', 'residual_blocks', 'level_attention', 'DBlock'
 
 # %% ../nbs/09_efficient_unet.ipynb #b1bd13ff
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, Downsample, ResBlock, Upsample, group_norm, zero_init
+from .store.config import config, option
 from .text import TextEmbedding
-from .unet import Conditioner, check_inputs, check_lowres, run_block
+from .unet import Conditioner, check_inputs
 
 # %% ../nbs/09_efficient_unet.ipynb #c9ba0ed2
-@dataclass(frozen=True, kw_only=True)
+@config(retired=dict(dropout=0.0, skips="once", scaled="sum", attend_after="last", inner=1))
 class EfficientUNetConfig:
     "A super-resolution network; the defaults are Imagen's 64 -> 256 (paper F.2)."
 
-    channels: tuple[int, ...] = (128, 256, 512, 1024)  # width of each block
-    blocks: tuple[int, ...] = (2, 4, 8, 8)  # residual blocks in each block
-    strides: tuple[int, ...] = (2, 2, 2, 2)  # resolution change of each block, 1 or 2
+    channels: tuple[int, ...] = option((128, 256, 512, 1024), least=1)  # width of each block
+    blocks: tuple[int, ...] = option((2, 4, 8, 8), least=1)  # residual blocks in each block
+    strides: tuple[int, ...] = option((2, 2, 2, 2), among=(1, 2))  # shrinking in each block
     self_attention: tuple[bool, ...] = (False, False, False, True)  # pixels read pixels
     text_attention: tuple[bool, ...] = (False, False, False, True)  # pixels read words
-    heads: int = 8  # attention heads
-    stem: int = 128  # width at full resolution
-    text_dim: int = 4096  # width of the text encoder (T5-XXL)
-    text_width: int = 1024  # width of the words inside the network
-    emb_dim: int = 512  # width of the conditioning vector
-    pool_queries: int = 4  # learned queries that pool the caption
+    heads: int = option(8, least=1)  # attention heads
+    stem: int = option(128, least=1)  # width at full resolution
+    text_dim: int = option(4096, least=0)  # width of the text encoder (T5-XXL)
+    text_width: int = option(1024, least=1)  # width of the words inside the network
+    emb_dim: int = option(512, least=1)  # width of the conditioning vector
+    pool_queries: int = option(4, least=1)  # learned queries that pool the caption
     has_lowres: bool = True  # takes a low-resolution picture and its noise level
-    patch: int = 1  # pixels folded into channels at the entry  # not in paper
-    dropout: float = 0.0  # share of features dropped in training; the paper drops none
-    skips: str = "once"  # a skip joins a block's input "once", "every" residual block, or by "add"
-    scaled: str = "sum"  # 1/sqrt(2) on the residual "sum", its "shortcut", or the long "skip"
-    attend_after: str = "last"  # attention after the "last" or "every" residual block of a block
-    inner: int = 1  # width of queries, keys and values / channels
+    patch: int = option(1, least=1)  # pixels folded into channels at the entry  # not in paper
 
     def __post_init__(self):
         n = len(self.channels)
         for name in ("blocks", "strides", "self_attention", "text_attention"):
             if (got := len(getattr(self, name))) != n:
                 raise ValueError(f"EfficientUNetConfig: {name}, got {got} entries, expected {n}")
-        readings = dict(
-            skips=("once", "every", "add"),
-            scaled=("sum", "shortcut", "skip"),
-            attend_after=("last", "every"),
-            inner=(1, 2),
-        )
-        for name, ok in readings.items():
-            if (got := getattr(self, name)) not in ok:
-                raise ValueError(f"EfficientUNetConfig: {name}, got {got!r}, expected one of {ok}")
-        if any(s not in (1, 2) for s in self.strides):
-            raise ValueError(
-                f"EfficientUNetConfig: strides, got {self.strides}, expected 1 or 2 each"
-            )
         for ch, *has_attention in zip(self.channels, self.self_attention, self.text_attention):
             if any(has_attention) and ch % self.heads:
                 raise ValueError(
@@ -70,33 +52,33 @@ class EfficientUNetConfig:
         "Sides of a picture must be multiples of this."
         return self.patch * math.prod(self.strides)
 
+    def build(self) -> nn.Module:
+        "A fresh network of this shape."
+        return EfficientUNet(self)
+
 # %% ../nbs/09_efficient_unet.ipynb #4054500c
 def residual_blocks(
     config: EfficientUNetConfig,  # of the network
     level: int,  # which of its levels
-    skips: list[int],  # channels of the skip that each block takes; 0: none
+    skip: int = 0,  # channels that are joined to the input of the first block
 ) -> nn.ModuleList:
     "The residual blocks of one level, all at its resolution."
-    c, ch = config, config.channels[level]
-    half = dict(sum=dict(sum_scale=0.5**0.5), shortcut=dict(shortcut_scale=0.5**0.5), skip={})
-    kinds = half[c.scaled] | dict(dropout=c.dropout)
-    return nn.ModuleList([ResBlock(ch + skip, ch, c.emb_dim, **kinds) for skip in skips])
+    ch, widths = config.channels[level], [skip] + [0] * (config.blocks[level] - 1)
+    return nn.ModuleList(
+        [ResBlock(ch + more, ch, config.emb_dim, sum_scale=0.5**0.5) for more in widths]
+    )
 
 # %% ../nbs/09_efficient_unet.ipynb #1fcc0b26
 def level_attention(
     config: EfficientUNetConfig,  # of the network
     level: int,  # which of its levels
-) -> list[Attention | None]:  # one for each residual block
-    "Attention of a level: after its last residual block, or after every one."
+) -> Attention | None:
+    "Attention of a level, after its last residual block."
     c, ch = config, config.channels[level]
-    if not (c.self_attention[level] or c.text_attention[level]):
-        return [None] * c.blocks[level]
-    width, inner = c.text_width if c.text_attention[level] else 0, c.inner * ch
-    count = c.blocks[level] if c.attend_after == "every" else 1
-    layers = [
-        Attention(ch, width, inner // c.heads, c.self_attention[level], inner) for _ in range(count)
-    ]
-    return [None] * (c.blocks[level] - count) + layers
+    width = c.text_width if c.text_dim and c.text_attention[level] else 0
+    if not (c.self_attention[level] or width):
+        return None
+    return Attention(ch, width, ch // c.heads, c.self_attention[level])
 
 # %% ../nbs/09_efficient_unet.ipynb #1bd13fec
 class DBlock(nn.Module):
@@ -108,27 +90,21 @@ class DBlock(nn.Module):
         level: int,  # which of its levels
     ):
         super().__init__()
-        *between, attention = level_attention(config, level)
-        in_ch = (config.stem, *config.channels)[level]
+        attention, in_ch = level_attention(config, level), (config.stem, *config.channels)[level]
         self.down = Downsample(in_ch, config.channels[level], config.strides[level])
-        self.blocks = residual_blocks(config, level, [0] * config.blocks[level])
-        self.attention, self.between = attention, nn.ModuleList(filter(None, between))
-        self.keeps_all = config.skips == "every"
+        self.blocks = residual_blocks(config, level)
+        self.attention = attention
 
     def forward(
         self,
         h: Tensor,  # features, (b in_ch h w)
         emb: Tensor,  # conditioning vector, (b emb_dim)
         words: TextEmbedding,  # words, (b l text_width)
-    ) -> list[Tensor]:  # features that are handed across, the last goes on, (b out_ch h' w')
-        h, features = self.down(h), []
-        attention = list(self.between) or [None] * (len(self.blocks) - 1)
-        for block, attend in zip(self.blocks, [*attention, self.attention]):
+    ) -> Tensor:  # (b out_ch h' w'), also the skip of this resolution
+        h = self.down(h)
+        for block in self.blocks:
             h = block(h, emb)
-            if attend is not None:
-                h = attend(h, words)
-            features = [*features, h] if self.keeps_all else [h]
-        return features
+        return h if self.attention is None else self.attention(h, words)
 
 # %% ../nbs/09_efficient_unet.ipynb #8a9b2257
 class UBlock(nn.Module):
@@ -140,39 +116,22 @@ class UBlock(nn.Module):
         level: int,  # which of its levels
     ):
         super().__init__()
-        *between, attention = level_attention(config, level)
-        ch, rest = config.channels[level], config.blocks[level] - 1
-        skips = dict(once=[ch] + [0] * rest, every=[ch] * (rest + 1), add=[0] * (rest + 1))
-        self.blocks = residual_blocks(config, level, skips[config.skips])
-        self.attention, self.between = attention, nn.ModuleList(filter(None, between))
+        attention, ch = level_attention(config, level), config.channels[level]
+        self.blocks = residual_blocks(config, level, skip=ch)
+        self.attention = attention
         self.up = Upsample(ch, (config.stem, *config.channels)[level], config.strides[level])
-        self.skips, self.skip_scale = config.skips, 0.5**0.5 if config.scaled == "skip" else 1.0
-
-    def join(
-        self,
-        h: Tensor,  # features, (b ch h w)
-        skip: Tensor,  # from the way down, (b ch h w)
-    ) -> Tensor:  # (b 2ch h w), or (b ch h w)
-        "Hand the detail across."
-        if self.skips == "add":
-            return (h + skip) * 0.5**0.5
-        return torch.cat([h, skip if self.skip_scale == 1 else skip * self.skip_scale], dim=1)
 
     def forward(
         self,
         h: Tensor,  # features, (b ch h w)
-        features: list[Tensor],  # of the `DBlock` at this resolution, (b ch h w) each
+        skip: Tensor,  # what the `DBlock` at this resolution gave, (b ch h w)
         emb: Tensor,  # conditioning vector, (b emb_dim)
         words: TextEmbedding,  # words, (b l text_width)
     ) -> Tensor:  # (b out_ch stride*h stride*w)
-        attention = list(self.between) or [None] * (len(self.blocks) - 1)
-        for k, (block, attend) in enumerate(zip(self.blocks, [*attention, self.attention])):
-            if k == 0 or self.skips == "every":
-                h = self.join(h, features[-1 - k])
+        h = torch.cat([h, skip], dim=1)  # (b 2ch h w)
+        for block in self.blocks:
             h = block(h, emb)
-            if attend is not None:
-                h = attend(h, words)
-        return self.up(h)
+        return self.up(h if self.attention is None else self.attention(h, words))
 
 # %% ../nbs/09_efficient_unet.ipynb #f2e69f8a
 class EfficientUNet(nn.Module):
@@ -183,8 +142,7 @@ class EfficientUNet(nn.Module):
         config: EfficientUNetConfig,  # what to build
     ):
         super().__init__()
-        self.config, self.recompute = config, False  # see `run_block`
-        c = config
+        self.config = c = config
         self.cond = Conditioner(
             c.stem, c.emb_dim, c.text_dim, c.text_width, c.pool_queries, has_lowres=c.has_lowres
         )
@@ -203,21 +161,20 @@ class EfficientUNet(nn.Module):
         self,
         z_t: Tensor,  # noisy pictures, (b 3 h w)
         log_snr: Tensor,  # noise level, (b,)
-        text: TextEmbedding,  # captions, (b l text_dim)
+        text: TextEmbedding | None,  # captions, (b l text_dim); None with text_dim=0
         lowres: Tensor | None = None,  # low-res pictures, already at this size, (b 3 h w)
         aug_log_snr: Tensor | None = None,  # noise level of the low-res pictures, (b,)
     ) -> Tensor:  # prediction, (b 3 h w), float32
         c = self.config
-        check_inputs("EfficientUNet", z_t, log_snr, text, c.text_dim, c.stride)
-        check_lowres("EfficientUNet", z_t, lowres, aug_log_snr, c.has_lowres)
+        check_inputs(c, z_t, log_snr, text, lowres, aug_log_snr)
         emb, words = self.cond(log_snr, text, aug_log_snr)
-        x = torch.cat([z_t, lowres], dim=1) if c.has_lowres else z_t  # (b 6 h w)
+        x = z_t if lowres is None else torch.cat([z_t, lowres], dim=1)  # (b 3 or 6 h w)
         h = self.conv_in(F.pixel_unshuffle(x.to(self.conv_in.weight.dtype), c.patch))
         skips = []
         for block in self.down:
-            skips.append(run_block(self, block, h, emb, words))
-            h = skips[-1][-1]
+            h = block(h, emb, words)
+            skips.append(h)
         for block in self.up:
-            h = run_block(self, block, h, skips.pop(), emb, words)
+            h = block(h, skips.pop(), emb, words)
         assert not skips, "every skip must be used"
         return F.pixel_shuffle(self.out(h), c.patch).float()

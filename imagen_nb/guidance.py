@@ -6,13 +6,13 @@
 __all__ = ['drop_text', 'classifier_free_guidance', 'guided']
 
 # %% ../nbs/05_guidance.ipynb #00dee74a
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .diffusion import seen_any
+from .diffusion import broadcast_to
+from .store.checks import alike, check, per_sample, told
 from .text import TextEmbedding
 
 # %% ../nbs/05_guidance.ipynb #a3114f77
@@ -21,32 +21,14 @@ def drop_text(
     keep: Tensor,  # False: this row loses its caption, bool, (b,)
 ) -> TextEmbedding:  # same shapes; a dropped row is one zero token
     "Replace captions by the null embedding (section 4.1: 10 % of them in training)."
-    b = len(text.tokens)
-    if keep.dtype != torch.bool or keep.shape != (b,):
-        raise ValueError(
-            f"drop_text: keep, got {keep.dtype} {tuple(keep.shape)}, expected torch.bool ({b},)"
-        )
+    fine = keep.dtype == torch.bool and keep.shape == text.mask.shape[:1]
+    check(fine, "drop_text: keep", told(keep), f"torch.bool {tuple(text.mask.shape[:1])}")
     only_first = torch.zeros_like(text.mask)
     only_first[:, 0] = True
     return TextEmbedding(
         torch.where(keep[:, None, None], text.tokens, 0),
         torch.where(keep[:, None], text.mask, only_first),
     )
-
-# %% ../nbs/05_guidance.ipynb #6c97bd27
-def _check_weight(
-    name: str,  # the function that asks
-    w: float | Tensor,  # what it was given
-    b: int,  # samples
-):
-    "Refuse what is not a finite number, or one for each sample."
-    if isinstance(w, Tensor):
-        is_real = not w.is_complex() and w.dtype != torch.bool
-        fits = is_real and tuple(w.shape) in ((), (b,)) and not seen_any(~w.isfinite())
-    else:
-        fits = type(w) in (int, float) and math.isfinite(w)
-    if not fits:
-        raise ValueError(f"{name}: w, got {w!r}, expected a finite number or one per sample ({b},)")
 
 # %% ../nbs/05_guidance.ipynb #86570f3f
 def classifier_free_guidance(
@@ -55,24 +37,10 @@ def classifier_free_guidance(
     w: float | Tensor,  # guidance weight, 1 is off; one for all or (b,)
 ) -> Tensor:  # guided prediction, at least float32
     "Weighted sum past the conditional prediction (eq. 2)."
-
-    def kind(x):
-        return x.shape, x.device, x.dtype
-
-    if kind(cond) != kind(uncond):
-        raise ValueError(
-            "classifier_free_guidance: cond and uncond, got"
-            f" {tuple(cond.shape)} {cond.dtype} on {cond.device} and"
-            f" {tuple(uncond.shape)} {uncond.dtype} on {uncond.device},"
-            " expected equal shapes, devices and dtypes"
-        )
-    _check_weight("classifier_free_guidance", w, len(cond))
-    if seen_any(cond.isnan() | uncond.isnan()):
-        raise ValueError("classifier_free_guidance: cond or uncond, got NaN, expected numbers")
-    if cond.dtype != torch.float64:
-        cond, uncond = cond.float(), uncond.float()
+    cond, uncond = alike("classifier_free_guidance", cond=cond, uncond=uncond)
+    w = per_sample("classifier_free_guidance: w", w, len(cond))
     if isinstance(w, Tensor) and w.ndim:
-        w = w.to(cond).reshape(-1, *[1] * (cond.ndim - 1))
+        w = broadcast_to(w.to(cond), cond)
     return w * cond + (1 - w) * uncond
 
 # %% ../nbs/05_guidance.ipynb #1187d236
@@ -83,9 +51,8 @@ def guided(
     interval: tuple[float, float] | None = None,  # log-SNR range where w acts; None: all
 ) -> Callable:  # (z, log_snr) -> guided prediction
     "Both branches in one batch of 2b rows, captions first; w == 1 runs one branch."
-    if interval is not None and not interval[0] < interval[1]:
-        raise ValueError(f"guided: interval, got {interval}, expected (low, high)")
-    _check_weight("guided", w, len(text.tokens))
+    check(not interval or interval[0] < interval[1], "guided: interval", interval, "(low, high)")
+    w = per_sample("guided: w", w, len(text.tokens))
     both = TextEmbedding.concat([text, text.null()])
 
     def predict_guided(z, log_snr):
@@ -94,7 +61,7 @@ def guided(
             inside = (log_snr >= interval[0]) & (log_snr <= interval[1])
             if log_snr.device.type == "cpu" and not inside.any():
                 return predict(z, log_snr, text)
-            weight = torch.where(inside, torch.as_tensor(w, device=z.device), 1.0)
+            weight = torch.where(inside, torch.as_tensor(w, dtype=z.dtype, device=z.device), 1.0)
         if not isinstance(weight, Tensor) and weight == 1:
             return predict(z, log_snr, text)
         pair = predict(torch.cat([z, z]), torch.cat([log_snr, log_snr]), both)

@@ -32,7 +32,8 @@ def sinusoid(
     "Sinusoidal features of a number (Vaswani et al.; ADM scales time to 1000)."
     if width % 2:
         raise ValueError(f"sinusoid: width, got {width}, expected an even number")
-    freqs = torch.exp(-math.log(10000) * torch.arange(width // 2, device=u.device) / (width // 2))
+    steps = torch.arange(width // 2, dtype=torch.float32, device=u.device) / (width // 2)
+    freqs = torch.exp(-math.log(10000) * steps)
     args = scale * u.float()[:, None] * freqs  # (b width/2)
     return torch.cat([args.sin(), args.cos()], dim=1)
 
@@ -54,15 +55,14 @@ class NoiseEmbedding(nn.Module):
         log_snr: Tensor,  # noise level, (b,)
     ) -> Tensor:  # conditioning vector, (b emb_dim)
         features = sinusoid(cosine_time(log_snr), self.width)  # (b width), float32
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 # %% ../nbs/07_layers.ipynb #f2c92f1c
 def group_norm(
     channels: int,  # channels to normalize
-    most: int = 32,  # most groups; the paper's family uses 32
-) -> nn.GroupNorm:  # the most groups up to `most` with at least 6 channels each
+) -> nn.GroupNorm:  # the most groups with at least 6 channels each, 32 at most as in ADM
     "GroupNorm for any width."
-    groups = next(g for g in range(min(most, max(1, channels // 6)), 0, -1) if channels % g == 0)
+    groups = next(g for g in range(min(32, max(1, channels // 6)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
 # %% ../nbs/07_layers.ipynb #42f10571
@@ -82,7 +82,7 @@ def normalize(
 
 # %% ../nbs/07_layers.ipynb #adf54390
 def zero_init(
-    layer: nn.Module,  # a layer with weight and bias
+    layer: nn.Linear | nn.Conv2d,  # a layer with weight and bias
 ) -> nn.Module:  # the same layer, silent
     "Start a layer at zero, so that its block starts as the identity."
     nn.init.zeros_(layer.weight)
@@ -135,14 +135,12 @@ class ResBlock(nn.Module):
         emb_dim: int,  # width of the conditioning vector
         resample: str | None = None,  # None, "up" or "down": BigGAN resampling inside the block
         sum_scale: float = 1.0,  # 1/sqrt(2) in the Efficient U-Net (paper B.1)
-        dropout: float = 0.0,  # share of features dropped in training; the paper drops none
-        shortcut_scale: float = 1.0,  # on the shortcut alone; another reading of B.1
     ):
         super().__init__()
-        self.resample, self.sum_scale, self.shortcut_scale = resample, sum_scale, shortcut_scale
+        self.resample, self.sum_scale = resample, sum_scale
         self.norm1, self.conv1 = group_norm(in_ch), nn.Conv2d(in_ch, out_ch, 3, padding=1)
         self.film = nn.Linear(emb_dim, 2 * out_ch)
-        self.norm2, self.drop = group_norm(out_ch), nn.Dropout(dropout)
+        self.norm2 = group_norm(out_ch)
         self.conv2 = zero_init(nn.Conv2d(out_ch, out_ch, 3, padding=1))
         self.shortcut = nn.Identity() if in_ch == out_ch else nn.Conv2d(in_ch, out_ch, 1)
 
@@ -159,8 +157,7 @@ class ResBlock(nn.Module):
             x = resample(x, self.resample)
         scale, shift = self.film(F.silu(emb))[..., None, None].chunk(2, dim=1)  # (b out_ch 1 1)
         h = torch.addcmul(shift, normalize(self.norm2, h), 1 + scale)
-        h = self.drop(F.silu(h))
-        y = torch.add(self.conv2(h), self.shortcut(x), alpha=self.shortcut_scale)
+        y = self.shortcut(x) + self.conv2(F.silu(h))
         return y if self.sum_scale == 1 else y * self.sum_scale
 
 # %% ../nbs/07_layers.ipynb #ee96e0a5
@@ -222,23 +219,21 @@ class Attention(nn.Module):
         text_dim: int,  # width of the words; 0: no text
         head_dim: int = 64,  # channels per head (Imagen F.1: 64)
         has_self: bool = True,  # pixels among the keys
-        inner: int | None = None,  # width of queries, keys and values; None: channels
     ):
         super().__init__()
-        self.inner = inner or channels
-        if self.inner % head_dim:
+        if channels % head_dim:
             raise ValueError(
-                f"Attention: channels, got {self.inner}, expected a multiple of head_dim={head_dim}"
+                f"Attention: channels, got {channels}, expected a multiple of head_dim={head_dim}"
             )
         if not (has_self or text_dim):
             raise ValueError("Attention: nothing to attend to, expected has_self or text_dim > 0")
         self.head_dim, self.has_self, self.has_text = head_dim, has_self, text_dim > 0
         self.norm = group_norm(channels)
-        self.qkv = nn.Linear(channels, self.inner * (3 if has_self else 1))
+        self.qkv = nn.Linear(channels, channels * (3 if has_self else 1))
         if self.has_text:
             self.text_norm = nn.LayerNorm(text_dim)
-            self.text_kv = nn.Linear(text_dim, 2 * self.inner)
-        self.out = zero_init(nn.Linear(self.inner, channels))
+            self.text_kv = nn.Linear(text_dim, 2 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
 
     def heads(
         self,
@@ -252,16 +247,17 @@ class Attention(nn.Module):
         x: Tensor,  # features, (b c h w)
         text: TextEmbedding | None = None,  # words, (b l text_dim); None without text
     ) -> Tensor:  # (b c h w)
-        b, _, h, w = x.shape
+        b, c, h, w = x.shape
         pixels = self.qkv(normalize(self.norm, x).flatten(2).transpose(1, 2))  # (b hw c or 3c)
-        q, *kv = (self.heads(o) for o in pixels.split(self.inner, dim=-1))
-        mask = torch.ones(b, h * w if self.has_self else 0, dtype=torch.bool, device=x.device)
+        q, *kv = (self.heads(o) for o in pixels.split(c, dim=-1))
+        mask = None  # of pixels all may be read
         if self.has_text:
+            assert text is not None, "the network has seen to it"
             words = self.text_kv(self.text_norm(text.tokens)).chunk(2, dim=-1)  # (b l c) twice
             words = [self.heads(o) for o in words]
             kv = [torch.cat([o, p], dim=2) for o, p in zip(words, kv)] if kv else words
-            mask = torch.cat([text.mask, mask], dim=1)
-        y = attend(q, *kv, mask if self.has_text else None)  # (b n hw e)
+            mask = F.pad(text.mask, (0, h * w if self.has_self else 0), value=True)
+        y = attend(q, kv[0], kv[1], mask)  # (b n hw e)
         y = self.out(y.transpose(1, 2).flatten(2))  # (b hw c)
         return x + y.transpose(1, 2).unflatten(2, (h, w))
 
@@ -320,20 +316,21 @@ class TextProjection(nn.Module):
         text_dim: int,  # width of the encoder (T5-XXL: 4096)
         width: int,  # width inside the network
         depth: int = 0,  # trainable transformer layers over the words  # not in paper
-        heads: int = 4,  # of those layers
     ):
         super().__init__()
         self.proj = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, width))
-        kinds = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.mix = nn.ModuleList(
-            [nn.TransformerEncoderLayer(width, heads, 2 * width, **kinds) for _ in range(depth)]
-        )
+        kinds = dict(batch_first=True, norm_first=True)
+        layers = [
+            nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, activation="gelu", **kinds)
+            for _ in range(depth)
+        ]
+        self.mix = nn.ModuleList(layers)
 
     def forward(
         self,
         text: TextEmbedding,  # encoder output, (b l text_dim)
     ) -> TextEmbedding:  # words, (b l width)
-        words = self.proj(text.tokens.to(self.proj[1].weight.dtype))
+        words = self.proj(text.tokens.to(next(self.proj.parameters()).dtype))
         if self.mix:  # the layers that mix words must know their order
             place = torch.arange(words.shape[1], device=words.device)
             words = words + sinusoid(place, words.shape[2], scale=1.0).to(words) / 4  # a quiet hint

@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, loss curves, and a slider that needs no kernel.
+"""Pictures of pictures: grids, curves of a run, and a slider that needs no kernel.
 
 Images are tensors (b 3 h w) in [-1, 1], as everywhere. matplotlib and PIL are imported
 only when a figure is made.
@@ -10,26 +10,31 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .health import BAND, smooth
+from imagen_nb.store.files import as_path, picture_file, read_rows, replaced, write_new
 
 __all__ = [
     "BLUE",
     "ORANGE",
     "save_picture",
+    "add_picture",
     "image_grid",
     "show_images",
+    "show_stages",
     "FrameSlider",
     "frame_slider",
-    "plot_losses",
+    "smooth",
     "plot_log",
     "plot_reference",
+    "interval_line",
 ]
 
 BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
@@ -40,7 +45,7 @@ SLIDER_LIMIT = 300_000  # bytes of HTML
 # ---------------------------------------------------------------- grids
 
 
-def _pictures(images, caller: str) -> tuple[list[Tensor], int]:
+def _pictures(images, caller: str) -> tuple[list[Tensor], int | None]:
     "Single images (c h w) in row order, and how many belong in a row if that is known."
     row = None
     if (
@@ -75,13 +80,39 @@ def _bytes(image: Tensor) -> Tensor:
 
 
 def save_picture(
-    image: Tensor,  # (3 h w) in [-1, 1]; what lies outside is cut off
-    path: str | Path,  # PNG file
+    picture,  # (3 h w) in [-1, 1], what lies outside is cut off; or a matplotlib figure
+    path: str | Path,  # PNG, JPEG or WebP file, made or replaced
+    dpi: int = 100,  # of a figure
 ):
     "One picture as a file."
+    path = picture_file(path)
+    with replaced(path) as f:
+        f.write(_file(picture, path.suffix, dpi))
+
+
+def add_picture(
+    picture,  # (3 h w) in [-1, 1], or a matplotlib figure
+    path: str | Path,  # PNG, JPEG or WebP file to make
+    taken: Iterable[Path] = (),  # names of other pictures
+) -> Path:  # the file: where `path` is another one, or taken, its name has a number
+    "One picture as a new file; none is replaced."
+    path = picture_file(path)
+    return write_new(path, _file(picture, path.suffix), taken)
+
+
+def _file(picture, ending: str = ".png", dpi: int = 100) -> bytes:
+    "A picture or a figure as the bytes of a file."
     from PIL import Image
 
-    Image.fromarray(_bytes(image).numpy()).save(path)
+    buffer, kind = io.BytesIO(), ending.lower().replace("jpg", "jpeg")[1:]
+    if isinstance(picture, Tensor):
+        Image.fromarray(_bytes(picture).numpy()).save(buffer, kind)
+        return buffer.getvalue()
+    metadata = dict(Software=None) if kind == "png" else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # it is drawn as a box
+        picture.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _enlarge(image: Tensor, size: tuple[int, int], caller: str) -> Tensor:
@@ -119,7 +150,7 @@ def image_grid(
     columns = min(columns, len(tiles))
     level = round((min(max(background, -1), 1) + 1) * 127.5)
     shape = (rows * (h + padding) + padding, columns * (w + padding) + padding, 3)
-    sheet = torch.full(shape, level, dtype=torch.uint8)
+    sheet = torch.full(shape, level, dtype=torch.uint8, device="cpu")
     for i, tile in enumerate(tiles):
         top = padding + i // columns * (h + padding)
         left = padding + i % columns * (w + padding)
@@ -147,8 +178,8 @@ def show_images(
     width = width or min(WIDTH / columns, 1.6)
     lines = max(int(width * 72 / 7 / 0.56), 6)  # letters of 7 point in a line
     texts = [
-        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in str(c).split("\n"))
-        for c in captions or []
+        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in c.split("\n"))
+        for c in (str(c).encode(errors="replace").decode() for c in captions or [])
     ]
     rows = math.ceil(len(pictures) / columns)
     below = max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72 + 0.04
@@ -158,8 +189,8 @@ def show_images(
     fig = plt.figure(figsize=size, dpi=dpi)
     for i, picture in enumerate(pictures):
         left, top = i % columns * width, i // columns * (tall + below) + above
-        box = (left + 0.02, size[1] - top - tall, width - 0.04, tall - 0.02)
-        ax = fig.add_axes([box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]])
+        (x, w), (y, h) = (left + 0.02, width - 0.04), (size[1] - top - tall, tall - 0.02)
+        ax = fig.add_axes((x / size[0], y / size[1], w / size[0], h / size[1]))
         _draw(ax, picture)
         if texts:
             ax.text(
@@ -171,12 +202,45 @@ def show_images(
                 ha="center",
                 va="top",
                 linespacing=1.15,
+                parse_math=False,
             )
     if title:
         fig.suptitle(title, fontsize=9, y=1 - 0.06 / size[1], va="top")
-    plt.close(fig)  # a notebook would otherwise show it twice
+    return _finished(fig, path, dpi)
+
+
+def show_stages(
+    captions: Sequence[str],  # one per picture
+    stages: Sequence[Tensor],  # pictures of each stage of a cascade, (b 3 h w)
+    path=None,  # also save the figure there
+):  # matplotlib Figure
+    "Captions and the pictures of every stage, side by side at one size."
+    side = 256
+
+    def tile(image):
+        scale = side / max(image.shape[1:])
+        sides = [round(scale * s) for s in image.shape[1:]]
+        return F.interpolate(image[None], sides, mode="nearest" if scale > 1 else "area")[0]
+
+    tiles = [tile(image) for row in zip(*stages) for image in row]
+    sides = [tuple(images.shape[-2:]) for images in stages]
+    sizes = [f"{h} px" if h == w else f"{h} x {w} px" for h, w in sides]
+    labels = [
+        f"{caption[:200]}\n{size}" if k == 0 else size
+        for caption in captions
+        for k, size in enumerate(sizes)
+    ]
+    columns = max(1, 6 // len(stages)) * len(stages)
+    return show_images(torch.stack(tiles), labels, columns, path)
+
+
+def _finished(fig, path=None, dpi: int = 100):
+    "A figure that pyplot forgets, or a notebook would show it twice; saved if there is a path."
+    import matplotlib.pyplot as plt
+
+    plt.close(fig)
     if path is not None:
-        fig.savefig(path, dpi=dpi, metadata={"Software": None})
+        save_picture(fig, path, dpi)
     return fig
 
 
@@ -315,10 +379,7 @@ def _png(fig, dpi: int, colours) -> bytes:
     elif isinstance(fig, Image.Image):
         data = _encode(fig)
     else:
-        buffer = io.BytesIO()
-        fig.savefig(buffer, dpi=dpi, format="png", metadata={"Software": None})
-        _close(fig)
-        data = buffer.getvalue()
+        data = _file(_finished(fig), dpi=dpi)
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"frame_slider: a frame, got bytes {data[:8]!r}, expected a PNG")
     if colours is not None:
@@ -333,175 +394,110 @@ def _encode(image) -> bytes:
     return buffer.getvalue()
 
 
-def _close(fig):
-    "Let pyplot forget a figure."
-    import matplotlib.pyplot as plt
-
-    plt.close(fig)
-
-
 # ---------------------------------------------------------------- curves
 
 
-def plot_losses(
-    records,  # list of dicts, a path to JSON lines, or {name: either}
-    key: str = "loss",  # what to draw
-    *,
-    x: str = "step",  # against what
-    by: str = "stage",  # a line for each value of this key, if present
-    smooth: float = 0.9,  # weight of the past in the thick line; 0 draws only data
-    log: bool = True,  # logarithmic y axis?
-    path=None,  # also save the figure there
-):  # matplotlib Figure
-    "Loss curves: the data thin, their running mean thick."
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    lines = _curves(records, key, x, by)
-    if not lines:
-        plt.close(fig)
-        raise ValueError(
-            f"plot_losses: got no records with {x!r} and {key!r}, expected at least one"
-        )
-    colours = [BLUE, ORANGE] if len(lines) < 3 else None
-    for i, (name, points) in enumerate(lines.items()):
-        colour = colours[i] if colours else plt.cm.viridis(i / len(lines))
-        xs, ys = zip(*points)
-        ax.plot(
-            xs,
-            ys,
-            lw=0.6,
-            alpha=0.35 if smooth else 1,
-            color=colour,
-            label=None if smooth else name,
-        )
-        if smooth:
-            ax.plot(xs, _running_mean(ys, smooth), lw=1.6, color=colour, label=name)
-    if log:
-        ax.set_yscale("log")
-    ax.set(xlabel=x, ylabel=key)
-    if len(lines) > 1:
-        ax.legend(fontsize=8, frameon=False)
-    plt.close(fig)
-    if path is not None:
-        fig.savefig(path, dpi=100, metadata={"Software": None})
-    return fig
+def smooth(
+    losses: Sequence[float],  # above 0; what is not finite is passed over
+    width: int = 5,  # losses in a mean
+) -> list[float]:  # as many
+    "Geometric mean of each loss and those before it."
+    means = []
+    for k in range(1, len(losses) + 1):
+        part = [v for v in losses[max(0, k - width) : k] if math.isfinite(v)]
+        logs = [math.log(max(v, 1e-12)) for v in part]
+        means.append(math.exp(sum(logs) / len(logs)) if logs else math.nan)
+    return means
 
 
 def plot_log(
-    folder,  # of a stage's run: log.jsonl, perhaps validation.jsonl
+    folder: str | Path,  # of a stage's run: log.jsonl, perhaps validation.jsonl
     path=None,  # also save the figure there
 ):  # matplotlib Figure
     "How a run goes: its loss, its loss by noise level, its last validation."
     import matplotlib.pyplot as plt
 
-    folder = Path(folder)
-    rows, checks = (
-        _read_lines(f) if (f := folder / f"{name}.jsonl").exists() else []
-        for name in ("log", "validation")
-    )
+    folder = as_path(folder)
+    rows, checks = (read_rows(folder / f"{name}.jsonl")[0] for name in ("log", "validation"))
     if not rows:
         raise ValueError(f"plot_log: {folder} has no rows in log.jsonl, expected at least one")
     fig, axes = plt.subplots(1, 3 if checks else 2, figsize=(WIDTH, 2.3), layout="constrained")
+    _plot_loss(axes[0], rows, checks)
+    _plot_levels(axes[1], rows)
+    if checks:
+        _plot_validation(axes[2], checks[-1])
+    speed = rows[-1].get("images_per_s")
+    text = f"step {rows[-1]['step']}" + (f", {speed:g} images/s" if speed else "")
+    fig.suptitle(text, fontsize=8, x=0.01, ha="left")
+    return _finished(fig, path)
+
+
+def _label(ax, title: str, x: str):
+    "Names and scale of a panel of losses."
+    ax.set(xlabel=x, yscale="log")
+    ax.set_title(title, fontsize=9)
+
+
+def _plot_loss(ax, rows: list[dict], checks: list[dict]):
+    "Training losses, thin, and their running mean; means of the validations."
     steps, losses = [r["step"] for r in rows], [r["loss"] for r in rows]
-    axes[0].plot(steps, losses, lw=0.6, alpha=0.35, color=BLUE)
-    smooth = _running_mean(losses, 0.9 if len(rows) > 30 else 0.0)
-    axes[0].plot(steps, smooth, lw=1.6, color=BLUE, label="training")
+    ax.plot(steps, losses, lw=0.6, alpha=0.35, color=BLUE)
+    running = smooth(losses, 10 if len(rows) > 30 else 1)
+    ax.plot(steps, running, lw=1.6, color=BLUE, label="training")
     if checks:
         means = [sum(r["loss"]) / len(r["loss"]) for r in checks]
-        axes[0].plot(
-            [r["step"] for r in checks], means, "o-", ms=3, lw=1, color=ORANGE, label="validation"
-        )
-        axes[0].legend(fontsize=7, frameon=False)
-    levels = len(rows[-1]["by_level"])
-    for k in range(levels):
-        ys = [math.nan if (y := r["by_level"][k]) is None else y for r in rows]
-        label = f"t in {k / levels:g}..{(k + 1) / levels:g}"
-        axes[1].plot(steps, ys, lw=1, color=plt.cm.viridis(k / levels), label=label)
-    axes[1].legend(fontsize=6, frameon=False)
-    left = f"step {steps[-1]}" + (
-        f", {s:g} images/s" if (s := rows[-1].get("images_per_s")) else ""
-    )
-    for ax, title in zip(axes, ("loss", "loss by noise level")):
-        ax.set(xlabel="step", yscale="log")
-        ax.set_title(title, fontsize=9)
-    if checks:
-        last = checks[-1]
-        middle = [(k + 0.5) / len(last["levels"]) for k in range(len(last["levels"]))]
-        for name, colour, style in (
-            ("trivial", "0.6", "--"),
-            ("shuffled", ORANGE, "-"),
-            ("loss", BLUE, "-"),
-        ):
-            axes[2].plot(middle, last[name], style, marker=".", color=colour, label=name)
-        axes[2].set(xlabel="t (0 data, 1 noise)", yscale="log")
-        axes[2].set_title(f"validation at step {last['step']}", fontsize=9)
-        axes[2].legend(fontsize=7, frameon=False)
-    fig.suptitle(left, fontsize=8, x=0.01, ha="left")
-    plt.close(fig)
-    if path is not None:
-        fig.savefig(path, dpi=100, metadata={"Software": None})
-    return fig
+        steps = [r["step"] for r in checks]
+        ax.plot(steps, means, "o-", ms=3, lw=1, color=ORANGE, label="validation")
+        ax.legend(fontsize=7, frameon=False)
+    _label(ax, "loss", "step")
+
+
+def _plot_levels(ax, rows: list[dict]):
+    "Training losses, a line for each bin of t."
+    import matplotlib.pyplot as plt
+
+    steps, n = [r["step"] for r in rows], len(rows[-1]["by_level"])
+    for k in range(n):
+        losses = [math.nan if (y := r["by_level"][k]) is None else y for r in rows]
+        label = f"t in {k / n:g}..{(k + 1) / n:g}"
+        ax.plot(steps, losses, lw=1, color=plt.cm.viridis(k / n), label=label)
+    ax.legend(fontsize=6, frameon=False)
+    _label(ax, "loss by noise level", "step")
+
+
+def _plot_validation(ax, row: dict):
+    "One validation: the loss by noise level, with other captions, and of a linear guess."
+    middle = _middles(len(row["levels"]))
+    looks = (("trivial", "0.6", "--"), ("shuffled", ORANGE, "-"), ("loss", BLUE, "-"))
+    for name, colour, style in looks:
+        ax.plot(middle, row[name], style, marker=".", color=colour, label=name)
+    ax.legend(fontsize=7, frameon=False)
+    _label(ax, f"validation at step {row['step']}", "t (0 data, 1 noise)")
+
+
+def _middles(n: int) -> list[float]:
+    "Middles of n equal bins of t."
+    return [(k + 0.5) / n for k in range(n)]
 
 
 def plot_reference(
     card: dict,  # run card "toy-reference"
-    run=None,  # directory of a run, drawn on top
+    run: str | Path | None = None,  # directory of a run, drawn on top
+    *,
+    band: float,  # half the width of what is normal, in spreads: `engine.guards.BAND`
 ):  # matplotlib Figure
     "What is normal, a column for each stage: the band of training losses; validation by noise level at five moments."
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
 
+    stages: dict = card["stages"]
     fig, axes = plt.subplots(
-        2, len(card["stages"]), figsize=(WIDTH, 4.4), layout="constrained", squeeze=False
+        2, len(stages), figsize=(WIDTH, 4.4), layout="constrained", squeeze=False
     )
-    for (name, stage), (top, bottom) in zip(card["stages"].items(), axes.T):
-        band = stage["loss"]
-        steps, mean, factor = band["step"], band["mean"], math.exp(BAND * band["spread"])
-        top.fill_between(
-            steps,
-            [m / factor for m in mean],
-            [m * factor for m in mean],
-            color=BLUE,
-            alpha=0.25,
-            lw=0,
-        )
-        top.plot(steps, mean, color=BLUE, lw=1.2, label="reference")
-        path = None if run is None else Path(run) / name / "log.jsonl"
-        if path is not None and path.exists():
-            rows = _read_lines(path)
-            top.plot(
-                [r["step"] for r in rows],
-                smooth([r["loss"] for r in rows]),
-                color=ORANGE,
-                lw=1.2,
-                label="this run",
-            )
-        top.set(yscale="log", title=f"{name[:-2]} px", xlabel="step")
-        for k, moment in enumerate(stage["moments"]):
-            colour, n = plt.cm.viridis(k / len(stage["moments"])), len(moment["loss"])
-            t, (middle, low, high) = [(j + 0.5) / n for j in range(n)], zip(*moment["loss"])
-            bottom.fill_between(t, low, high, color=colour, alpha=0.3, lw=0)
-            bottom.plot(
-                t,
-                middle,
-                color=colour,
-                lw=1.2,
-                label=f"{100 * moment['step'] / stage['steps']:.0f} %",
-            )
-        bottom.plot(
-            t,
-            [v[0] for v in stage["moments"][-1]["trivial"]],
-            color="black",
-            lw=1,
-            ls=":",
-            label="linear guess",
-        )
-        bottom.set(yscale="log", xlabel="noise level $t$")
-        for ax in (top, bottom):
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter(NullFormatter())
+    for (name, stage), (top, bottom) in zip(stages.items(), axes.T):
+        rows = [] if run is None else read_rows(as_path(run) / name / "log.jsonl")[0]
+        _plot_band(top, stage["loss"], band, rows)
+        top.set(title=f"{name[:-2]} px")
+        _plot_moments(bottom, stage)
     fig.legend(
         *bottom.get_legend_handles_labels(),
         loc="outside lower center",
@@ -514,49 +510,54 @@ def plot_reference(
     axes[0, 0].set_ylabel("training loss")
     axes[0, 0].legend(fontsize=7, frameon=False)
     axes[1, 0].set_ylabel("validation loss")
-    plt.close(fig)
-    return fig
+    return _finished(fig)
 
 
-def _curves(records, key: str, x: str, by: str) -> dict:
-    "Name -> [(x, y), ...] of every line to draw."
-    if isinstance(records, Mapping):
-        lines = {}
-        for name, part in records.items():
-            for inner, points in _curves(part, key, x, by).items():
-                lines[f"{name} {inner}" if inner else str(name)] = points
-        return lines
-    if isinstance(records, (str, Path)):
-        records = _read_lines(Path(records))
-    lines = {}
-    for r in records:
-        if r.get(x) is not None and r.get(key) is not None:
-            lines.setdefault(str(r.get(by, "")), []).append((r[x], float(r[key])))
-    return lines
+def _plot_band(ax, loss: dict, band: float, rows: list[dict]):
+    "The reference runs' mean and band, and this run's losses."
+    steps, mean, factor = loss["step"], loss["mean"], math.exp(band * loss["spread"])
+    low, high = ([m * f for m in mean] for f in (1 / factor, factor))
+    ax.fill_between(steps, low, high, color=BLUE, alpha=0.25, lw=0)
+    ax.plot(steps, mean, color=BLUE, lw=1.2, label="reference")
+    if rows:
+        steps, losses = [r["step"] for r in rows], smooth([r["loss"] for r in rows])
+        ax.plot(steps, losses, color=ORANGE, lw=1.2, label="this run")
+    _scale(ax, "step")
 
 
-def _read_lines(path: Path) -> list[dict]:
-    "The records in a file of JSON lines; a last line cut by a kill is left out."
-    lines = path.read_text(encoding="utf-8").split("\n")
-    records = []
-    for i, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except ValueError as e:
-            if i == len(lines) - 1:  # no newline after it: the writer died there
-                break
-            raise ValueError(f"plot_losses: {path}, line {i + 1}, got {e}, expected JSON") from e
-    return records
+def _plot_moments(ax, stage: dict):
+    "Validation losses by noise level, a band for each moment of the run, above a linear guess."
+    import matplotlib.pyplot as plt
+
+    moments = stage["moments"]
+    t = _middles(len(moments[-1]["loss"]))
+    for k, moment in enumerate(moments):
+        colour, (middle, low, high) = plt.cm.viridis(k / len(moments)), zip(*moment["loss"])
+        ax.fill_between(t, low, high, color=colour, alpha=0.3, lw=0)
+        label = f"{100 * moment['step'] / stage['steps']:.0f} %"
+        ax.plot(t, middle, color=colour, lw=1.2, label=label)
+    guess = [v[0] for v in moments[-1]["trivial"]]
+    ax.plot(t, guess, color="black", lw=1, ls=":", label="linear guess")
+    _scale(ax, "noise level $t$")
 
 
-def _running_mean(ys: Sequence[float], weight: float) -> list[float]:
-    "Exponential mean without a bias to the start; what is not finite is passed over."
-    total = norm = 0.0
-    means = []
-    for y in ys:
-        if math.isfinite(y):
-            total, norm = weight * total + y, weight * norm + 1
-        means.append(total / norm if norm else math.nan)
-    return means
+def _scale(ax, x: str):
+    "A logarithmic axis with few numbers."
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set(yscale="log", xlabel=x)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def interval_line(
+    ax,  # matplotlib axes
+    x: list,  # one position per summary
+    summaries: list[dict],  # mean, low, high: what `bootstrap_mean` or `jackknife` gave
+    **style,  # of matplotlib's `errorbar`
+):
+    "A line through means, with a bar for each interval."
+    mean, low, high = ([s[k] for s in summaries] for k in ("mean", "low", "high"))
+    below, above = ([abs(a - b) for a, b in zip(mean, edge)] for edge in (low, high))
+    ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=0.8, **style)

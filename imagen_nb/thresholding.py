@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from .store.checks import check, check_among, floats, told
+
 # %% ../nbs/06_thresholding.ipynb #3c63fddd
 def static_threshold(
     x0_hat: Tensor,  # predicted clean images, any shape
@@ -39,12 +41,9 @@ def row_quantile(
     p: float,  # share of values at or below the result, in (0, 1]
 ) -> Tensor:  # (b,), at least float32
     "Exact quantile of each row, linear between neighbours, without a full sort."
-    if not isinstance(p, (int, float)) or not 0 < p <= 1:
-        raise ValueError(f"row_quantile: p, got {p!r}, expected in (0, 1], as in 0.995, not 99.5")
-    if x.ndim != 2 or not x.numel():
-        raise ValueError(f"row_quantile: x, got {tuple(x.shape)}, expected (b, n), n >= 1")
-    if x.dtype != torch.float64:
-        x = x.float()
+    check(0 < p <= 1, "row_quantile: p", p, "in (0, 1], as in 0.995, not 99.5")
+    check(x.ndim == 2 and x.numel(), "row_quantile: x", told(x), "(b, n), n >= 1")
+    x = floats(x, "row_quantile: x")
     place = p * (x.shape[1] - 1)  # position in the sorted row, from 0
     below = math.floor(place)
     tail = _largest(x, x.shape[1] - below)
@@ -60,16 +59,11 @@ def dynamic_threshold(
     cap: float | None = None,  # largest scale, at least 1; not in paper (DeepFloyd IF)
 ) -> Tensor:  # the same, in [-1, 1]
     "Clip each image at its own quantile of |x0_hat|, then shrink it (section 2.3)."
-    if cap is not None and not cap >= 1:
-        raise ValueError(f"dynamic_threshold: cap, got {cap}, expected None or >= 1")
-    if x0_hat.ndim < 2 or not x0_hat.numel() or not x0_hat.is_floating_point():
-        raise ValueError(
-            f"dynamic_threshold: x0_hat, got {tuple(x0_hat.shape)}"
-            f" {x0_hat.dtype}, expected floats (b, ...)"
-        )
+    check(cap is None or cap >= 1, "dynamic_threshold: cap", cap, "None or >= 1")
+    fine = x0_hat.ndim > 1 and x0_hat.numel() and x0_hat.is_floating_point()
+    check(fine, "dynamic_threshold: x0_hat", told(x0_hat), "floats (b, ...)")
     size = x0_hat.abs().reshape(len(x0_hat), -1)
-    if size.device.type == "cpu" and not size.amax().isfinite():  # a GPU would stall
-        raise ValueError("dynamic_threshold: x0_hat, got NaN or infinity, expected numbers")
+    check(size.amax().isfinite(), "dynamic_threshold: x0_hat", "NaN or infinity", "numbers")
     s = row_quantile(size, p).clamp(min=1, max=cap)
     s = s.reshape(-1, *[1] * (x0_hat.ndim - 1))
     return (x0_hat / s).clamp_(-1, 1).to(x0_hat.dtype)
@@ -82,10 +76,7 @@ def threshold(
     cap: float | None = None,  # for "dynamic", see `dynamic_threshold`
 ) -> Tensor:  # same shape
     "The thresholding called `kind` (section 2.3)."
-    if kind is None:
-        return x0_hat
+    check_among("threshold: kind", kind, (None, "static", "dynamic"))
     if kind == "static":
         return static_threshold(x0_hat)
-    if kind == "dynamic":
-        return dynamic_threshold(x0_hat, p, cap)
-    raise ValueError(f"threshold: kind, got {kind!r}, expected None, 'static' or 'dynamic'")
+    return x0_hat if kind is None else dynamic_threshold(x0_hat, p, cap)

@@ -1,4 +1,4 @@
-"Every test runs on one thread and without the network."
+"Every test runs on one thread, without the network, and not for long."
 
 import os
 import socket
@@ -10,11 +10,52 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
+LIMIT = 20  # seconds of a test that is not marked slow
 LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 
 def pytest_configure():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    "The small T5 that ships with the package."
+    from imagen_nb.text import TextEncoder
+
+    return TextEncoder.toy()
+
+
+@pytest.fixture(scope="module")
+def captions():
+    "A hundred and twenty captions, some of them equal."
+    from imagen_nb.data import ShapesWorld
+
+    world = ShapesWorld("train", level="full")
+    return [world.caption(i) for i in range(120)]
+
+
+def too_long(terminal) -> list:
+    "Tests that ran too long without being marked slow: (seconds, name)."
+    reports = (r for kind in ("passed", "failed") for r in terminal.stats.get(kind, []))
+    return [
+        (r.duration, r.nodeid) for r in reports if r.duration > LIMIT and "slow" not in r.keywords
+    ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Name them."
+    for seconds, name in too_long(terminalreporter):
+        terminalreporter.write_line(
+            f"{seconds:.0f} s, more than {LIMIT}: shorten {name} or mark it slow"
+        )
+
+
+def pytest_sessionfinish(session, exitstatus):
+    "`make test` fails where there are any."
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and not exitstatus and os.environ.get("BUDGET") == "fail" and too_long(terminal):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _is_local(address) -> bool:

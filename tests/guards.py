@@ -1,4 +1,4 @@
-"""Every guard of `imagen_nb.health` with a healthy case and a planted fault: `python tests/guards.py` prints the table.
+"""Every guard of `engine.guards` with a healthy case and a planted fault; `python tests/guards.py` prints them.
 
 `python tests/guards.py data/runs/doctor.json` also writes it as a run card.
 """
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from imagen_nb import health
-from imagen_nb.data import ShapesWorld, resize
-from imagen_nb.doctor import picture_stats
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine import guards as health
+from imagen_nb.pictures.pixels import resize
+from imagen_nb.runs.drawings import picture_stats
 from imagen_nb.text import TextEncoder
 
 WORLD = ShapesWorld("train", level="quick", size=32)

@@ -1,6 +1,7 @@
 """The exact laboratory: data whose best denoiser is known, emulated networks, and laws that samplers must arrive at.
 
-`test_laboratory.py` uses it for what is quick, `tools/prove_samplers.py` for the whole matrix and the run cards.
+`test_laboratory.py` uses it for what is quick, `tools/measure/prove_samplers.py` for the whole matrix
+and the run cards.
 """
 
 import inspect
@@ -10,15 +11,13 @@ from functools import cache
 import torch
 
 from imagen_nb import diffusion, sampling
-from imagen_nb.diffusion import cosine_log_snr, linear_log_snr, to_eps, to_v, to_x0
+from imagen_nb.diffusion import SCHEDULES, cosine_log_snr, to_eps, to_v, to_x0
 from imagen_nb.guidance import guided
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 from imagen_nb.sampling import sample_ddim, sample_ddpm, sample_dpmpp_2m, time_grid
 from imagen_nb.text import TextEmbedding
 from imagen_nb.thresholding import dynamic_threshold
 
-SCHEDULES = dict(cosine=cosine_log_snr, linear=linear_log_snr)
-TARGETS = ("eps", "x0", "v")
 # name: sampler, its options, share of the reverse process's noise (eta)
 SAMPLERS = {
     "ddpm gamma 0": (sample_ddpm, dict(gamma=0.0), 1.0),
@@ -91,7 +90,7 @@ def in_unit(x0_of, target, spoil=lambda p: p):
 
 
 def denoiser(predict, target, text, w, limit=lambda x0_hat: x0_hat):
-    "network -> guidance -> x0_hat -> threshold, as `imagen_nb.cascade.denoiser` has it."
+    "network -> guidance -> x0_hat -> threshold, as `imagen_nb.stage.denoiser` has it."
     guide = guided(predict, text, w)
     return lambda z, log_snr: limit(to_x0(guide(z, log_snr), z, log_snr, target))
 
@@ -104,7 +103,10 @@ GUIDANCE = {
 
 
 def steps_for(sampler, schedule, guidance):
-    "Enough for the discretisation error to stay below the threshold: first order needs many where guidance narrows the law to 0.13."
+    """Enough for the discretisation error to stay below the threshold.
+
+    A method of first order needs many steps where guidance narrows the law to 0.13.
+    """
     if sampler in ("dpmpp_2m", "ddpm gamma 1"):
         return 100
     return {"off": 120, "w=1": 120, "w=3": 1000 if schedule == "linear" else 600}[guidance]
@@ -251,48 +253,59 @@ def quantile_of_two(truth, pairs, n=N, p=0.99, seed=0):
 # They must show in the cell of guidance 3 and the linear schedule.
 
 # A first-order flow that is told the next level stays a first-order flow: `test_contract` sees that error, no law can.
-LEVEL = "denoise, z, log_snrs, i)", "denoise, z, log_snrs, i+1)"
+LEVEL = "denoise, z, log_snrs, i)", "denoise, z, log_snrs, i + 1)"
+DRIFT = "log_snr_s - log_snr_t", "log_snr_t - log_snrs[i - 1]"  # this step, the step before
 PLANTED = [
-    ("sign: pull away from x0_hat", "ddpm gamma 1", "c*alpha_s\n", "-c*alpha_s\n"),
-    ("index: alpha_s/alpha_t upside down", "ddpm gamma 1", "*alpha_s/alpha_t", "*alpha_t/alpha_s"),
+    ("sign: pull away from x0_hat", "ddpm gamma 1", ", c * alpha_s\n", ", -c * alpha_s\n"),
+    (
+        "index: alpha_s/alpha_t upside down",
+        "ddpm gamma 1",
+        "* alpha_s / alpha_t",
+        "* alpha_t / alpha_s",
+    ),
     ("index: network told the next level", "ddpm gamma 1", *LEVEL),
-    ("index: x0_hat weighted with alpha_t", "ddpm gamma 1", "c*alpha_s\n", "c*alpha_t\n"),
+    (
+        "index: x0_hat weighted with alpha_t",
+        "ddpm gamma 1",
+        ", c * alpha_s\n",
+        ", c * alpha_t\n",
+    ),
     (
         "variance: bounds swapped",
         "ddpm gamma 1",
-        "small**(1-gamma)*large**gamma",
-        "small**gamma*large**(1-gamma)",
+        "small ** (1 - gamma) * large**gamma",
+        "small**gamma * large ** (1 - gamma)",
     ),
-    ("variance: alpha for sigma", "ddpm gamma 0", "c*sigma_s**2", "c*alpha_s**2"),
+    ("variance: alpha for sigma", "ddpm gamma 0", "c * sigma_s**2", "c * alpha_s**2"),
     ("variance: no square root", "ddpm gamma 1", "large**gamma).sqrt()", "large**gamma)"),
     (
         "sign: signal added to find the noise",
         "ddim eta 0",
-        "(z - alpha_t*x0_hat)",
-        "(z + alpha_t*x0_hat)",
+        "(z - alpha_t * x0_hat)",
+        "(z + alpha_t * x0_hat)",
     ),
     (
         "index: noise found with alpha_s",
         "ddim eta 0",
-        "(z - alpha_t*x0_hat)",
-        "(z - alpha_s*x0_hat)",
+        "(z - alpha_t * x0_hat)",
+        "(z - alpha_s * x0_hat)",
     ),
-    ("index: noise found with sigma_s", "ddim eta 0", "x0_hat)/sigma_t", "x0_hat)/sigma_s"),
-    ("index: step ends at alpha_t", "ddim eta 0", "alpha_s*x0_hat", "alpha_t*x0_hat"),
+    ("index: noise found with sigma_s", "ddim eta 0", "x0_hat) / sigma_t", "x0_hat) / sigma_s"),
+    ("index: step ends at alpha_t", "ddim eta 0", "alpha_s * x0_hat", "alpha_t * x0_hat"),
     (
         "variance: old and fresh noise swapped",
         "ddim eta 0.5",
-        "(1 - fresh).sqrt()*eps_hat",
-        "fresh.sqrt()*eps_hat",
+        "(1 - fresh).sqrt() * eps_hat",
+        "fresh.sqrt() * eps_hat",
     ),
-    ("variance: eta not squared", "ddim eta 0.5", "eta**2*", "eta*"),
-    ("variance: old noise not reduced", "ddim eta 1", "(1 - fresh).sqrt()*eps_hat", "eps_hat"),
-    ("sign: extrapolates backwards", "dpmpp_2m", "x0_hat + ratio/2", "x0_hat - ratio/2"),
+    ("variance: eta not squared", "ddim eta 0.5", "eta**2 *", "eta *"),
+    ("variance: old noise not reduced", "ddim eta 1", "(1 - fresh).sqrt() * eps_hat", "eps_hat"),
+    ("sign: extrapolates backwards", "dpmpp_2m", "x0_hat + ratio / 2", "x0_hat - ratio / 2"),
     (
         "index: ratio of steps upside down",
         "dpmpp_2m",
-        "(log_snr_s - log_snr_t)/(log_snr_t - log_snrs[i-1])",
-        "(log_snr_t - log_snrs[i-1])/(log_snr_s - log_snr_t)",
+        "({}) / ({})".format(*DRIFT),
+        "({1}) / ({0})".format(*DRIFT),
     ),
     ("index: network told the next level", "dpmpp_2m", *LEVEL),
     (
@@ -304,7 +317,7 @@ PLANTED = [
     (
         "scale: log-SNR is not log(alpha/sigma)",
         "dpmpp_2m",
-        "(log_snr_t - log_snr_s)/2)",
+        "(log_snr_t - log_snr_s) / 2)",
         "(log_snr_t - log_snr_s))",
     ),
     (
@@ -361,10 +374,11 @@ def marginal(log_snr, mean=0.5, std=0.3):
 
 
 def affine_law(sampler, grid, pick=before_last, truth=LINE, start=None):
-    """What a sampler makes of data N(0.5, 0.3^2), exactly: standard deviation, and the share of an offset at the start that is left.
+    """What a sampler makes of data N(0.5, 0.3^2), exactly.
 
-    Its steps are affine in the start and in each fresh noise: rows of one batch are the answers to 0, to a unit start
-    and to a unit noise of each step. (The mean itself is exact for any steps when the start's mean is.)
+    It gives the standard deviation, and the share of an offset at the start that is left. Its steps are affine in the
+    start and in each fresh noise: rows of one batch are the answers to 0, to a unit start and to a unit noise of each
+    step. (The mean itself is exact for any steps when the start's mean is.)
     """
     call, options, _ = SAMPLERS[sampler]
     n = len(grid) - 1

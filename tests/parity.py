@@ -1,6 +1,7 @@
 """Our samplers beside diffusers' schedulers: one network, one start, one source of noise, two programs.
 
-What has to be matched is listed in `CONVENTIONS`; `UNMATCHED` are some of it, for `tools/prove_samplers.py` to say what each is worth.
+What has to be matched is listed in `CONVENTIONS`. `UNMATCHED` are some of it: `tools/measure/prove_samplers.py` says
+what each is worth.
 """
 
 import math
@@ -12,24 +13,63 @@ from imagen_nb.sampling import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from imagen_nb.thresholding import dynamic_threshold
 
 CONVENTIONS = [
-    "Levels: their timestep i stands for log-SNR log(abar_i/(1-abar_i)); abar has no entry for clean data, so timestep 0 is already noisy",
-    "Their tables are float32, where 1-abar cancels (5e-4 relative at timestep 0): abar is recomputed in float64 from their betas",
-    "betas 'squaredcos_cap_v2' are the cosine schedule with offset 0.008 and betas cut at 0.999: not our cosine_log_snr, so our samplers run on their levels",
-    "Last level: their sampler ends at abar = 1 (set_alpha_to_one=True; final_sigmas_type='zero'), log-SNR +infinity; ours ends at 60",
-    "Steps: timestep_spacing 'leading' for DDPM and DDIM, which then visit 0; n must divide 1000, because DDIM's previous timestep is t - 1000//n, wherever the next visit is",
-    "DPM-Solver++ takes timestep_spacing 'linspace' and looks levels up at rounded timesteps: its sigma is sqrt((1-abar)/abar), our log-SNR -2 log(sigma)",
+    (
+        "Levels: their timestep i stands for log-SNR log(abar_i/(1-abar_i)); abar has no "
+        "entry for clean data, so timestep 0 is already noisy"
+    ),
+    (
+        "Their tables are float32, where 1-abar cancels (5e-4 relative at timestep 0): abar "
+        "is recomputed in float64 from their betas"
+    ),
+    (
+        "betas 'squaredcos_cap_v2' are the cosine schedule with offset 0.008 and betas cut at"
+        " 0.999: not our cosine_log_snr, so our samplers run on their levels"
+    ),
+    (
+        "Last level: their sampler ends at abar = 1 (set_alpha_to_one=True; "
+        "final_sigmas_type='zero'), log-SNR +infinity; ours ends at 60"
+    ),
+    (
+        "Steps: timestep_spacing 'leading' for DDPM and DDIM, which then visit 0; n must "
+        "divide 1000, because DDIM's previous timestep is t - 1000//n, wherever the next "
+        "visit is"
+    ),
+    (
+        "DPM-Solver++ takes timestep_spacing 'linspace' and looks levels up at rounded "
+        "timesteps: its sigma is sqrt((1-abar)/abar), our log-SNR -2 log(sigma)"
+    ),
     "DPM-Solver++ counts half log-SNR, log(alpha/sigma)",
-    "DPM-Solver++(2M): algorithm_type='dpmsolver++', solver_order=2, solver_type='midpoint'; first and last step of first order, the last because of final_sigmas_type='zero', whatever lower_order_final says",
+    (
+        "DPM-Solver++(2M): algorithm_type='dpmsolver++', solver_order=2, "
+        "solver_type='midpoint'; first and last step of first order, the last because of "
+        "final_sigmas_type='zero', whatever lower_order_final says"
+    ),
     "DPM-Solver++ keeps its state and sigmas in float32, so the two agree to float32 only",
-    "Variance: gamma=0 is fixed_small, gamma=1 is fixed_large, gamma between is learned_range with a network that answers 2*gamma-1 in the extra channels (log-space mean of both)",
+    (
+        "Variance: gamma=0 is fixed_small, gamma=1 is fixed_large, gamma between is "
+        "learned_range with a network that answers 2*gamma-1 in the extra channels (log-space"
+        " mean of both)"
+    ),
     "fixed_large takes 1 - abar_t/abar_s of the step taken, not the table's beta",
     "No noise on the last step, in both",
-    "DDIM's eta multiplies the standard deviation of fixed_small; eta=1 is DDPM with gamma=0",
+    ("DDIM's eta multiplies the standard deviation of fixed_small; eta=1 is DDPM with gamma=0"),
     "clip_sample=False: their default clips x0_hat to [-1, 1] without saying so",
-    "Thresholding: sample_max_value is 1 by default, which makes dynamic thresholding a clip; here 100",
-    "Thresholded DDIM takes use_clipped_model_output=True: their default keeps the eps of before the threshold, ours follows from x0_hat",
-    "v is alpha*eps - sigma*x0 in both; epsilon and v are turned into x0_hat before the threshold",
-    "dynamic_thresholding_ratio is a share (0.995), with linear interpolation between neighbours, per picture over all channels",
+    (
+        "Thresholding: sample_max_value is 1 by default, which makes dynamic thresholding a "
+        "clip; here 100"
+    ),
+    (
+        "Thresholded DDIM takes use_clipped_model_output=True: their default keeps the eps of"
+        " before the threshold, ours follows from x0_hat"
+    ),
+    (
+        "v is alpha*eps - sigma*x0 in both; epsilon and v are turned into x0_hat before the "
+        "threshold"
+    ),
+    (
+        "dynamic_thresholding_ratio is a share (0.995), with linear interpolation between "
+        "neighbours, per picture over all channels"
+    ),
 ]
 KINDS = {
     "ddpm gamma 0": (sample_ddpm, dict(gamma=0.0)),
@@ -137,7 +177,10 @@ def their_steps(kind, scheduler, grid, z, g, recompute=True):
 
 
 def largest_difference(kind, betas, prediction, threshold, n, recompute=True, **changes):
-    "Largest difference of any step's z or x0_hat, relative to its largest value: ours in float64, each on its own path."
+    """Largest difference of any step's z or x0_hat, relative to its largest value.
+
+    Ours is in float64, and each program walks on its own path.
+    """
     scheduler = their_scheduler(kind, betas, prediction, threshold, n, **changes)
     grid, draws = levels(scheduler), torch.Generator().manual_seed(7)
     start = 1.3 * torch.randn(

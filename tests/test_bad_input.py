@@ -1,7 +1,7 @@
 """Whatever is in the folder: decoded by a stated rule, or left out, counted and told why.
 
 `CASES` is a table; every row makes its files, says what must come of them, and is one test.
-`tools/bad_input_table.py` prints the same table for people.
+`tools/measure/bad_input_table.py` prints the same table for people.
 """
 
 import contextlib
@@ -26,13 +26,16 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_nb import data, sources
-from imagen_nb.data import Crop, ShapesWorld, crop_images, load_captioned
+from imagen_nb.data import ShapesWorld
+from imagen_nb.pictures import captioned, decode, pixels, shards
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.pixels import Crop, crop_images
+from imagen_nb.pictures.tables import clean_caption
 from imagen_nb.text import TextEncoder
 
 UNKNOWN = "not JPEG, PNG, WebP, BMP, GIF or TIFF"
-DAMAGED, HUGE = "truncated or damaged", f"more than {data.MAX_PIXELS:,} pixels"
-SMALL = f"shorter side under {data.MIN_SIDE} pixels"
+DAMAGED, HUGE = "truncated or damaged", f"more than {decode.MAX_PIXELS:,} pixels"
+SMALL = f"shorter side under {decode.MIN_SIDE} pixels"
 GONE, DENIED = "No such file or directory", "Permission denied"
 UNPARSED, NAMELESS = "row that cannot be parsed", "row without file_name"
 OUTSIDE = "file_name outside the folder"
@@ -474,6 +477,9 @@ TEXTS = {  # what -> the file beside the picture, the caption that comes of it
     "HTML": ("<b>red &amp; blue</b>", "<b>red &amp; blue</b>"),
 }
 CAPTIONS = [
+    Case("caption in a.caption", also(a_png, file("a.caption", "a")), ["a"]),
+    Case("caption in a.png.txt", also(a_png, file("a.png.txt", "a")), ["a"]),
+] + [
     Case(what, a_png if text is None else also(a_png, file("a.txt", text)), [caption])
     for what, (text, caption) in TEXTS.items()
 ]
@@ -575,12 +581,48 @@ TABLES = [
         {UNPARSED: 1},
         {".png": 1},
     ),
+    Case(
+        "csv: quote that is never closed",
+        also(a_png, picture("b.png"), picture("c.png"), sheet('a.png,"a\nb.png,b\nc.png,"c, c"')),
+        ["b", "c, c"],
+        {UNPARSED: 1},
+        {".png": 1},
+    ),
+    Case(
+        "csv: two quotes with rows between",
+        also(a_png, picture("b.png"), picture("c.png"), sheet('a.png,"a\nb.png,b\nc.png,5"')),
+        ["b", '5"'],
+        {UNPARSED: 1},
+        {".png": 1},
+    ),
+    Case(
+        "tsv: quotes within a field",
+        also(
+            a_png,
+            file("metadata.tsv", 'file_name\ttext\na.png\t5" disc, red\ngood.png\tgood\n'),
+        ),
+        ['5" disc, red'],
+    ),
+    Case(
+        "table in a subfolder",
+        also(picture("sub/a.png"), file("sub/metadata.csv", "file_name,text\na.png,a\n")),
+        ["a"],
+    ),
+    Case(
+        "table of something else in a subfolder",
+        also(picture("sub/a.png"), file("sub/metadata.csv", "id,score\n1,2\n")),
+        ignored={".csv": 1},
+    ),
+    Case("name of a table in capitals", also(a_png, table(a_row, name="Metadata.JSONL")), ["a"]),
 ]
 
 ENDS, PART = (b"good", encoded(four())), "part of a tar file damaged or cut off"
 SHARDS = [
     Case("tar: picture without caption", tar([("a.png", encoded(four()))]), corners=FOUR),
-    Case("tar: caption without picture", tar([("a.txt", b"a")]), []),
+    Case(
+        "tar: caption without picture", tar([("a.txt", b"a"), ("b.txt", b"b")]), [], {}, {".txt": 2}
+    ),
+    Case("tar: caption in a.caption", tar([("a.png", ENDS[1]), ("a.caption", b"a")]), ["a"]),
     Case(
         "tar: hidden files",
         tar([("._a.png", ENDS[1]), ("__MACOSX/._b.png", ENDS[1])]),
@@ -629,7 +671,7 @@ CASES = PICTURES + CAPTIONS + TABLES + FOLDERS + SHARDS
 @contextlib.contextmanager
 def refusing():
     "Whoever runs this, even the system's administrator, may not read what has no permission bits."
-    read, scan = sources._open, os.scandir
+    read, scan = shards.open_file, os.scandir
 
     def allow(path):
         if not isinstance(path, int) and os.lstat(path).st_mode & 0o777 == 0:
@@ -643,7 +685,7 @@ def refusing():
         return call
 
     with (
-        mock.patch.object(sources, "_open", refuse(read)),
+        mock.patch.object(shards, "open_file", refuse(read)),
         mock.patch.object(os, "scandir", refuse(scan)),
     ):
         yield
@@ -682,7 +724,7 @@ def test_case(case, tmp_path):
     assert ignored == case.ignored
     assert set(ds.examples) == set(ds.skipped) and all(ds.examples.values())
     if case.corners:
-        seen = quarters(data.decode_picture(ds.catalog.blob(ds.row(places[0]))))
+        seen = quarters(decode.decode_picture(ds.catalog.blob(ds.row(places[0]))))
         assert max(abs(a - b) for s, t in zip(seen, case.corners) for a, b in zip(s, t)) <= case.off
     assert ds.images(range(len(ds))).isfinite().all()
     ds.report().encode(), ds.identity.encode()
@@ -695,7 +737,7 @@ def test_every_case_has_a_name_of_its_own():
 BOMB_COST = """
 import json, resource, sys, time
 from pathlib import Path
-from imagen_nb.data import UnreadablePicture, decode_picture
+from imagen_nb.pictures.decode import UnreadablePicture, decode_picture
 out, peak = {}, lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 try: decode_picture(b"x")  # Pillow itself is imported
 except UnreadablePicture: pass
@@ -730,22 +772,22 @@ def test_bombs_are_refused_fast_and_small(tmp_path):
 def test_python_allocates_next_to_nothing_for_a_bomb():
     blob = BOMBS["PNG"]()
     tracemalloc.start()
-    with pytest.raises(data.UnreadablePicture, match="more than"):
-        data.decode_picture(blob)
+    with pytest.raises(decode.UnreadablePicture, match="more than"):
+        decode.decode_picture(blob)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
 
 
 def test_limits_are_where_they_are_said_to_be(monkeypatch):
-    side = data.MIN_SIDE
-    assert data.decode_picture(encoded(Image.new("RGB", (side, 5000)))).size == (side, 5000)
+    side = decode.MIN_SIDE
+    assert decode.decode_picture(encoded(Image.new("RGB", (side, 5000)))).size == (side, 5000)
     with pytest.raises(ValueError, match=SMALL):
-        data.decode_picture(encoded(Image.new("RGB", (side - 1, 99))))
-    monkeypatch.setattr(sources, "MAX_PIXELS", 1600)
-    assert data.decode_picture(encoded(Image.new("RGB", (40, 40)))).size == (40, 40)
+        decode.decode_picture(encoded(Image.new("RGB", (side - 1, 99))))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1600)
+    assert decode.decode_picture(encoded(Image.new("RGB", (40, 40)))).size == (40, 40)
     with pytest.raises(ValueError, match="more than 1,600"):
-        data.decode_picture(encoded(Image.new("L", (40, 41))))
+        decode.decode_picture(encoded(Image.new("L", (40, 41))))
 
 
 # ---------------------------------------------------------------- sources without a single picture
@@ -756,6 +798,13 @@ def test_nothing_at_all(tmp_path, monkeypatch):
         load_captioned(tmp_path, 16)
     with pytest.raises(ValueError, match="gone.*does not exist"):
         load_captioned(tmp_path / "gone", 16)
+    for name in ("part-0.tar.gz", "images.zip", "IMG_1.HEIC"):
+        (tmp_path / name).write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match="of 0: not looked at: 1 .HEIC, 1 .zip, 1 .tar.gz"):
+        load_captioned(tmp_path, 16)
+    (tmp_path / "a.jfif").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"of 1: 1 {UNKNOWN}; for example .*a.jfif; not looked at"):
+        load_captioned(tmp_path, 16)
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -865,6 +914,32 @@ def test_tables_of_datasets(tmp_path):
     assert ds.examples == {"empty file": ["row 1", "row 4"], UNKNOWN: ["row 2"]}
 
 
+def test_damage_is_told_with_what_the_library_said(tmp_path):
+    "A Pillow without JPEG calls every photograph damaged; so its own words are kept."
+    a_png(tmp_path)
+    file("b.jpg", lambda: encoded(four((480, 320)), "JPEG")[:-900])(tmp_path)
+    ds = run(Case("", lambda root: None), tmp_path)
+    assert "b.jpg (image file is truncated" in ds.report() and ds.skipped == {DAMAGED: 1}
+
+
+def test_pictures_without_any_caption_beside_something_unread_are_told(tmp_path):
+    def said(name, content):
+        root = tmp_path / name
+        also(picture(f"{name}/a.png"), file(f"{name}/{name}", content))(tmp_path)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            load_captioned(root, 16)
+        return " ".join(str(w.message) for w in seen)
+
+    sheet = "file_name,text\na.png,a\n"
+    for name in ("captions.csv", "captions.txt", "labels.json"):
+        ending = name[name.index(".") :]
+        assert f"no picture has a caption; not looked at: 1 {ending}; captions are read" in said(
+            name, sheet
+        )
+    assert said("metadata.csv", sheet) == said("a.txt", "a") == ""
+
+
 # ---------------------------------------------------------------- squares in memory
 
 
@@ -887,11 +962,11 @@ def test_squares_are_decoded_once(tmp_path, monkeypatch):
         0,
         1,
     ]
-    exact = data.to_square(data.decode_picture((tmp_path / "a.png").read_bytes()), 20)
+    exact = pixels.to_square(decode.decode_picture((tmp_path / "a.png").read_bytes()), 20)
     assert (
         torch.equal(ds.images([0], 20)[0], exact) and len(ds._kept) == 1
     )  # another size, other squares
-    monkeypatch.setattr(data, "KEPT", 2 * 3 * 32**2)
+    monkeypatch.setattr(captioned, "KEPT", 2 * 3 * 32**2)
     reads.clear()
     ds.images([0, 1, 2, 2, 1, 0], 32)
     assert reads == [0, 1, 2, 2]
@@ -910,9 +985,9 @@ def test_a_window_read_alone_is_the_window_of_the_whole(size, tmp_path, monkeypa
         17,
     )
     whole = ds.images([0] * 5, crop=crop)
-    monkeypatch.setattr(data, "KEPT", 0)
+    monkeypatch.setattr(captioned, "KEPT", 0)
     assert (ds.images([0] * 5, crop=crop) - whole).abs().max() <= 1 / 127.5 + 1e-6
-    exact = data.resize(
+    exact = pixels.resize(
         torch.from_numpy(noise.numpy()[:, 20:110]).permute(2, 0, 1)[None] / 127.5 - 1, size
     )
     assert (ds.images([0])[0] - exact[0]).abs().max() <= 1.2 / 127.5
@@ -966,7 +1041,7 @@ def test_right_to_left_and_emoji_are_told_apart(encoder):
 )
 def test_a_long_caption_is_not_slow(encoder, text):
     start = time.perf_counter()
-    assert encoder([data.clean_caption(text)]).mask.shape[1] <= encoder.max_length
+    assert encoder([clean_caption(text)]).mask.shape[1] <= encoder.max_length
     assert time.perf_counter() - start < 2
 
 
@@ -987,4 +1062,4 @@ def test_half_a_character_is_refused_by_name(encoder):
 
 def test_cleaning_leaves_written_language_alone():
     for text in (MIXED, "Größe", unicodedata.normalize("NFD", "Größe"), "日本語", "a\u200db\u200e"):
-        assert data.clean_caption(text) == text
+        assert clean_caption(text) == text

@@ -1,4 +1,4 @@
-"""The benchmark: its sides, its counts, its card. Peers are replaced by a network of ours, so that nothing must be installed."""
+"""The benchmark: its sides, counts and card. A network of ours stands for the peers: nothing must be installed."""
 
 import json
 
@@ -10,7 +10,10 @@ from bench.rivals import Inputs, matched, our_base, ours, parameters
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
 from imagen_nb.unet import UNet, UNetConfig
 
-TINY = "--width 16 --sr-width 8 --batch 2 --sr-batch 1 --sr-size 32 --text-dim 16 --length 4 --repeats 2 --warmup 1 --threads 1".split()
+TINY = (
+    "--width 16 --sr-width 8 --batch 2 --sr-batch 1 --sr-size 32 --text-dim 16 --length 4"
+    " --repeats 2 --warmup 1 --threads 1"
+).split()
 
 
 def small_base(dim: int, text_dim: int):
@@ -154,10 +157,10 @@ def test_share_of_the_ceiling(tiny):
 def test_a_card_keeps_rows_that_were_not_measured_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
     args = bench.parse([*TINY, "--out", str(tmp_path / "card.json")])
-    bench.write_card(
+    bench.write_rows(
         args, [dict(row="base", kind="as shipped", n=1), dict(row="sr", kind="as shipped", n=1)]
     )
-    bench.write_card(args, [dict(row="base", kind="as shipped", n=2)])
+    bench.write_rows(args, [dict(row="base", kind="as shipped", n=2)])
     card = json.loads((tmp_path / "card.json").read_text())
     assert {(o["row"], o["n"]) for o in card["rows"]} == {("base", 2), ("sr", 1)} and card[
         "threads"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -12,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_text import TOY, random_t5  # two of them are fixtures
+from test_text import TOY, Letters, random_t5
 
-from imagen_nb import shards
-from imagen_nb.checkpoint import CheckpointError, assets, save_directory
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
-from imagen_nb.text import EmbeddingCache, TextEncoder, forecast, pad_rows
+from imagen_nb.engine.captions import EmbeddingCache, encode_rows, forecast
+from imagen_nb.store import parts as shards
+from imagen_nb.store.checkpoint import CheckpointError, save_directory
+from imagen_nb.store.files import assets
+from imagen_nb.text import TextEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("bench_text", ROOT / "tools" / "bench_text.py")
+spec = importlib.util.spec_from_file_location(
+    "bench_text", ROOT / "tools" / "measure" / "bench_text.py"
+)
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 
@@ -160,12 +165,6 @@ def test_lookup_is_fast(captions, cache):
     assert best < 3e-3  # .5 ms on an idle core
 
 
-def test_pad_rows():
-    rows = [torch.ones(3, 2), 2 * torch.ones(1, 2, dtype=torch.bfloat16)]
-    text = pad_rows(rows)
-    assert text.mask.tolist() == [[True] * 3, [True, False, False]] and text.tokens.sum() == 10
-
-
 # ---------------------------------------------------------------- who may use it
 
 
@@ -177,7 +176,7 @@ def test_another_encoder_is_refused_by_the_key_that_differs(cache, tmp_path):
     bare = TextEncoder(shorter.model, shorter.tokenizer, "t5-toy")
     for encoder, words in (
         (shorter, "another encoder.*differs in max_length, got 64, expected 128$"),
-        (other, "'t5' differs in revision.*tokenizer.*dtype, got 'bfloat16', expected 'float32'"),
+        (other, "'t5/' differs in revision.*tokenizer.*dtype, got 'bfloat16', expected 'float32'"),
         (bare, "differs in revision"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -188,11 +187,9 @@ def test_another_encoder_is_refused_by_the_key_that_differs(cache, tmp_path):
 
 
 def test_the_same_weights_under_another_name_are_the_same(cache, tmp_path):
-    import shutil
-
     shutil.copytree(TOY, tmp_path / "renamed")
     same = TextEncoder.from_pretrained(tmp_path / "renamed", dtype=torch.float32)
-    assert same.identity["encoder"] == "renamed" and len(
+    assert same.identity["encoder"] == "renamed/" and len(
         EmbeddingCache.open(cache[0], same)
     ) == len(cache[1])
 
@@ -261,12 +258,11 @@ class Counting(TextEncoder):
 
     seen, stop = 0, None
 
-    def batches(self, captions, batch_size=None):
-        for index, text in super().batches(captions, batch_size):
-            if self.stop is not None and self.seen >= self.stop:
-                raise KeyboardInterrupt
-            self.seen += len(index)
-            yield index, text
+    def __call__(self, captions):
+        if self.stop is not None and self.seen + len(captions) > self.stop:
+            raise KeyboardInterrupt
+        self.seen += len(captions)
+        return super().__call__(captions)
 
 
 def counting(encoder, stop=None):
@@ -292,7 +288,7 @@ def test_only_what_is_missing_is_encoded(encoder, captions, tmp_path):
 def test_a_stopped_build_goes_on(encoder, captions, tmp_path, small):
     mine = counting(encoder, stop=40)
     with pytest.raises(KeyboardInterrupt):
-        EmbeddingCache.build(mine, captions, tmp_path / "c", batch_size=2)
+        EmbeddingCache.build(mine, captions, tmp_path / "c")
     kept = len(EmbeddingCache.open(tmp_path / "c", encoder))
     assert 30 < kept <= 40
     mine = counting(encoder)
@@ -416,14 +412,33 @@ def test_every_cut_file_is_found_at_once(encoder, captions, tmp_path):
 
 def test_embeddings_that_are_not_finite_are_never_stored(encoder, tmp_path):
     class Broken(TextEncoder):
-        def batches(self, captions, batch_size=None):
-            for index, text in super().batches(captions, batch_size):
-                yield index, text._replace(tokens=text.tokens * float("nan"))
+        def __call__(self, captions):
+            text = super().__call__(captions)
+            return text._replace(tokens=text.tokens * float("nan"))
 
     with pytest.raises(ValueError, match="not finite, of 'a red circle'"):
         EmbeddingCache.build(
             Broken(encoder.model, encoder.tokenizer), ["a red circle"], tmp_path / "c"
         )
+    assert not parts(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.rows([0]),
+        lambda text: text._replace(tokens=text.tokens[..., :5]),
+        lambda text: text._replace(mask=text.mask[:, :2]),
+        lambda text: text._replace(mask=text.mask & torch.tensor([[True], [False]])),
+    ],
+)
+def test_embeddings_of_another_shape_are_never_stored(tmp_path, change):
+    class Broken(Letters):
+        def __call__(self, captions):
+            return change(super().__call__(captions))
+
+    with pytest.raises(ValueError, match="expected 2 rows of width 6, each with one real token"):
+        EmbeddingCache.build(Broken(), ["a red circle", "two stars"], tmp_path / "c")
     assert not parts(tmp_path / "c")
 
 
@@ -477,7 +492,6 @@ def test_embed_reads_captions(name, text, column, tmp_path, capsys):
         (["c.csv", "--out", "o"], "has columns id, words, expected caption or text"),
         (["d.csv", "--out", "o"], "has no rows"),
         (["l.txt", "--out", "o"], "is not UTF-8"),
-        (["n.jsonl", "--out", "o"], "no str, first None"),
         (["--convert", ".", "o"], "no config.json"),
         (["e.txt", "--out", "o"], "expected a list of at least one str"),
     ],
@@ -490,8 +504,7 @@ def test_mistakes_are_one_line(argv, words, tmp_path, monkeypatch, capsys):
         ("c.csv", b"id,words\n1,a\n"),
         ("d.csv", b"id\n"),
         ("e.txt", b""),
-        ("l.txt", b"\xff\xfe"),
-        ("n.jsonl", b'{"text": null}'),
+        ("l.txt", b"caf\xe9"),
     ):
         (tmp_path / name).write_bytes(data)
     before = {p.name for p in tmp_path.iterdir()}
@@ -503,13 +516,13 @@ def test_mistakes_are_one_line(argv, words, tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys, small):
-    import imagen_nb.cli as cli
+    from imagen_nb.runs import setup
 
     (tmp_path / "c.txt").write_text(
         "\n".join(ShapesWorld("train", level="full").caption(i) for i in range(60))
     )
-    make = cli.make_encoder
-    monkeypatch.setattr(cli, "make_encoder", lambda args: counting(make(args), stop=30))
+    make = setup.make_encoder
+    monkeypatch.setattr(setup, "make_encoder", lambda *args: counting(make(*args), stop=30))
     assert main(["embed", str(tmp_path / "c.txt"), "--out", str(tmp_path / "c")]) == 130
     assert "Run the same command to go on" in capsys.readouterr().err
     monkeypatch.undo()
@@ -545,12 +558,12 @@ def test_embed_converts(tmp_path, capsys):
     assert (identity["max_length"], identity["dtype"], identity["encoder"]) == (
         16,
         "float32",
-        "new",
+        "new/",
     )
 
 
 def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, monkeypatch):
-    from imagen_nb import runs
+    from imagen_nb.runs import setup
 
     class World:
         asked = 0
@@ -565,15 +578,15 @@ def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, mon
             return [captions[i]]
 
     world, path = World(), tmp_path / "captions"
-    runs.build_cache(encoder, path, world)
+    setup.build_cache(encoder, path, world)
     assert (
         world.asked == 40
-        and len(runs.build_cache(encoder, path, world)) == len(set(captions[:40]))
+        and len(setup.build_cache(encoder, path, world)) == len(set(captions[:40]))
         and world.asked == 40
     )
     damage(next(path.glob("part-*/part.safetensors")), "cut")
     with pytest.warns(UserWarning, match="encoded anew"):
-        runs.build_cache(encoder, path, world)
+        setup.build_cache(encoder, path, world)
     assert world.asked == 80
 
 
@@ -582,19 +595,31 @@ def test_a_run_encodes_once_and_mends_its_cache(encoder, captions, tmp_path, mon
 
 def test_forecast_is_near_what_is_written(encoder, tmp_path):
     captions = bench.draw_captions(3000, "web")
-    plan = forecast(encoder, captions)
+    before = encoder.truncated
     built = EmbeddingCache.build(encoder, captions, tmp_path / "c")
+    cut = encoder.truncated - before  # each counted once, the trial included
+    encoder.tokenize(captions)
+    assert encoder.truncated - before == 2 * cut > 0
+    plan = forecast(captions, encode_rows(encoder, captions[:512], torch.bfloat16), 60)
     assert plan.bytes == pytest.approx(bench.folder_bytes(tmp_path / "c"), rel=0.1)
     assert plan.tokens == pytest.approx(built.index.length.mean(), rel=0.1)
-    assert plan.captions == 3000 and plan.seconds is None and encoder.truncated < 3000
-    assert "3,000 captions" in str(plan) and "GB" not in str(plan)
-    before = encoder.truncated
-    assert forecast(encoder, captions * 3).seconds > 0 and encoder.truncated == before
+    assert plan.captions == 3000 and plan.seconds == pytest.approx(60 * 3000 / 512)
+    assert "3,000 captions" in str(plan) and "GB" not in str(plan) and "5.9 min" in str(plan)
+    assert plan.per_part == pytest.approx(2**28 / (plan.tokens * 256), abs=1)
+
+
+def test_a_disk_too_small_for_the_forecast_is_seen_after_the_first_part(
+    encoder, captions, tmp_path, monkeypatch, small
+):
+    least = 120 * (2 * encoder.width + 56)  # bytes, were each caption one token long
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: type("Usage", (), {"free": least}))
+    mine = counting(encoder)
+    with pytest.raises(OSError, match=f"EmbeddingCache.build: .* bytes needed, {least} free"):
+        EmbeddingCache.build(mine, captions, tmp_path / "c")
+    assert 0 < mine.seen < 10 and not parts(tmp_path / "c")
 
 
 def test_a_full_disk_is_seen_before_the_work(encoder, tmp_path, monkeypatch):
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda p: type("Usage", (), {"free": 100}))
     mine = counting(encoder)
     with pytest.raises(OSError, match="bytes needed, 100 free"):

@@ -13,26 +13,24 @@ import torch.nn.functional as F
 from PIL import Image
 from test_networks import BASE, SR
 
-from imagen_nb.cascade import (
-    CONFIGS,
-    PIXELS,
+from imagen_nb.cascade import PIXELS, Imagen
+from imagen_nb.data import ShapesWorld
+from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
+from imagen_nb.pictures.pixels import Batch, Crop, resize
+from imagen_nb.pictures.request import size_step
+from imagen_nb.recipes import paper, toy
+from imagen_nb.stage import (
     Draws,
-    Imagen,
     Stage,
     StageConfig,
-    config_from_dict,
-    config_to_dict,
     denoiser,
     lowres_pair,
     noisy_lowres,
     sampling_lowres,
-    size_step,
 )
-from imagen_nb.checkpoint import CheckpointError, load_directory, save_directory, verify
-from imagen_nb.data import Batch, Crop, ShapesWorld, resize
-from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
-from imagen_nb.recipes import paper, toy
-from imagen_nb.sampling import keyed_noise
+from imagen_nb.store.checkpoint import CheckpointError, load_directory, save_directory, verify
+from imagen_nb.store.config import config_from_dict, config_to_dict
+from imagen_nb.store.keyed import keyed_noise
 from imagen_nb.text import TextEmbedding
 
 WORLD = ShapesWorld("valid", level="quick", size=64)
@@ -84,7 +82,7 @@ def sr_inputs(top, left):
 
 
 def both_paths(whole, top, left, aug_t, seed=3):
-    "The conditioning picture and its level, as the network sees them in training on a crop and in sampling of the whole."
+    "Conditioning picture and level as the network sees them: training on a crop, sampling the whole."
     recorder = Recorder()
     stage, m = Stage(replace(SR_STAGE, size=64), recorder), 8
     stage.sample(text(1), resize(whole, 16), seeds=[seed], aug_t=aug_t, w=1.0, steps=1)
@@ -243,6 +241,47 @@ def test_guidance_and_threshold_are_inside_the_denoiser():
     assert abs(denoiser(stage, words, 1.0, None)(z, log_snr).mean() - 0.2) < 1e-5
     assert abs(denoiser(stage, words, 3.0, None)(z, log_snr).mean() - 0.6) < 1e-5  # 3*.2 - 2*0
     assert abs(denoiser(stage, words, 9.0, "static")(z, log_snr).max() - 1) < 1e-5
+
+
+def test_each_guess_is_watched_before_its_threshold():
+    class Loud(Recorder):
+        def forward(self, z, *_):
+            return torch.full_like(z, 3.0) + self.p
+
+    stage, seen = Stage(replace(BASE_STAGE, target="x0"), Loud()), []
+    out = stage.sample(text(2), seeds=[0, 1], steps=3, threshold="static", watch=seen.append)
+    assert len(seen) == 3 and all((o == 3).all() and o.shape == (2, 3, 16, 16) for o in seen)
+    assert (out == 1).all()
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(ValueError, match=r"got unknown options \['stepz'\], expected among"):
+        Stage(BASE_STAGE, Recorder()).sample(text(1), seeds=[0], stepz=3)
+
+
+def test_a_drawing_leaves_the_network_as_it_was():
+    stage = Stage(BASE_STAGE, Recorder())
+    for mode in (True, False):
+        stage.network.train(mode)
+        stage.sample(text(1), seeds=[0], steps=1)
+        assert stage.network.training is mode
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_drawing_that_is_interrupted_leaves_each_part_as_it_was(error):
+    stage = awake(BASE_STAGE)
+    stage.network.train().middle.eval()  # a part that someone has frozen
+    modes = [m.training for m in stage.network.modules()]
+
+    def stop(x0_hat):
+        assert not any(m.training for m in stage.network.modules())
+        raise error
+
+    with pytest.raises(error):
+        stage.sample(text(1), seeds=[0], watch=stop)
+    assert [m.training for m in stage.network.modules()] == modes
+    stage.sample(text(1), seeds=[0])
+    assert [m.training for m in stage.network.modules()] == modes
 
 
 def test_residual_prediction_is_used_in_both_paths():
@@ -416,7 +455,40 @@ def test_progress_counts_every_step(capsys):
     [
         (dict(seeds=[0]), "got 1, expected one for each of 2"),
         (dict(n=2, seeds=[0, 1]), "got 2, expected one for each of 4"),
-        (dict(n=0), "n, got 0"),
+        (dict(n=0), "n, got 0, expected 1 or more"),
+        (dict(n=1.0), "n, got 1.0, expected 1 or more"),
+        (dict(seeds=1), "sample: seeds, got 1, expected a list of whole numbers"),
+        (dict(seeds="12"), "seeds, got '12'"),
+        (dict(seeds=[0.0, 1]), "seeds, got \\[0.0, 1\\], expected a list of whole numbers"),
+        (dict(seeds=torch.rand(2)), "seeds, got tensor"),
+        (dict(seeds={0, 1}), "seeds, got {0, 1}"),
+        (dict(seeds=range(3)), "seeds, got 3, expected one for each of 2"),
+        (dict(size=16.0), "size, got 16.0, expected a whole number of pixels or"),
+        (dict(size="16x16"), "size, got '16x16'"),
+        (dict(size=(16,)), "size, got \\(16,\\)"),
+        (dict(size=(16.0, 16.0)), "size, got \\(16.0, 16.0\\)"),
+        (dict(w="2"), "w, got '2', expected a number"),
+        (dict(w=torch.tensor([1.0, 2.0])), "w, got tensor"),
+        (dict(w=float("inf")), "w, got inf"),
+        (dict(steps=1.5), "steps, got 1.5"),
+        (dict(sampler="ddmp"), "did you mean ddpm"),
+        (dict(sampler="DDIM"), "did you mean ddim"),
+        (dict(treshold=None), "did you mean threshold"),
+        (dict(batch_size=0), "Imagen.sample: batch_size, got 0, expected 1 or more"),
+        (dict(batch_size=[1, 2.0]), "batch_size, got 2.0"),
+        (dict(stages=[0]), "stages, got \\[0\\], expected 1 to 2"),
+        (dict(stages=1.0), "stages, got 1.0"),
+        (dict(lowres=Image.new("RGB", (16, 16))), "lowres, got a PIL.Image.Image, .*to_square"),
+        (
+            dict(lowres=np.zeros((2, 3, 16, 16), "f")),
+            "lowres, got a numpy.ndarray, expected a tensor",
+        ),
+        (dict(lowres=[torch.zeros(3, 16, 16)] * 2), "lowres, got a list"),
+        (
+            dict(lowres=torch.zeros(3, 16, 16)),
+            "lowres, got \\(3, 16, 16\\), expected \\(2, 3, h, w\\)",
+        ),
+        (dict(lowres=torch.zeros(2, 3, 16, 16, device="meta")), "on meta"),
         (
             dict(size=(17, 30)),
             "got 17 x 30 pixels, expected multiples of 2; the nearest is 16 x 30",
@@ -427,7 +499,7 @@ def test_progress_counts_every_step(capsys):
         (dict(sampler="euler"), "sampler, got 'euler'"),
         (dict(sampler=["ddim", "euler"]), "euler"),
         (dict(threshold="much"), "threshold"),
-        (dict(aug_t=1.5), "aug_t, got 1.5, expected 0 to 1"),
+        (dict(aug_t=1.5), "aug_t, got 1.5, expected a number, 0 to 1"),
         (dict(aug_t=[0.1, -0.1]), "aug_t, got -0.1"),
         (dict(steps=0), "steps, got 0"),
         (dict(steps=[4]), "steps, got 1 values"),
@@ -450,6 +522,49 @@ def test_bad_requests_are_refused_before_anything_is_computed(request_, words):
     with pytest.raises(ValueError, match=words):
         Imagen(None, stages).sample(text(2), **request_)
     assert not any(o.network.calls for o in stages)
+
+
+@pytest.mark.parametrize(
+    "captions, words",
+    [
+        (None, "got None"),
+        (3, "got 3"),
+        (b"red", "got b'red'"),
+        (["a", ["b"]], "1 that are no str"),
+        ((c for c in "ab"), "got <generator"),
+        ([], "at least one str"),
+        ("red", "a string"),
+        (torch.zeros(1, 5, 12), "got tensor"),
+    ],
+)
+def test_what_is_no_list_of_captions_is_refused(captions, words):
+    imagen = Imagen(Letters(), [Stage(BASE_STAGE, Recorder())])
+    with pytest.raises(ValueError, match="^Imagen.sample: captions, got.*expected") as e:
+        imagen.sample(captions)
+    assert words in str(e.value) and not imagen.stages[0].network.calls
+    assert imagen.sample(("a", "b"), steps=1).shape == (2, 3, 16, 16)
+    for other in (captions, ["a"], None):
+        with pytest.raises(ValueError, match="Stage.sample: text, got a .*a TextEmbedding"):
+            imagen.stages[0].sample(other, seeds=[0])
+
+
+def test_numbers_out_of_arrays_draw_what_plain_ones_do():
+    imagen, words = cascade(), text(2)
+    plainly = dict(n=1, size=12, w=1.5, steps=2, aug_t=0.25, batch_size=1, seeds=[3, 2**70])
+    made = imagen.sample(words, **plainly)
+    arrays = {k: np.asarray(v)[()] for k, v in plainly.items() if k != "seeds"}
+    tensors = {k: torch.tensor(v) for k, v in plainly.items() if k != "seeds"}
+    for numbers in (arrays, tensors, dict(plainly, size=np.array([12, 12]), n=np.uint8(1))):
+        assert torch.equal(imagen.sample(words, **dict(plainly) | numbers), made)
+    first = imagen.sample(words, seeds=[3, 4], stages=np.int64(1))
+    for seeds in (
+        range(3, 5),
+        np.array([3, 4]),
+        torch.tensor([3, 4]),
+        iter([3, 4]),
+        (np.int8(3), 4),
+    ):
+        assert torch.equal(imagen.sample(words, seeds=seeds, stages=1), first)
 
 
 def test_an_untrained_stage_anywhere_is_refused_before_anything_is_computed():
@@ -493,7 +608,10 @@ def test_sides_suit_every_network():
 DATA = Path(__file__).parent / "data"
 
 
-def test_the_oldest_cascade_still_draws_its_picture():
+def test_the_oldest_cascade_still_draws_its_picture(monkeypatch):
+    monkeypatch.setattr(
+        "imagen_nb.stage.has_fast_bf16", lambda device: False
+    )  # it was drawn in fp32
     verify(DATA / "oldest_cascade")
     imagen = Imagen.from_pretrained(DATA / "oldest_cascade")
     words = TextEmbedding(
@@ -512,13 +630,13 @@ def test_the_oldest_cascade_still_draws_its_picture():
 
 
 def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
-    from imagen_nb import checkpoint
+    from imagen_nb.store import manifest
 
     with monkeypatch.context() as m:
-        m.setattr(checkpoint, "FORMAT", 7)
+        m.setattr(manifest, "FORMAT", 7)
         cascade().save_pretrained(tmp_path / "new")
     with pytest.raises(
-        CheckpointError, match=f"got format 7 of imagen_nb .*, expected format {checkpoint.FORMAT}"
+        CheckpointError, match=f"got format 7 of imagen_nb .*, expected format {manifest.FORMAT}"
     ):
         Imagen.from_pretrained(tmp_path / "new")
     tensors, meta = load_directory(DATA / "oldest_cascade")
@@ -530,7 +648,7 @@ def test_a_newer_format_is_refused_and_both_are_named(tmp_path, monkeypatch):
 
 def test_the_model_card_is_valid_and_tells_what_is_known(tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    from imagen_nb.checkpoint import assets
+    from imagen_nb.store.files import assets
 
     card = json.loads((assets() / "runs" / "toy-full.json").read_text())
     imagen = cascade()
@@ -607,6 +725,116 @@ def test_to_the_hub_and_back(tmp_path, monkeypatch):
         Imagen.from_pretrained("someone/else")
 
 
+def test_the_directory_of_a_run_is_a_model_once_it_has_one(tmp_path):
+    run, imagen = tmp_path / "run", cascade()
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"a run without a model.*imagen-nb export {run} OUT"):
+        Imagen.from_pretrained(run)
+    imagen.save_pretrained(run / "model")
+    for name in (run, str(run), run / "model"):
+        assert [o.config for o in Imagen.from_pretrained(name).stages] == [BASE_STAGE, SR_STAGE]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty"):
+        Imagen.from_pretrained(tmp_path / "empty")
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    save_directory(tmp_path / "m", {"a": {"x": torch.zeros(1)}}, dict(kind="judge"))
+    with pytest.raises(
+        ValueError, match="Imagen.from_pretrained: .*got 'judge', expected 'imagen'"
+    ):
+        Imagen.from_pretrained(tmp_path / "m")
+
+
+class Letters:
+    "A text encoder of one's own: a vector for each letter."
+
+    width, identity = 12, dict(encoder="letters", dtype="float32", max_length=5, revision="1")
+
+    def __call__(self, captions):
+        codes = torch.tensor([[ord(c) % 12 for c in caption[:5].ljust(5)] for caption in captions])
+        tokens = F.one_hot(codes, 12).float()
+        return TextEmbedding(tokens, torch.ones(codes.shape, dtype=torch.bool))
+
+
+def test_an_encoder_of_ones_own_draws_and_is_asked_for_when_loading(tmp_path):
+    imagen = Imagen(Letters(), [awake(BASE_STAGE)])
+    drawn = imagen.sample(["a red", "b red"])
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    imagen.save_pretrained(tmp_path / "m", dtype=torch.float32)
+    assert "encoder `letters`" in (tmp_path / "m" / "README.md").read_text()
+    again = Imagen.from_pretrained(tmp_path / "m", Letters())
+    torch.testing.assert_close(again.sample(["a red", "b red"]), drawn, atol=1e-3, rtol=0)
+    other = Letters()
+    other.identity = dict(Letters.identity, revision="2")
+    with pytest.raises(ValueError, match="load_encoder: got .*expected the encoder of training"):
+        Imagen.from_pretrained(tmp_path / "m", other)
+
+
+def test_a_wrapped_network_is_saved_as_itself(tmp_path):
+    stage = awake(BASE_STAGE)
+    own = {k: v.clone() for k, v in stage.network.state_dict().items()}
+    inside = awake(BASE_STAGE).network
+    inside.middle = torch.compile(torch.nn.DataParallel(inside.middle), backend="eager")
+    network = stage.network
+    for k, wrapped in enumerate(
+        (
+            torch.compile(network, backend="eager"),
+            torch.nn.DataParallel(network),
+            torch.compile(torch.nn.DataParallel(network), backend="eager"),
+            inside,
+        )
+    ):
+        stage.network = wrapped
+        Imagen(None, [stage]).save_pretrained(tmp_path / str(k), dtype=torch.float32)
+        again = Imagen.from_pretrained(tmp_path / str(k)).stages[0].network.state_dict()
+        assert again.keys() == own.keys() and all(torch.equal(again[k], own[k]) for k in own)
+        assert "UNet" in (tmp_path / str(k) / "README.md").read_text()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    stages = [awake(BASE_STAGE) for _ in range(3)]
+    stages[0].network = torch.optim.swa_utils.AveragedModel(stages[0].network)
+    stages[1].network.middle = torch.nn.Identity()
+    torch.nn.utils.parametrizations.weight_norm(stages[2].network.conv_in)
+    for stage in stages:
+        with pytest.raises(ValueError, match="save_pretrained: 16 px: weights of another network"):
+            Imagen(None, [stage]).save_pretrained(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_saved_so_that_they_come_back(tmp_path):
+    imagen = Imagen(None, [awake(BASE_STAGE)])
+    bias = imagen.stages[0].network.conv_in.bias.data
+    for value in (float("nan"), float("-inf")):
+        bias[0] = value
+        for dtype in (torch.float16, torch.float32):
+            with pytest.raises(ValueError, match="save_pretrained: stage0, conv_in.bias, got NaN"):
+                imagen.save_pretrained(tmp_path / "m", dtype=dtype)
+    bias[0] = 1e5
+    for dtype in (torch.int8, torch.float64, torch.float8_e4m3fn, "float16", np.float16, None):
+        with pytest.raises(
+            ValueError, match="save_pretrained: dtype, got .*expected torch.float16"
+        ):
+            imagen.save_pretrained(tmp_path / "m", dtype=dtype)
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match="conv_in.bias, got 100000, more than 65504 of float16"):
+        imagen.save_pretrained(tmp_path / "m")
+    again = Imagen.from_pretrained(tmp_path / "m").stages[0].network
+    assert torch.equal(again.conv_in.bias, bias) and again.conv_in.weight.dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        imagen.save_pretrained(tmp_path / "m", dtype=torch.bfloat16)
+
+
+def test_no_picture_goes_to_a_device_that_is_not_there():
+    for where in ("gpu", torch.float16, "float16"):
+        with pytest.raises(ValueError, match="Stage.to: device, got"):
+            cascade().to(where)
+    assert cascade().to("cpu").stages[0].device.type == "cpu"
+
+
 def test_damage_is_noticed(tmp_path):
     Imagen(None, [awake(BASE_STAGE)]).save_pretrained(tmp_path / "m")
     file = tmp_path / "m" / "stage0.safetensors"
@@ -662,9 +890,9 @@ def test_refusals():
 @pytest.mark.parametrize("recipe", [toy, paper])
 def test_configs_survive_json(recipe):
     for stage in recipe().stages:
-        assert config_from_dict(json.loads(json.dumps(config_to_dict(stage))), *CONFIGS) == stage
+        assert config_from_dict(json.loads(json.dumps(config_to_dict(stage)))) == stage
     with pytest.raises(ValueError, match="unknown"):
-        config_from_dict(dict(config_to_dict(stage), extra=1), *CONFIGS)
+        config_from_dict(dict(config_to_dict(stage), extra=1))
 
 
 def test_toy_is_a_cascade_of_factor_four():

@@ -13,10 +13,9 @@ import textwrap
 import pytest
 import torch
 
-from imagen_nb import checkpoint
-from imagen_nb.checkpoint import (
+from imagen_nb.store import checkpoint
+from imagen_nb.store.checkpoint import (
     CheckpointError,
-    assets,
     checkpoints,
     load_directory,
     load_meta,
@@ -24,6 +23,8 @@ from imagen_nb.checkpoint import (
     save_directory,
     verify,
 )
+from imagen_nb.store.files import assets
+from imagen_nb.store.manifest import canonical, file_entry
 
 META = {"step": 7, "config": {"dim": 64, "mults": [1, 2]}, "name": "Größe", "none": None}
 
@@ -61,9 +62,15 @@ def rewrite_manifest(path, change):
     manifest = json.loads((path / "manifest.json").read_bytes())
     manifest.pop("sha256")
     change(manifest)
-    digest = hashlib.sha256(checkpoint._canonical(manifest)).hexdigest()
-    data = checkpoint._canonical({**manifest, "sha256": digest})
+    digest = hashlib.sha256(canonical(manifest)).hexdigest()
+    data = canonical({**manifest, "sha256": digest})
     (path / "manifest.json").write_bytes(data)
+
+
+def restate(path, name):
+    "Let the manifest say what a file holds now."
+    entry = file_entry(path / name)
+    rewrite_manifest(path, lambda m: m["files"].update({name: entry}))
 
 
 # ---- round trip
@@ -285,13 +292,11 @@ def test_hostile_contents_with_sound_digests(saved):
         whole = (saved / name).read_bytes()
         for data in contents:
             (saved / name).write_bytes(data)
-            entry = checkpoint._entry(saved / name)
-            rewrite_manifest(saved, lambda m: m["files"].update({name: entry}))
+            restate(saved, name)
             with pytest.raises(CheckpointError, match=name):
                 load_directory(saved)
         (saved / name).write_bytes(whole)
-        entry = checkpoint._entry(saved / name)
-        rewrite_manifest(saved, lambda m: m["files"].update({name: entry}))
+        restate(saved, name)
     load_directory(saved)
 
 
@@ -334,7 +339,7 @@ def test_prune_keeps_the_newest_and_only_if_it_is_sound(tmp_path):
 
 
 def test_a_failed_write_changes_nothing(saved, monkeypatch):
-    flush, calls = checkpoint._flush, []
+    flush, calls = checkpoint.flush, []
 
     def full(path):
         calls.append(path)
@@ -342,7 +347,7 @@ def test_a_failed_write_changes_nothing(saved, monkeypatch):
             raise OSError(errno.ENOSPC, "no space", str(path))
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint, "flush", full)
     with pytest.raises(OSError, match="no space"):
         save_directory(saved, groups(1.0), {})
     assert_equal(load_directory(saved)[0], groups())
@@ -373,15 +378,15 @@ def test_too_little_room_is_said_before_writing(saved, monkeypatch):
 
 
 def test_a_reader_survives_a_replacement(saved, monkeypatch):
-    check, calls = checkpoint._check, []
+    check, calls = checkpoint.check_file, []
 
-    def replaced(path, entry, caller):
+    def replaced(path, entry):
         calls.append(path)
         if len(calls) == 2:
             save_directory(saved, groups(2.0), {"step": 9})
-        check(path, entry, caller)
+        check(path, entry)
 
-    monkeypatch.setattr(checkpoint, "_check", replaced)
+    monkeypatch.setattr(checkpoint, "check_file", replaced)
     tensors, meta = load_directory(saved)
     assert meta == {"step": 9}
     assert_equal(tensors, groups(2.0))
@@ -405,8 +410,8 @@ KILLS = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    from imagen_nb import checkpoint
-    from imagen_nb.checkpoint import *
+    from imagen_nb.store import checkpoint
+    from imagen_nb.store.checkpoint import *
 
     def tensors(n):
         return {k: {"w": torch.full((2000,), float(n))} for k in ("network", "ema")}
@@ -492,7 +497,7 @@ SWEEP = (
             for module, name in ((os, "rename"), (os, "fsync"), (os, "mkdir"),
                                  (os, "unlink"), (os, "rmdir"), (os, "open"),
                                  (safetensors.torch, "save_file"),
-                                 (checkpoint, "_entry"), (Path, "write_bytes")):
+                                 (checkpoint, "file_entry"), (Path, "write_bytes")):
                 armed(module, name)
             save_directory(folder / "model", tensors(n), {"n": n})
         _, status = os.waitpid(child(work), 0)

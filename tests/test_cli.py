@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ import torch
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
-from imagen_nb import runs
 from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main
-from imagen_nb.data import ShapesWorld, load_captioned
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
-from imagen_nb.recipes import RECIPES, DataConfig, change, find_recipe, paper, toy, toy_full
-from imagen_nb.text import EmbeddingCache, TextEncoder
+from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
+from imagen_nb.runs import results, setup
+from imagen_nb.store.config import change
+from imagen_nb.text import TextEncoder
 
 TINY = [
     f"--set={path}={value}"
@@ -64,11 +68,7 @@ def trained(folder, tmp_path_factory):
 
 
 def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(
-        runs,
-        "open_data",
-        lambda recipe, split="train": ShapesWorld(split, level=recipe.level, length=40),
-    )
+    monkeypatch.setattr(setup, "ShapesWorld", partial(ShapesWorld, length=40))
     command = [
         "train",
         "toy",
@@ -159,7 +159,7 @@ def test_pictures_without_captions(folder, tmp_path):
     for p in folder.glob("*.png"):
         (bare / p.name).write_bytes(p.read_bytes())
     assert main(["train", "toy", "--data", str(bare), "--out", str(tmp_path / "run"), *TINY]) == 0
-    assert len(list((tmp_path / "run" / "samples").glob("empty-seed*.png"))) == runs.EXAMPLES
+    assert len(list((tmp_path / "run" / "samples").glob("empty-seed*.png"))) == results.EXAMPLES
 
 
 def test_one_stage_at_a_time(folder, tmp_path, capsys):
@@ -252,7 +252,63 @@ def test_another_encoder(folder, tmp_path, capsys):
         == 2
     )
     assert "stage was never trained" in capsys.readouterr().err
-    assert main([*command, "--encoder", "toy", "--init", "toy"]) == 2
+
+
+def test_a_model_finds_its_encoder(folder, tmp_path, capsys, monkeypatch):
+    "A run with an encoder in a folder named as any: continued, exported, drawn; then the folder moves."
+    from test_text import random_t5
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "small").mkdir()
+    random_t5(tmp_path / "small" / "model")
+    few = ["train", "toy", "--data", str(folder), *TINY, "--stage", "0"]
+    assert main([*few, "--out", "first", "--encoder", "small/model"]) == 0
+    recipe = setup.load_recipe(tmp_path / "first")
+    assert recipe.encoder == str(tmp_path / "small" / "model")  # found from anywhere
+    card = (tmp_path / "first" / "model" / "README.md").read_text()
+    digest = Imagen.from_pretrained("first").encoder.identity["revision"]
+    assert "`small/model/`" in card and digest in card and "--encoder DIR" in card
+    assert main([*few, "--out", "second", "--init", "first"]) == 0
+
+    shutil.move("small/model", "moved")
+    assert main(["export", "first", "copy"]) == 0  # needs no encoder
+    for model in ("first", "copy"):
+        capsys.readouterr()
+        assert main(["sample", "a", "--model", model, "--out", "drawn", "--steps", "1"]) == 2
+        told = capsys.readouterr().err
+        assert "--encoder DIR" in told and digest in told and "small/model/" in told
+        assert "huggingface.co" not in told  # a folder is not looked for on the hub
+        draw = ["sample", "a", "--model", model, "--out", "drawn", "--steps", "1"]
+        assert main([*draw, "--encoder", "moved"]) == 0
+    more = [*few, "--out", "third", "--init", "first", "--encoder"]
+    assert main([*more, "toy"]) == 2 and not (tmp_path / "third").exists()
+    told = capsys.readouterr().err
+    assert "differs in revision" in told and f"expected '{digest}'" in told
+    assert main([*more, "moved"]) == 0
+    assert Imagen.from_pretrained("third").encoder.identity["revision"] == digest
+    assert main([*few, "--out", "first", "--encoder", "moved"]) == 0  # digests decide, not names
+    assert setup.load_recipe(tmp_path / "first").encoder == str(tmp_path / "moved")
+
+    shutil.copytree("moved", tmp_path / "small" / "model")
+    shutil.move("copy", "small/copy")
+    monkeypatch.chdir(folder)  # beside the model; see `places`
+    shutil.copytree(tmp_path / "moved", tmp_path / "small" / "small" / "model")
+    assert Imagen.from_pretrained(tmp_path / "small" / "copy").encoder.width == 32
+
+
+def test_data_counts_the_tokens_of_an_encoder(folder, tmp_path, capsys):
+    from test_text import random_t5
+
+    random_t5(tmp_path / "t5")
+    (tmp_path / "p").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "p")
+    (tmp_path / "p" / "0.txt").write_text("红色的圆", encoding="utf-8")
+    look = ["data", str(tmp_path / "p"), "--out", str(tmp_path / "d.png"), "--encoder"]
+    assert main([*look, str(tmp_path / "t5")]) == 0
+    told = capsys.readouterr().out
+    assert "1 caption with characters that encoder 't5/' has no token for" in told
+    assert main([*look, "toy"]) == 0 and "<unk>" not in capsys.readouterr().out
 
 
 def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
@@ -334,7 +390,7 @@ def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
         ".2",
     ]
     assert main([*command, *own]) == 0
-    recorded = runs.load_recipe(tmp_path / "run").data
+    recorded = setup.load_recipe(tmp_path / "run").data
     assert recorded == DataConfig(
         source=str(tmp_path / "list.tsv"),
         image_column="path",
@@ -352,7 +408,7 @@ def test_own_pictures_are_chosen_as_the_loader_does(folder, tmp_path, capsys):
     )
     assert (
         0 < len(wanted) < 6
-        and runs.open_data(runs.load_recipe(tmp_path / "run")).identity == wanted.identity
+        and setup.open_data(setup.load_recipe(tmp_path / "run")).identity == wanted.identity
     )
     assert (
         json.loads((tmp_path / "run" / "512px" / "config.json").read_text())["data"]
@@ -382,6 +438,7 @@ def processes_under(pid: int) -> list[int]:
     return mine + [o for child in mine for o in processes_under(child)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
@@ -412,7 +469,7 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
     workers = [
         o
         for o in processes_under(child.pid)
-        if b"imagen_nb.cli\0work" in Path(f"/proc/{o}/cmdline").read_bytes()
+        if b"imagen_nb.runs.work" in Path(f"/proc/{o}/cmdline").read_bytes()
         and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()
     ]
     assert len(workers) == 2
@@ -435,6 +492,7 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
     assert killed.keys() == whole.keys() and all(torch.equal(killed[k], whole[k]) for k in killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, processes", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     out = tmp_path / "run"
@@ -494,6 +552,8 @@ def test_a_run_that_has_not_finished_is_exported(folder, tmp_path, capsys):
         "32 px: averaged weights of step 2\n128 px: no checkpoint yet\n512 px: no"
         in capsys.readouterr().out
     )
+    assert main(["export", str(run), str(model)]) == 0
+    assert "the model that is there is replaced" in capsys.readouterr().out
     imagen, average = (
         Imagen.from_pretrained(model),
         load_file(run / "32px" / "step_00000002" / "average.safetensors"),
@@ -526,7 +586,8 @@ def test_other_sizes_and_levels(tmp_path, capsys):
         len(pixels) == 4
         and main([*command[:2], *command[3:], "--size", "8x12", "--aug-t", ".1"]) == 0
     )
-    assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() not in pixels
+    assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() in pixels  # not replaced
+    assert Image.open(tmp_path / "a-red-circle-seed0-2.png").tobytes() not in pixels
     capsys.readouterr()
     for options, words in (
         (["--size", "8"], "as in 32x48"),
@@ -538,7 +599,7 @@ def test_other_sizes_and_levels(tmp_path, capsys):
         assert main([*command, *options]) == 2 and words in capsys.readouterr().err, options
 
 
-def test_upscale(trained, folder, tmp_path, capsys):
+def test_upscale(trained, folder, tmp_path, capsys, monkeypatch):
     for size, first in ((40, 32), (128, 128), (300, 128)):
         Image.open(folder / "1.png").resize((size, size + 20)).convert("LA").save(
             tmp_path / f"{size}.png"
@@ -566,6 +627,11 @@ def test_upscale(trained, folder, tmp_path, capsys):
     )
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and "JPEG" in lines[0] and "none.png" in lines[1]
+    monkeypatch.setattr(Imagen, "sample", lambda *_, **__: 1 / 0)  # nothing is drawn before that
+    for out, words in (("none", "none.png"), ("40.png/x.png", "file of this name")):
+        command = ["upscale", str(tmp_path / "40.png"), "a", "--model", str(trained)]
+        assert main([*command, "--out", str(tmp_path / out)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_embed_data_env(folder, tmp_path, capsys):
@@ -578,6 +644,10 @@ def test_embed_data_env(folder, tmp_path, capsys):
     (folder / "zero.png").unlink()
     out = capsys.readouterr().out
     assert "empty file" in out and "1" in out and Image.open(tmp_path / "data.png").width > 300
+    command = ["data", str(folder), "--out", str(tmp_path / "data.png")]
+    assert main(command) == 0 and not list(tmp_path.glob("data-*"))  # the very same grid
+    assert main([*command[:-1], str(tmp_path / "data")]) == 2
+    assert "data.png" in capsys.readouterr().err and not (tmp_path / "data").exists()
     assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
 
 
@@ -721,10 +791,10 @@ def test_typed_changes(path, text, value):
 @pytest.mark.parametrize(
     "path, text, words",
     [
-        ("stages.0.network.dim", "big", "expected int"),
-        ("stages.0.is_residual", "3", "expected bool"),
-        ("stages.0.steps", "1.5", "expected int"),
-        ("stages.1.network.channels", "(1, 'a')", "expected tuple"),
+        ("stages.0.network.dim", "big", "expected a whole number"),
+        ("stages.0.is_residual", "3", "expected True or False"),
+        ("stages.0.steps", "1.5", "expected a whole number"),
+        ("stages.1.network.channels", "(1, 'a')", "expected a tuple of .*whole number"),
         ("stages.0", "3", "expected a name after"),
         ("stages", "3", "expected a name after"),
         ("stages.0.size.x", "3", "has no parts"),

@@ -1,6 +1,7 @@
 "Drawn scenes, their captions, the reader, the resize, the order, and pictures from files."
 
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -17,26 +18,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_nb import data, sources
-from imagen_nb.data import (
-    HELD_OUT_PAIRS,
-    HELD_OUT_RELATIONS,
-    INVERSE,
+from imagen_nb.data import ShapesWorld, coverage, render, shape_distance, wordings
+from imagen_nb.lab import oracle
+from imagen_nb.pictures import decode, scenes
+from imagen_nb.pictures.captioned import CaptionedImages, load_captioned
+from imagen_nb.pictures.pixels import (
     MARGIN,
     Batch,
     Crop,
-    Scene,
-    ShapesWorld,
-    Thing,
-    coverage,
+    Pictures,
     crop_images,
-    load_captioned,
-    permute,
-    render,
     resize,
-    shape_distance,
-    wordings,
+    tent_weights,
+    to_square,
 )
+from imagen_nb.pictures.scenes import HELD_OUT_PAIRS, HELD_OUT_RELATIONS, INVERSE, Scene, Thing
+from imagen_nb.store.keyed import permute
 
 LEVELS = ("quick", "full")
 
@@ -81,12 +78,21 @@ def test_held_out_combinations_leave_every_part_in_training():
             scene = ds.scene(i)
             seen.update(v for o in scene.things for v in (o.colour, o.shape, o.size, o.fill))
             seen.update([scene.relation, scene.background, len(scene.things)])
-        colours, shapes = data.VOCABULARY[level]
+        colours, shapes = scenes.VOCABULARY[level]
         assert all(seen[v] > 50 for v in (*colours, *shapes, *INVERSE, "white", "gray", "black"))
         counts = (1, 2) if level == "quick" else (1, 2, 3, 4)
         assert all(seen[n] > 50 for n in counts)
         if level == "full":
             assert all(seen[v] > 150 for v in ("small", "big", "plain", "gradient", "striped"))
+
+
+def test_collections_offer_what_training_asks_for():
+    "The contract's parameters, in its order; an option is more, a parameter without a default is not."
+    for name in ("__len__", "captions", "caption", "images"):
+        asked = list(inspect.signature(getattr(Pictures, name)).parameters)
+        for made in (ShapesWorld, CaptionedImages):
+            assert list(inspect.signature(getattr(made, name)).parameters) == asked
+    assert all(isinstance(o.identity, property) for o in (Pictures, ShapesWorld, CaptionedImages))
 
 
 def test_scenes_are_the_same_in_every_process():
@@ -186,9 +192,9 @@ def parse_name(words):
     words, shape, colour, size, fill = words.split(), None, None, None, "plain"
     for word in words[1:]:
         single = re.sub(r"(?<=cross)es$|(?<!s)s$", "", word)
-        if single in data.SHAPES:
+        if single in scenes.SHAPES:
             shape = single
-        elif word in data.COLOURS:
+        elif word in scenes.COLOURS:
             colour = word
         elif word in SIZE:
             size = SIZE[word]
@@ -218,9 +224,7 @@ def test_every_wording_means_its_scene(level):
         scene = ds.scene(i)
         texts = wordings(scene)
         sizes[len(texts)] += 1
-        assert (
-            len(set(texts)) == len(texts) and ds.caption(i) in texts and texts == ds.wordings(scene)
-        )
+        assert len(set(texts)) == len(texts) and ds.caption(i) in texts and len(texts) > 2
         wanted = [(o.shape, o.colour, o.size, o.fill) for o in scene.things]
         for text in texts:
             assert text == text.lower() and not re.search(r"\d", text)
@@ -271,7 +275,7 @@ def test_coverage_is_the_area_under_a_tent():
     torch.testing.assert_close(coverage(edge), brute, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("shape", data.SHAPES)
+@pytest.mark.parametrize("shape", scenes.SHAPES)
 def test_distances_have_unit_slope_and_the_right_sign(shape):
     at = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
     x, y = (v.clone().requires_grad_() for v in torch.meshgrid(at + 1e-4, at + 2e-4, indexing="xy"))
@@ -339,7 +343,7 @@ def test_stripes_are_crisp_only_when_large_and_keep_their_hue():
     }
     spread = {s: x[0].std().item() for s, x in inside.items()}
     assert spread[32] < 0.02 < 0.1 < spread[128] < 0.75 * spread[512]
-    hue = {s: F.normalize(data.chroma(x).mean((1, 2)), dim=0) for s, x in inside.items()}
+    hue = {s: F.normalize(oracle.chroma(x).mean((1, 2)), dim=0) for s, x in inside.items()}
     torch.testing.assert_close(hue[32], hue[512], atol=0.01, rtol=0)
 
 
@@ -359,7 +363,7 @@ def test_stripes_are_crisp_only_when_large_and_keep_their_hue():
 )
 def test_pictures_read_back_to_their_scene(level, size, n):
     ds = ShapesWorld("test", level=level)
-    marks = [ds.score(ds.scene(i), ds.images([i], size)[0]) for i in range(n)]
+    marks = [oracle.score(ds.scene(i), ds.images([i], size)[0]) for i in range(n)]
     assert [k for k, m in enumerate(marks) if not m["all"]] == []
 
 
@@ -368,11 +372,10 @@ def test_blur_and_noise_are_forgiven():
     x = ds.images(range(60), 32)
     x = 0.6 * x + 0.1 * (x.roll(1, 2) + x.roll(-1, 2) + x.roll(1, 3) + x.roll(-1, 3))
     x = x + 0.05 * torch.randn(x.shape, generator=g)
-    assert sum(ds.score(ds.scene(i), x[i])["all"] for i in range(60)) >= 58
+    assert sum(oracle.score(ds.scene(i), x[i])["all"] for i in range(60)) >= 58
 
 
 def test_score_finds_each_fault():
-    ds = ShapesWorld(level="full")
     a = Thing("circle", "red", "big", "plain", 0.265, 0.5, 0.17)
     b = Thing("square", "blue", "big", "plain", 0.735, 0.5, 0.17)
     scene = Scene((a, b), "gray", "left")
@@ -389,15 +392,15 @@ def test_score_finds_each_fault():
         "fill": Scene((a, new(b, fill="striped")), "gray"),
         "background": Scene((a, b), "white"),
     }
-    assert all(v for v in ds.score(scene, render([scene], 128)[0]).values())
+    assert all(v for v in oracle.score(scene, render([scene], 128)[0]).values())
     for name, wrong in faults.items():
-        marks = ds.score(scene, render([wrong], 128)[0])
+        marks = oracle.score(scene, render([wrong], 128)[0])
         assert marks[name] is False and marks["all"] is False, name
         bad = {k for k, v in marks.items() if v is False} - {"all"}
         assert bad == {name} or name in ("count", "colour"), (name, bad)
-    small = ds.score(scene, render([scene], 32)[0])
+    small = oracle.score(scene, render([scene], 32)[0])
     assert small["fill"] is None and small["all"]
-    quick = ShapesWorld().score(
+    quick = oracle.score(
         Scene((Thing("circle", "red", None, "plain", 0.5, 0.5, 0.25),), "gray"),
         torch.zeros(3, 32, 32),
     )
@@ -415,13 +418,13 @@ def test_reading_never_fails():
             torch.randn(3, 128, 128, generator=g).clamp(-1, 1),
             torch.tensor([1.0, -1, -1])[:, None, None].expand(3, 64, 64),
         ):
-            assert not ds.score(ds.scene(0), x)["all"]
+            assert not oracle.score(ds.scene(0), x)["all"]
 
 
 def test_shuffled_pictures_score_near_chance():
     ds = ShapesWorld("test")
     x = ds.images(range(61), 32)
-    assert sum(ds.score(ds.scene(i), x[i + 1])["all"] for i in range(60)) <= 3
+    assert sum(oracle.score(ds.scene(i), x[i + 1])["all"] for i in range(60)) <= 3
 
 
 # ---------------------------------------------------------------- resize and crops
@@ -432,7 +435,7 @@ def test_shuffled_pictures_score_near_chance():
 )
 def test_resize_agrees_with_weights_written_out(old, new):
     x = torch.randn(2, 3, *old, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows, cols = (data._tent(a, b) for a, b in zip(old, new))
+    rows, cols = (tent_weights(a, b) for a, b in zip(old, new))
     torch.testing.assert_close(resize(x, new), rows @ x @ cols.T, atol=1e-6, rtol=0)
 
 
@@ -444,7 +447,7 @@ def test_resize_keeps_range_constants_and_identity():
         assert y.min() >= -1 and y.max() <= 1 and y.is_contiguous()
         assert tuple(y.shape[2:]) == ((size, size) if isinstance(size, int) else size)
         torch.testing.assert_close(resize(torch.full_like(x, 0.3), size), torch.full_like(y, 0.3))
-    assert abs(data._tent(37, 8).sum(1) - 1).max() < 1e-12
+    assert abs(tent_weights(37, 8).sum(1) - 1).max() < 1e-12
     with pytest.raises(ValueError, match="resize"):
         resize(x[0], 8)
     with pytest.raises(ValueError, match="resize"):
@@ -633,7 +636,7 @@ def test_bad_pictures_are_counted_and_left_out(folder, monkeypatch):
     (folder / "e.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (folder / "f.png").write_text("hello")
     (folder / "g.png").write_bytes(encoded(picture(size=(300, 300))))
-    monkeypatch.setattr(sources, "MAX_PIXELS", 80_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 80_000)
     with pytest.warns(UserWarning, match="left out 4 of 7") as seen:
         ds = load_captioned(folder, 8, max_skipped=1)
     assert len(seen) == 1
@@ -664,7 +667,7 @@ def test_sources_that_do_not_exist(tmp_path):
 
 
 def rgb(blob):
-    return data.decode_picture(blob).getpixel((2, 1))
+    return decode.decode_picture(blob).getpixel((2, 1))
 
 
 def test_every_mode_becomes_rgb():
@@ -686,9 +689,9 @@ def test_pictures_are_turned_upright_and_cut_to_a_centred_square():
     image.paste("white", (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter right to see it upright
-    turned = data.decode_picture(encoded(image, "JPEG", exif=exif, quality=95))
+    turned = decode.decode_picture(encoded(image, "JPEG", exif=exif, quality=95))
     assert turned.size == (20, 60) and turned.getpixel((10, 5))[0] > 240
-    assert data.to_square(picture(size=(60, 20)), 10).shape == (3, 10, 10)
+    assert to_square(picture(size=(60, 20)), 10).shape == (3, 10, 10)
     left = Image.new("RGB", (60, 20), "black")
     left.paste("white", (20, 0, 40, 20))
-    assert data.to_square(left, 10).min() == 1
+    assert to_square(left, 10).min() == 1

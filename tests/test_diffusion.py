@@ -8,6 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from imagen_nb.diffusion import (
+    SCHEDULES,
+    TARGETS,
     alpha_sigma,
     broadcast_to,
     cosine_log_snr,
@@ -27,7 +29,6 @@ from imagen_nb.diffusion import (
     to_x0,
 )
 
-TARGETS = ("eps", "x0", "v")
 LEVELS = torch.tensor([-20.0, -9.0, -2.5, 0.0, 1.3, 7.0, 20.0])
 
 
@@ -235,10 +236,8 @@ def test_mean_by_level_equals_a_loop():
     assert mean_by_level(losses, log_snr, torch.tensor([500.0, 600.0]))[0].isnan().all()
 
 
-def test_mean_by_level_refuses():
+def test_mean_by_level_refuses_bins_out_of_order():
     x = torch.zeros(3)
-    with pytest.raises(ValueError, match="losses and log_snr"):
-        mean_by_level(x, x[:2], x)
     for edges in (x, torch.tensor([1.0]), torch.tensor([[0.0, 1.0]])):
         with pytest.raises(ValueError, match="edges"):
             mean_by_level(x, x, edges)
@@ -257,39 +256,35 @@ def test_tensors_that_do_not_match_are_refused():
         whole=x.long(),
         number=0.0,
     )
+    calls = (
+        lambda y: q_sample(x, y, level),
+        lambda y: q_posterior(x, y, level, level + 1),
+        lambda y: to_x0(x, y, level, "v"),
+        lambda y: to_eps(y, x, level, "v"),
+        lambda y: to_v(x, y, level, "eps"),
+        lambda y: diffusion_loss(x, x, y, level),
+    )
     for y in bad.values():
-        for call in (
-            lambda: q_sample(x, y, level),
-            lambda: q_posterior(x, y, level, level + 1),
-            lambda: to_x0(x, y, level, "v"),
-            lambda: to_eps(y, x, level, "v"),
-            lambda: to_v(x, y, level, "eps"),
-            lambda: diffusion_loss(x, x, y, level),
-        ):
+        for call in calls:
             with pytest.raises(ValueError, match="expected floats of equal shapes"):
-                call()
-    for level in (
+                call(y)
+    for other in (
         torch.zeros(3),
         torch.zeros(2, 3),
         torch.zeros(2, device="meta"),
         torch.zeros(2, 1, 1),
     ):
         with pytest.raises(ValueError, match="one value per sample"):
-            q_sample(x, x, level)
-    for level in (0.0, None, torch.tensor(True)):
-        for call in (
-            lambda: q_sample(x, x, level),
-            lambda: alpha_sigma(level),
-            lambda: cosine_log_snr(level),
-            lambda: loss_weight(level),
-        ):
+            q_sample(x, x, other)
+    for other in (0.0, None, torch.tensor(True)):
+        for call in (lambda l: q_sample(x, x, l), alpha_sigma, cosine_log_snr, loss_weight):
             with pytest.raises(ValueError, match="expected a tensor of numbers"):
-                call()
+                call(other)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_float32_schedules_against_fifty_digits(kind):
-    schedule = dict(cosine=cosine_log_snr, linear=linear_log_snr)[kind]
+    schedule = SCHEDULES[kind]
     near = torch.logspace(-4, -0.31, 60)
     t = torch.cat([near, 1 - near])
     with mpmath.workdps(50):

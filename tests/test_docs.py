@@ -1,17 +1,15 @@
 "The site's checker finds what is planted, and its converter shows what a notebook holds."
 
 import json
-import sys
+import re
 from pathlib import Path
-
-import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
 
 import api_docs
 import build_docs
 import check_site
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 INDEX = """<html><head><link rel="stylesheet" href="_static/a.css"></head><body>
 <h1 id="top">Title</h1><a href="other.html#here">other</a><a href="https://example.org/x">away</a>
@@ -165,6 +163,11 @@ def checkout(tmp_path):
     (tmp_path / "LICENSE").write_text("free")
     (tmp_path / "lib" / "small.py").write_text(MODULE)
     (tmp_path / "lib" / "tools.py").write_text('"Plain things."\ndef saw(): "Cut."\n')
+    (tmp_path / "lib" / "shed").mkdir()
+    (tmp_path / "lib" / "shed" / "__init__.py").write_text('"Things nobody needs to see."\n')
+    (tmp_path / "lib" / "shed" / "rake.py").write_text(
+        '"Leaves, gathered.\\n\\nAll of them."\ndef gather(): "As `Pair.total` counts."\n'
+    )
     (tmp_path / "nbs" / "index.ipynb").write_text(notebook([("markdown", "# Home\n\n> Here.")]))
     (tmp_path / "nbs" / "03_small.ipynb").write_text(notebook(LESSON))
     (tmp_path / "nbs" / "experiments" / "01_try.ipynb").write_text(
@@ -186,7 +189,7 @@ def converted(root, out):
 
 def test_a_notebook_becomes_a_page(checkout, tmp_path):
     pages = converted(checkout, tmp_path / "out")
-    assert set(pages) == {"index", "small", "tools", "experiments/try"}
+    assert set(pages) == {"index", "small", "tools", "shed", "shed/rake", "experiments/try"}
     text = "\n".join(c["source"] for c in pages["small"])
     assert "[`half`](#small.half), not `other`" in text
     assert (
@@ -216,8 +219,19 @@ def test_folders_and_sidebar(checkout, tmp_path):
     assert build_docs.groups(site) == {
         "Diffusion": ["03 Small <small>"],
         "Experiments": ["experiments/try"],
-        "Plain modules": ["tools <tools>"],
+        "The doors": ["tools <tools>"],
+        "Plain modules": ["shed <shed>"],
     }
+
+
+def test_a_folder_of_modules_has_a_page_and_so_has_each_module(checkout, tmp_path):
+    pages = converted(checkout, tmp_path / "out")
+    shed = "\n".join(c["source"] for c in pages["shed"])
+    assert shed.startswith("# `lib.shed`\n") and "Things nobody needs to see." in shed
+    assert "- [`rake`](shed/rake.ipynb): Leaves, gathered.\n" in shed and "rake <shed/rake>" in shed
+    rake = "\n".join(c["source"] for c in pages["shed/rake"])
+    assert rake.startswith("# `lib.shed.rake`\n") and "(shed.rake.gather)=\n## `gather`" in rake
+    assert "[`Pair.total`](#small.pair.total)" in rake
 
 
 def test_converting_twice_gives_the_same_bytes(checkout, tmp_path):
@@ -270,3 +284,48 @@ def test_every_exported_symbol_has_an_entry():
         text = "\n".join(c["source"] for c in build_docs.convert(n, site)["cells"])
         for symbol in site.symbols.get(n.page, []):
             assert text.count(f"({symbol.label})=\n") == 1, f"{n.file}: entries of {symbol.name}"
+
+
+# ---------------------------------------------------------------- names in prose
+
+
+def pages_of_prose():
+    "Name -> text of everything that tells people what to run: documents, notebooks, code."
+    documents = [*ROOT.glob("*.md"), ROOT / "Makefile"]
+    code = [
+        p
+        for folder in ("imagen_nb", "tests", "tools", "bench")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    for path in documents + code:
+        yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+    for notebook in build_docs.Site(ROOT).notebooks:
+        cells = (c["source"] for c in notebook.cells if c["cell_type"] == "markdown")
+        yield notebook.path.relative_to(ROOT), "\n".join(cells)
+
+
+def test_scripts_exist_where_they_are_named_and_are_named_where_they_are_needed():
+    named, missing = set(), []
+    for page, text in pages_of_prose():
+        for name in re.findall(r"\btools/[\w/]+\.py\b", text):
+            named |= {name} - {page.as_posix()}
+            missing += [f"{page}: {name}"] * (not (ROOT / name).exists())
+    assert not missing
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    scripts = {
+        p for p in (ROOT / "tools").rglob("*.py") if p.name != "api_docs.py"
+    }  # of build_docs
+    assert all(p.relative_to(ROOT).as_posix() in named or p.name in told for p in scripts)
+
+
+def test_modules_and_pages_exist_where_they_are_named():
+    missing = []
+    for page, text in pages_of_prose():
+        if page.suffix not in (".md", ".ipynb") or page.name == "CHANGELOG.md":
+            continue
+        for name in re.findall(r"`imagen_nb\.([a-z_.]+?)(?:\.[A-Z]\w*)?`", text):
+            path = ROOT / "imagen_nb" / name.replace(".", "/")
+            is_there = path.is_dir() or path.with_suffix(".py").exists()
+            is_inside = path.parent.with_suffix(".py").exists()  # a function of a module
+            missing += [f"{page}: imagen_nb.{name}"] * (not (is_there or is_inside))
+    assert not missing

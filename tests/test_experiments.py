@@ -1,6 +1,7 @@
-"Experiments: the watched sampler is the real one, measures have independent checks, runs resume, cards say what was run."
+"Experiments: the watched sampler is the real one, measures are checked, runs resume, pages say what their cards show."
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 from PIL import Image
 from test_cascade import BASE_STAGE, SR_STAGE, awake, text
 
-from imagen_nb.checkpoint import assets
-from imagen_nb.data import ShapesWorld, compare, render, resize, wordings
-from imagen_nb.experiments import (
+from imagen_nb.data import ShapesWorld, render, wordings
+from imagen_nb.lab import oracle
+from imagen_nb.lab.measures import (
     bootstrap_mean,
     drawing_error,
     frechet_distance,
@@ -23,9 +24,11 @@ from imagen_nb.experiments import (
     saturated_share,
     thumbnails,
 )
+from imagen_nb.pictures.pixels import resize
+from imagen_nb.store.files import assets
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools" / "measure"))
 import run_experiments
 
 WORLD = ShapesWorld("valid", level="full")
@@ -74,7 +77,7 @@ def test_the_first_look_is_watched_before_its_threshold():
 
 
 def test_only_the_base_is_watched():
-    with pytest.raises(ValueError, match="sample_watched: stage, got the 64 px enlarger"):
+    with pytest.raises(ValueError, match="sample: lowres, got None"):
         sample_watched(awake(SR_STAGE), text(1), [0], **OPTIONS)
 
 
@@ -108,7 +111,7 @@ def test_damage_raises_the_drawing_error():
 def test_what_the_oracle_cannot_name_counts_in_full():
     image = torch.ones(3, 32, 32)
     image[1:, 10:26, 14:18] = -1  # a red bar is no shape of this world
-    assert [thing.shape for thing in WORLD.read(image).things] == ["unknown"]
+    assert [thing.shape for thing in oracle.read(image, WORLD.level).things] == ["unknown"]
     assert drawing_error(WORLD, image) == pytest.approx(
         (4 * 2 * 16 * 4 / (3 * 32 * 32)) ** 0.5, rel=1e-4
     )
@@ -127,7 +130,9 @@ def test_another_drawing_shows_the_same_caption_elsewhere():
             and one != two
             and one == other_drawing(scene, f"{i} a")
         )
-        assert compare(scene, WORLD.read(render([one], 128)[0]), fill=True)["all"]
+        assert oracle.compare(scene, oracle.read(render([one], 128)[0], WORLD.level), fill=True)[
+            "all"
+        ]
 
 
 def test_other_drawings_follow_the_law_of_the_world():
@@ -228,8 +233,7 @@ def test_a_run_stops_goes_on_and_repeats_itself(tmp_path, monkeypatch):
     )
     (tmp_path / "data" / "runs").mkdir(parents=True)
     monkeypatch.setattr(run_experiments, "CONFIGS", dict(sampler_steps=small))
-    monkeypatch.setattr(run_experiments, "ROOT", tmp_path)
-    monkeypatch.setattr(run_experiments, "machine", dict)
+    monkeypatch.setattr(run_experiments, "RUNS", tmp_path / "data" / "runs")
     command = ["run", "sampler_steps", "--folder", str(tmp_path / "parts")]
     monkeypatch.setattr(sys, "argv", [*command, "--seconds", "0"])
     with pytest.raises(SystemExit) as stopped:
@@ -304,3 +308,19 @@ def test_grids_are_small():
         assert path.stat().st_size < 110_000, path.name
         with Image.open(path) as image:
             assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize("name", run_experiments.CONFIGS)
+def test_a_page_says_what_its_grid_was_asked_for(name):
+    "Caption and alt text name shapes and colours of the grid's own captions, which the page reads from the data."
+    notebook = json.loads((ROOT / "nbs" / "experiments" / f"{name}.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"]]
+    k = next(k for k, cell in enumerate(cells) if f"experiment-{name}-grid.jpg" in cell)
+    grid, world = run_experiments.CONFIGS[name]["grid"], ShapesWorld("test", level="full")
+    rows = [grid["caption"]] if "caption" in grid else range(grid["captions"])
+    words = " ".join(world.caption(i) for i in rows)
+    shown = [json.dumps(cell.get("outputs")) for cell in notebook["cells"]]
+    assert any(all(world.caption(i) in text for i in rows) for text in shown), "read no caption"
+    kinds = {t.shape for i in range(300) for t in world.scene(i).things} - {"cross"}
+    told = " ".join(line for line in cells[k].split("\n") if line.startswith("#| fig-"))
+    assert all(kind in words for kind in kinds if re.search(rf"\b{kind}s?\b", told)), told

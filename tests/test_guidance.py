@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr, to_eps, to_v, to_x0
 from imagen_nb.guidance import classifier_free_guidance, drop_text, guided
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 from imagen_nb.sampling import sample_ddim, time_grid
 from imagen_nb.text import TextEmbedding
 
@@ -160,16 +160,18 @@ def test_weights_that_are_none_are_refused(w):
     "other", [torch.zeros(4, 3), torch.zeros(4, 2).double(), torch.zeros(4, 2, device="meta")]
 )
 def test_branches_that_do_not_match_are_refused(other):
-    with pytest.raises(ValueError, match="expected equal shapes, devices and dtypes"):
+    with pytest.raises(ValueError, match="expected floats of equal shapes, devices and precision"):
         classifier_free_guidance(torch.zeros(4, 2), other, 2.0)
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_nan_in_one_branch_is_refused(side):
-    both = [torch.zeros(4, 2), torch.zeros(4, 2)]
-    both[side][3, 1] = float("nan")
-    with pytest.raises(ValueError, match="got NaN"):
-        classifier_free_guidance(*both, 2.0)
+def test_nan_in_one_branch_stays_for_the_sampler_to_refuse(side):
+    def predict(z, log_snr, text):
+        return torch.where((text.tokens[:, 0] > 0) == bool(side), math.nan, z)
+
+    denoise = guided(predict, words(torch.zeros(4)), 2.0)
+    with pytest.raises(ValueError, match="x0_hat of step 0, got NaN"):
+        next(sample_ddim(denoise, torch.ones(4, 2), time_grid(3, cosine_log_snr)))
 
 
 # ---- the guided predictor

@@ -7,23 +7,18 @@ import pytest
 import torch
 from guards import CASES
 
-from imagen_nb import health
-from imagen_nb.checkpoint import assets
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
-from imagen_nb.doctor import (
-    LEVELS,
-    doctor,
-    find_reference,
-    picture_stats,
-    read_lines,
-    report,
-    trained_as,
-)
+from imagen_nb.engine import guards as health
+from imagen_nb.engine.keeping import describe_run
 from imagen_nb.plots import image_grid, plot_reference
 from imagen_nb.recipes import toy
+from imagen_nb.runs.doctor import LEVELS, doctor, report
+from imagen_nb.runs.drawings import picture_stats
+from imagen_nb.runs.reference import find_reference, trained_as
+from imagen_nb.store.files import assets, read_rows
 from imagen_nb.text import TextEncoder
-from imagen_nb.training import TrainConfig, describe_run, ema_decay
+from imagen_nb.training import TrainConfig, ema_decay
 
 TINY = [
     f"--set={path}={value}"
@@ -88,7 +83,7 @@ def test_smoothing_passes_over_nothing_and_delays_little():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    "Eight captioned pictures, and a run of four steps on them, whose validation and samples (rightly bad) are taken away."
+    "Eight captioned pictures, and a run of four steps on them without validation and samples, which are rightly bad."
     home = tmp_path_factory.mktemp("doctor")
     world = ShapesWorld("train", level="quick", size=64)
     (home / "pictures").mkdir()
@@ -395,7 +390,7 @@ def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):
     (tmp_path / "32px" / "log.jsonl").write_text(
         "".join(json.dumps(dict(step=20 * k, loss=0.1)) + "\n" for k in range(1, 9))
     )
-    fig = plot_reference(card(), tmp_path)
+    fig = plot_reference(card(), tmp_path, band=health.BAND)
     top, bottom = fig.axes[0], fig.axes[3]
     assert [o.get_label() for o in top.lines] == ["reference", "this run"] and list(
         top.lines[1].get_ydata()
@@ -405,8 +400,8 @@ def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):
 
 def test_lines_that_are_no_rows_are_counted(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\nnonsense\n7\n{"step": 2}\n{"st')
-    assert read_lines(tmp_path / "log.jsonl") == ([dict(step=1), dict(step=2)], 3)
-    assert read_lines(tmp_path / "none") == ([], 0)
+    assert read_rows(tmp_path / "log.jsonl") == ([dict(step=1), dict(step=2)], [2, 3, 5])
+    assert read_rows(tmp_path / "none") == ([], [])
 
 
 def test_statistics_of_pictures():

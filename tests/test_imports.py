@@ -35,10 +35,10 @@ package = sys.argv[1]
 sys.addaudithook(hook)
 before, seconds, brought, start = set(sys.modules), {}, {}, time.process_time()
 import imagen_nb
-names = [m.name for m in pkgutil.iter_modules(imagen_nb.__path__)]
+names = [m.name for m in pkgutil.walk_packages(imagen_nb.__path__, "imagen_nb.")]
 for name in names:
     seen, t = set(sys.modules), time.process_time()
-    __import__(f"imagen_nb.{name}")
+    __import__(name)
     seconds[name] = time.process_time() - t
     brought[name] = sorted({m.split(".")[0] for m in set(sys.modules) - seen})
 total, watch = time.process_time() - start, False
@@ -77,10 +77,11 @@ def test_every_public_name_exists():
     import importlib
     import pkgutil
 
-    for found in pkgutil.iter_modules(imagen_nb.__path__):
-        module = importlib.import_module(f"imagen_nb.{found.name}")
+    for found in pkgutil.walk_packages(imagen_nb.__path__, "imagen_nb."):
+        module = importlib.import_module(found.name)
         for name in getattr(module, "__all__", []):
             assert hasattr(module, name), f"{found.name}.{name}"
+            assert not name.startswith("_"), f"{found.name}.{name}"
 
 
 def test_versions_agree():

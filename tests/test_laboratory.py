@@ -1,7 +1,8 @@
-"""Every sampler with every target and schedule, guided and not, ends in the law it should; one with a planted error does not.
+"""Every sampler with every target and schedule, guided and not, ends in the law it should.
 
-Quick here: one cell per sampler and kind of guidance. The whole matrix: `pytest -m slow tests/test_laboratory.py`, or
-`tools/prove_samplers.py`, which writes data/runs/proof-*.json.
+A sampler with a planted error does not. Quick here: one cell per sampler and kind of guidance.
+The whole matrix: `pytest -m slow tests/test_laboratory.py`, or
+`tools/measure/prove_samplers.py`, which writes data/runs/proof-*.json.
 """
 
 import json
@@ -14,7 +15,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from imagen_nb.diffusion import alpha_sigma, q_posterior, q_sample, to_eps, to_v, to_x0
+from imagen_nb.diffusion import TARGETS, alpha_sigma, q_posterior, q_sample, to_eps, to_v, to_x0
 from imagen_nb.guidance import classifier_free_guidance
 from imagen_nb.thresholding import dynamic_threshold, static_threshold
 
@@ -81,7 +82,7 @@ def test_guided_law_equals_what_can_be_integrated_by_hand():
     assert coarse == pytest.approx(fine, rel=1e-7)
 
 
-@pytest.mark.parametrize("target", lab.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_emulated_networks_answer_in_their_unit(target):
     z, log_snr, text = (
         torch.randn(5, 3, generator=lab.seeded()),
@@ -98,7 +99,7 @@ def test_emulated_networks_answer_in_their_unit(target):
 # ---- the matrix
 
 QUICK = [
-    (sampler, lab.TARGETS[(i + j) % 3], list(lab.SCHEDULES)[(i + j) % 2], guidance)
+    (sampler, TARGETS[(i + j) % 3], list(lab.SCHEDULES)[(i + j) % 2], guidance)
     for i, sampler in enumerate(lab.SAMPLERS)
     for j, guidance in enumerate(lab.GUIDANCE)
     if j == i % 3
@@ -120,7 +121,7 @@ def test_sampler_ends_in_the_right_law(sampler, target, schedule, guidance):
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", lab.GUIDANCE)
 @pytest.mark.parametrize("schedule", lab.SCHEDULES)
-@pytest.mark.parametrize("target", lab.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("sampler", lab.SAMPLERS)
 def test_whole_matrix(sampler, target, schedule, guidance):
     check(sampler, target, schedule, guidance)
@@ -158,7 +159,7 @@ def test_planted_text_must_occur():
 def test_cards_say_that_all_passed():
     assert CARD["passing"] == CARD["cells"] and CARD["failing"] == CARD["planted"]
     if CARD.get("complete", True):
-        assert CARD["cells"] == len(lab.SAMPLERS) * len(lab.TARGETS) * len(lab.SCHEDULES) * len(
+        assert CARD["cells"] == len(lab.SAMPLERS) * len(TARGETS) * len(lab.SCHEDULES) * len(
             lab.GUIDANCE
         ) and CARD["planted"] == len(lab.PLANTED)
     largest = json.loads((CARDS / "proof-parity.json").read_text())["largest"]
@@ -271,7 +272,7 @@ def formulas(device):
         classifier_free_guidance(eps, x0, 3.0),
     )
     for convert in (to_x0, to_eps, to_v):
-        for target in lab.TARGETS:
+        for target in TARGETS:
             convert(eps, z, log_snr, target)
     return static_threshold(z), dynamic_threshold(z * 3), dynamic_threshold(z * 3, 0.9, cap=2.0)
 

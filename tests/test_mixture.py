@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from imagen_nb.diffusion import alpha_sigma
-from imagen_nb.mixture import GaussianMixture
+from imagen_nb.lab.mixture import GaussianMixture
 
 
 def double(values):
@@ -173,7 +173,7 @@ def test_cdf_is_the_integral_of_the_density(level):
     density = LINE.log_prob(x, log_snr).exp()
     sums = torch.cumulative_trapezoid(density, x[:, 0])
     assert_close(LINE.cdf(x[1:], log_snr), sums, atol=2e-7, rtol=0)
-    with pytest.raises(ValueError, match="cdf of 2 dimensions"):
+    with pytest.raises(ValueError, match="cdf, got 2 dimensions"):
         PLANE.cdf(torch.zeros(3, 2).double())
 
 

@@ -5,11 +5,18 @@ import json
 import re
 from pathlib import Path
 
+import count_nbs
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, LIB = ROOT / "nbs", ROOT / "imagen_nb"
-LINES, CLASS_LINES = 60, 80  # not blank, in one cell
+LINES, CLASS_LINES = 40, 60  # in one cell of code; directives and blank lines apart
+EXPORTED = 300  # lines of code that a notebook exports, or fewer:
+SHORTER = dict.fromkeys(("01_data", "02_text", "10_stage", "11_cascade", "12_training"), 250)
+PROSE = (
+    6  # words of prose for each line of code, or what a notebook has today; these only ever rise:
+)
+PROSE_TODAY = {"07_layers": 4.5, "08_unet": 3.7, "09_efficient_unet": 4.1, "13_evaluation": 3.8}
 OUTPUT, SLIDER = 150_000, 300_000  # bytes in one cell
 NOTEBOOK, ALL = 600_000, 12_000_000  # bytes in one notebook, in all of nbs/
 TEXT_LINES = 20  # of printed text in one cell
@@ -100,7 +107,7 @@ def test_an_experiment_is_a_page_of_its_own(path):
     code = "\n".join(s for _, s, _ in cells(path))
     assert not {"export", "exports", "default_exp"} & directives(code).keys()
     assert re.search(r"^# \S", text, re.M) and re.search(r"^> \S", text, re.M)
-    assert f"python tools/run_experiments.py {path.stem}\n" in text
+    assert f"python tools/measure/run_experiments.py {path.stem}\n" in text
     card = ROOT / "data" / "runs" / f"experiment-{path.stem}.json"
     assert card.exists() and f'"{card.name}"' in code and 'assert card["config"] == config' in code
     for heading in (
@@ -158,11 +165,24 @@ def test_no_private_paths(path):
 def test_cells_are_short(path):
     long = []
     for i, source, _ in cells(path):
-        count = sum(1 for line in source.split("\n") if line.strip())
-        limit = CLASS_LINES if re.search(r"^class ", source, re.M) else LINES
-        if count > limit:
+        limit = CLASS_LINES if count_nbs.CLASS.search(source) else LINES
+        if (count := count_nbs.lines(source)) > limit:
             long.append(f"cell {i}: {count} lines, at most {limit}")
     assert not long, long
+
+
+@pytest.mark.parametrize("path", EVERY, **by_name)
+def test_a_notebook_is_a_lesson(path):
+    "Enough prose for its code, and no more exported code than a lesson can carry."
+    found = count_nbs.count(path)
+    assert found.exported <= SHORTER.get(path.stem, EXPORTED)
+    assert found.words_per_line >= PROSE_TODAY.get(path.stem, PROSE)
+
+
+def test_a_count_of_prose_that_is_reached_is_forgotten():
+    counts = {p.stem: count_nbs.count(p).words_per_line for p in NUMBERED}
+    assert PROSE_TODAY.keys() <= counts.keys()
+    assert not {name for name in PROSE_TODAY if counts[name] >= PROSE}, "take them off the table"
 
 
 @pytest.mark.parametrize("path", EVERY, **by_name)

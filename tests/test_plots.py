@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 
 import pytest
@@ -11,8 +12,11 @@ from imagen_nb.plots import (
     FrameSlider,
     frame_slider,
     image_grid,
-    plot_losses,
+    interval_line,
+    plot_log,
     show_images,
+    show_stages,
+    smooth,
 )
 
 
@@ -191,35 +195,42 @@ def test_slider_errors():
 
 # ---- curves
 
-RECORDS = [{"step": i, "loss": 1 / (i + 1), "lr": 0.1} for i in range(50)]
+
+def test_smoothing_is_a_geometric_mean_that_passes_over_what_is_not_finite():
+    assert smooth([1.0, 1.0]) == [1.0, 1.0] and smooth([4.0, 1.0]) == pytest.approx([4.0, 2.0])
+    assert smooth([1.0] * 9 + [32.0])[-1] == pytest.approx(2.0)
+    assert smooth([1.0, float("nan"), 4.0], 2) == pytest.approx([1.0, 1.0, 4.0])
+    assert smooth([1.0, float("inf"), 4.0], 3) == pytest.approx([1.0, 1.0, 2.0])
+    assert math.isnan(smooth([float("nan"), 1.0])[0])
 
 
-def test_losses_from_records_and_lines(tmp_path):
-    file = tmp_path / "log.jsonl"
-    text = "".join(json.dumps(r) + "\n" for r in RECORDS)
-    file.write_text(text + '{"step": 50, "lo')  # killed while writing
-    for source in (RECORDS, file, str(file)):
-        thin, thick = plot_losses(source).axes[0].lines
-        assert list(thin.get_xdata()) == list(range(50))
-        assert thin.get_ydata()[1] == 0.5
-        assert thick.get_ydata()[0] == 1 and 0.02 < thick.get_ydata()[-1] < 1
-    file.write_text('{"step": \n' + text)
-    with pytest.raises(ValueError, match="line 1"):
-        plot_losses(file)
-
-
-def test_losses_of_several_stages(tmp_path):
-    staged = [{**r, "stage": s} for s in ("base", "sr1", "sr2") for r in RECORDS]
-    fig = plot_losses(staged, path=tmp_path / "a.png")
-    assert [t.get_text() for t in fig.axes[0].get_legend().texts] == ["base", "sr1", "sr2"]
-    both = plot_losses({"one": RECORDS, "two": RECORDS}, smooth=0, log=False)
-    assert len(both.axes[0].lines) == 2
+def test_a_log_that_was_cut_is_drawn(tmp_path):
+    rows = [dict(step=i, loss=1 / (i + 1), by_level=[0.1, None]) for i in range(50)]
+    text = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / "log.jsonl").write_text(text + '{"step": 50, "lo')  # killed while writing
+    thin, thick = plot_log(tmp_path, tmp_path / "a.png").axes[0].lines
+    assert list(thin.get_xdata()) == list(range(50)) and thin.get_ydata()[1] == 0.5
+    assert thick.get_ydata()[0] == 1 and 0.02 < thick.get_ydata()[-1] < 1
     assert (tmp_path / "a.png").exists()
-    with pytest.raises(ValueError, match="no records"):
-        plot_losses(RECORDS, "accuracy")
+    with pytest.raises(ValueError, match="has no rows"):
+        plot_log(tmp_path / "none")
 
 
-def test_losses_pass_over_what_is_not_finite():
-    records = [{"step": i, "loss": y} for i, y in enumerate([1.0, float("nan"), 3.0])]
-    _, thick = plot_losses(records, smooth=0.5).axes[0].lines
-    assert list(thick.get_ydata()) == [1.0, 1.0, (0.5 * 1 + 3) / 1.5]
+def test_stages_are_shown_side_by_side(tmp_path):
+    base, fine = noise(3, 3, 8, 8), noise(3, 3, 16, 16)
+    fig = show_stages(["a", "b", "c"], [base, fine], tmp_path / "a.png")
+    words = [ax.texts[0].get_text() for ax in fig.axes]
+    assert words == ["a\n8 px", "16 px", "b\n8 px", "16 px", "c\n8 px", "16 px"]
+    assert (tmp_path / "a.png").exists()
+    assert show_stages([""], [noise(1, 3, 8, 16)]).axes[0].texts[0].get_text() == "\n8 x 16 px"
+
+
+def test_intervals_are_bars():
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots()
+    interval_line(ax, [1, 2], [dict(mean=1, low=0, high=3), dict(mean=2, low=1, high=2)])
+    line, _, (bars,) = ax.containers[0].lines
+    assert list(line.get_ydata()) == [1, 2]
+    assert [list(segment[:, 1]) for segment in bars.get_segments()] == [[0, 3], [1, 2]]
+    plt.close(fig)

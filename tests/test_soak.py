@@ -1,6 +1,7 @@
 "A few of every fault of `soak`, and the faults that need no repetition."
 
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -15,26 +16,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_checkpoint import groups, rewrite_manifest
+from test_checkpoint import groups, restate
 from train_worker import make_trainer
 
-from imagen_nb import checkpoint
-from imagen_nb.checkpoint import (
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.store import checkpoint
+from imagen_nb.store.checkpoint import (
     CheckpointError,
     checkpoints,
     load_directory,
     load_into,
-    locked,
     save_directory,
 )
-from imagen_nb.text import EmbeddingCache, TextEncoder
+from imagen_nb.store.files import locked
+from imagen_nb.text import TextEncoder
 
 HERE = Path(__file__).parent
 ENV = dict(
     os.environ,
     PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}",
     OMP_NUM_THREADS="1",
-    ACCELERATE_USE_CPU="true",
+    CUDA_VISIBLE_DEVICES="",
 )
 
 
@@ -71,6 +73,7 @@ def cards(tmp_path_factory):
     return {p.stem.removeprefix("soak-"): json.loads(p.read_text()) for p in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_equal(cards):
     many, once = cards["kills"]["many"], cards["kills"]["once"]
     assert many["differences"] == [] and many["directories_left"] == []
@@ -79,17 +82,20 @@ def test_killed_runs_end_bit_equal(cards):
     assert once["bit_equal"] == once["runs"] == 3
 
 
+@pytest.mark.slow
 def test_every_epoch_shows_every_picture_once_across_kills(cards):
     samples = cards["kills"]["many"]["samples"]
     assert samples == dict(epochs=6, missing_or_twice=0, steps_done_again_with_other_samples=0)
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_save_loses_nothing(cards):
     ways = cards["saves"]["ways"]
     assert ways["ours"]["unusable"] == 0 and ways["ours"]["new"] + ways["ours"]["old"] == 5
     assert ways["torch_over"]["unusable"] > 0  # the test can fail
 
 
+@pytest.mark.slow
 def test_damage_is_noticed(cards):
     ways = cards["damage"]["ways"]
     for kind in ("bits", "cuts"):
@@ -98,6 +104,7 @@ def test_damage_is_noticed(cards):
     assert set(cards["damage"]["each_file_removed"]["ours"].values()) == {"detected"}
 
 
+@pytest.mark.slow
 def test_signals_lose_no_step(cards):
     for case in cards["signals"]["cases"]:
         assert case["steps_lost"] == case["hangs"] == case["processes_apart"] == 0 and set(
@@ -105,6 +112,7 @@ def test_signals_lose_no_step(cards):
         ) == {"130"}, case
 
 
+@pytest.mark.slow
 def test_processes_train_one_run(cards):
     card = cards["ranks"]
     for run in (*card["runs"].values(), card["elastic"]):
@@ -120,7 +128,7 @@ def test_a_file_that_may_not_grow_changes_nothing(tmp_path):
         """
         import resource, signal, sys
         from test_checkpoint import META, groups
-        from imagen_nb.checkpoint import load_meta, save_directory
+        from imagen_nb.store.checkpoint import load_meta, save_directory
         folder = sys.argv[1]
         save_directory(folder + "/step-1", groups(), META)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
@@ -154,7 +162,7 @@ def test_a_full_disk_is_said_with_bytes_and_changes_nothing(full_disk, monkeypat
     with pytest.raises(OSError, match=r"\d+ bytes needed, \d+ free"):
         save_directory(full_disk / "step-2", big, {})
     assert time.perf_counter() - since < 5
-    monkeypatch.setattr(checkpoint, "_check_room", lambda *_: None)  # the disk fills while we write
+    monkeypatch.setattr(checkpoint, "check_room", lambda *_: None)  # the disk fills while we write
     with pytest.raises(OSError):
         save_directory(full_disk / "step-2", big, {})
     assert [p.name for p in full_disk.iterdir()] == ["step-1"] and load_directory(
@@ -238,8 +246,7 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
     path, before = save_directory(tmp_path / "step-1", groups(), {}), None
     for data in hostile_files(tmp_path).values():
         (path / "network.safetensors").write_bytes(data)
-        entry = checkpoint._entry(path / "network.safetensors")
-        rewrite_manifest(path, lambda m: m["files"].update({"network.safetensors": entry}))
+        restate(path, "network.safetensors")
         before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="network.safetensors"):
             load_directory(path)
@@ -251,7 +258,11 @@ def test_hostile_files_are_not_executed_and_take_no_memory(tmp_path):
 
 # ---------------------------------------------------------------- two runs in one directory
 
-HOLD = "import sys, time; from imagen_nb.checkpoint import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(300)"
+HOLD = """
+import sys, time
+from imagen_nb.store.files import locked
+with locked(sys.argv[1]): print('held', flush=True); time.sleep(300)
+"""
 
 
 def test_a_second_run_is_refused_with_the_owner_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -281,7 +292,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match="no locks available"):
         with locked(tmp_path):
             pass
@@ -326,6 +337,7 @@ def test_the_log_goes_on_in_the_middle_of_a_row(tmp_path):
     assert whole == parts and [row["step"] for row in whole] == [20, 25]
 
 
+@pytest.mark.slow
 def test_the_trainer_holds_its_directory_while_it_runs_and_lets_go(tmp_path):
     trainer, seen = make_trainer(tmp_path / "run", steps=6), []
     inner = trainer.train_step
@@ -436,11 +448,11 @@ POISON = """
             k = trainer.step
             if rank == 1 and k in bad:
                 if kind == "loss": batch = batch._replace(images=batch.images*float("nan"))
-                else: handle = next(trainer.network.parameters()).register_hook(lambda g: g/0.)
-            before = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+                else: handle = next(trainer.learned.network.parameters()).register_hook(lambda g: g/0.)
+            before = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             result = step(batch, draws)
             if rank == 1 and k in bad and kind != "loss": handle.remove()
-            after = digest([*trainer.network.parameters(), *trainer.average.parameters()])
+            after = digest([*trainer.learned.network.parameters(), *trainer.learned.average.parameters()])
             told.append([k, result is None, before == after, after])
             return result
         trainer.train_step = poisoned
@@ -475,16 +487,18 @@ ALONE = """
     import socket, sys
     class Missing:
         def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"): raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            if name.split(".")[0] in ("transformers", "tokenizers", "sentencepiece"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     sys.meta_path.insert(0, Missing())
     calls = []
     def refuse(*args, **kw): calls.append(args); raise OSError("no network")
     for name in ("connect", "connect_ex", "sendto", "bind"): setattr(socket.socket, name, refuse)
     for name in ("create_connection", "getaddrinfo", "gethostbyname"): setattr(socket, name, refuse)
     import importlib, pkgutil, imagen_nb
-    for m in pkgutil.iter_modules(imagen_nb.__path__): importlib.import_module(f"imagen_nb.{m.name}")
+    for m in pkgutil.walk_packages(imagen_nb.__path__, "imagen_nb."): importlib.import_module(m.name)
     from imagen_nb.cascade import Imagen
-    from imagen_nb.text import EmbeddingCache, TextEncoder
+    from imagen_nb.engine.captions import EmbeddingCache
+    from imagen_nb.text import TextEncoder
     from train_worker import make_trainer
     trainer = make_trainer(sys.argv[1], steps=2)
     cache = EmbeddingCache.open(sys.argv[2])
@@ -493,9 +507,9 @@ ALONE = """
         def __getitem__(self, captions):
             text = cache[captions]
             return type(text)(text.tokens[..., :6], text.mask)
-    trainer.text = trainer.samples.text = Short()
+    trainer.samples.text = trainer.keeper.samples.text = Short()
     stage = trainer.fit()
-    captions = [trainer.dataset.caption(i, 0) for i in (0, 1)]
+    captions = [trainer.samples.dataset.caption(i, 0) for i in (0, 1)]
     pictures = Imagen(None, [stage]).sample(Short()[captions], steps=2)
     try: TextEncoder.toy()
     except ImportError as e: print(e)
@@ -504,7 +518,7 @@ ALONE = """
 
 
 def test_training_and_drawing_from_cached_text_need_no_network_and_no_transformers(tmp_path):
-    world = make_trainer("unused").dataset
+    world = make_trainer("unused").samples.dataset
     EmbeddingCache.build(
         TextEncoder.toy(),
         [c for i in range(len(world)) for c in world.captions(i)],

@@ -1,5 +1,6 @@
 """Every layout of files, whole and damaged; the catalog of what is in them; order, workers, stand-ins and streams."""
 
+import errno
 import functools
 import io
 import json
@@ -19,10 +20,17 @@ import torch
 from PIL import Image
 from test_bad_input import PICTURES, TEXTS, encoded, four
 
-from imagen_nb import catalog, data, sources
-from imagen_nb.data import in_order, load_captioned, permute, read_step
-from imagen_nb.sources import Notes, Tar, find_source, tar_members
-from imagen_nb.streams import stream_captioned
+from imagen_nb.engine.samples import in_order
+from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.pixels import Batch
+from imagen_nb.pictures.shards import Notes
+from imagen_nb.pictures.sources import find_source
+from imagen_nb.pictures.streams import stream_captioned
+from imagen_nb.pictures.tables import table_captions
+from imagen_nb.pictures.tars import Tar, tar_members
+from imagen_nb.store.files import cache_folder
+from imagen_nb.store.keyed import permute
 
 datasets = pytest.importorskip("datasets")
 PART = "part of a tar file damaged or cut off"
@@ -194,7 +202,7 @@ def test_a_collection_is_the_same_in_every_layout(layout, tmp_path):
     ds = load_captioned(LAYOUTS[layout](tmp_path, sample_rows), 16)
     assert [ds.caption(i) for i in range(13)] == [c[0] for *_, c in sample_rows]
     wanted = torch.stack(
-        [data.to_square(sources.decode_picture(blob), 16) for _, blob, _ in sample_rows]
+        [pixels.to_square(decode.decode_picture(blob), 16) for _, blob, _ in sample_rows]
     )
     assert torch.equal(ds.images(range(13)), wanted)
     again = pickle.loads(pickle.dumps(ds))
@@ -237,17 +245,16 @@ def test_sizes_told_by_headers_are_pillows(kind, options, side):
         reads.append(1)
         return blob
 
-    ends = (blob[: sources.HEAD], blob[-sources.TAIL :])
-    assert sources.probe(*ends, read) == (side + 9, side)
+    assert decode.probe(*shards.blob_ends(blob), read) == (side + 9, side)
     assert (
         not reads
         or kind not in ("JPEG", "PNG")
-        or len(options.get("icc_profile", b"")) > sources.HEAD
+        or len(options.get("icc_profile", b"")) > decode.HEAD
     )
     for cut in (len(blob) - 2 if kind == "JPEG" else len(blob) // 3, len(blob) // 2, 40, 3):
         short = blob[:cut]
-        with pytest.raises(sources.UnreadablePicture):
-            sources.probe(short[: sources.HEAD], short[-sources.TAIL :], lambda: short)
+        with pytest.raises(decode.UnreadablePicture):
+            decode.probe(*shards.blob_ends(short), functools.partial(bytes, short))
 
 
 # ---------------------------------------------------------------- several captions, splits, choices
@@ -292,12 +299,52 @@ def test_a_json_beside_a_picture_holds_captions(tmp_path):
     assert load_captioned(tmp_path / "t", 16, caption_column="alt").caption(1) == "other"
 
 
+def test_captions_of_a_table_are_those_of_its_pictures(tmp_path):
+    "What `embed` encodes is what training asks for."
+    rows = [("a.jpg", ["one\x01", " two "]), ("b.jpg", None), ("c.jpg", 12), ("d.jpg", "d")]
+    folder_layout(tmp_path, [(name, jpeg(k), None) for k, (name, _) in enumerate(rows)])
+    wanted = ["one", "two", "", "12", "d"]
+    table, listed = tmp_path / "list.jsonl", [dict(file_name=n, prompt=c) for n, c in rows]
+    table.write_text("\n".join(map(json.dumps, listed)), encoding="utf-8")
+    ds = load_captioned(table, 16)
+    assert [c for i in range(4) for c in ds.captions(i) or [""]] == table_captions(table) == wanted
+    table = tmp_path / "list.csv"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        table.write_text("image,alt\na.jpg,größer\n", encoding=encoding)
+        assert load_captioned(table, 16, caption_column="alt").captions(0) == ["größer"]
+        assert table_captions(table, "alt") == ["größer"]
+    annotations = coco(tmp_path / "coco") / "annotations" / "captions_val2017.json"
+    assert table_captions(annotations)[5:7] == ["val2017 1 0", "val2017 1 1"]
+    (tmp_path / "list.txt").write_text("one\n\n two\n")
+    assert table_captions(tmp_path / "list.txt") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name, blob, words",
+    [
+        ("a.jsonl", b"{", "a line is no JSON"),
+        ("a.jsonl", b"[1]\n", "has no rows with names"),
+        ("a.csv", b"id\n", "has no rows with names"),
+        ("a.csv", b"id,words\n1,a\n", "has columns id, words, expected caption or text"),
+        ("a.csv", b'text\n"a', "quotes do not match"),
+        ("a.csv", b"text\ncaf\xe9\n", "is not UTF-8"),
+        ("a.txt", b"caf\xe9", "is not UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_embedded_is_refused(name, blob, words, tmp_path):
+    (tmp_path / name).write_bytes(blob)
+    with pytest.raises(ValueError, match=f"embed: .*{words}"):
+        table_captions(tmp_path / name)
+
+
 def test_a_share_is_held_out_by_name(tmp_path):
     rows = [(f"{k:03d}.jpg", jpeg(k % 12), [str(k)]) for k in range(200)]
     folder_layout(tmp_path, rows)
 
     def sides(seed=0):
-        parts = {s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in data.SPLITS}
+        parts = {
+            s: load_captioned(tmp_path, 16, s, held_out=0.2, seed=seed) for s in captioned.SPLITS
+        }
         return {s: {ds.catalog.name(ds.row(i)) for i in range(len(ds))} for s, ds in parts.items()}
 
     before = sides()
@@ -313,7 +360,7 @@ def test_a_share_is_held_out_by_name(tmp_path):
         load_captioned(tmp_path, 16, held_out=0.7)
     (tmp_path / "train").mkdir()
     folder_layout(tmp_path / "train", rows[:50])
-    inner = [load_captioned(tmp_path, 16, s, held_out=0.1) for s in data.SPLITS]
+    inner = [load_captioned(tmp_path, 16, s, held_out=0.1) for s in captioned.SPLITS]
     assert sum(map(len, inner)) == 50, "the share is taken of train, not of the whole folder"
 
 
@@ -363,12 +410,12 @@ def test_random_squares_are_keyed(tmp_path):
 @pytest.mark.parametrize("size,factor", [(1024, 4), (256, 4)])
 def test_the_pair_of_a_crop_is_the_crop_of_the_pair(size, factor, tmp_path, monkeypatch):
     "Rule 4 on pictures from files: a window with margin, reduced, is a window of the whole picture reduced."
-    from imagen_nb.data import MARGIN, Crop, crop_images, resize
+    from imagen_nb.pictures.pixels import MARGIN, Crop, crop_images, resize
 
     noise = torch.randint(0, 256, (301, 417, 3), generator=torch.Generator().manual_seed(0)).byte()
     folder_layout(tmp_path, [("a.png", encoded(Image.fromarray(noise.numpy())), None)])
     ds, side = load_captioned(tmp_path, size), size // 4
-    monkeypatch.setattr(data, "KEPT", 0)  # windows are read alone
+    monkeypatch.setattr(captioned, "KEPT", 0)  # windows are read alone
     tops, m = torch.tensor([0, size - side, size // 2]), MARGIN // factor
     crop = Crop(tops - MARGIN, tops.flip(0) - MARGIN, side + 2 * MARGIN, side + 2 * MARGIN)
     low = resize(ds.images([0] * 3, crop=crop), (side + 2 * MARGIN) // factor)[..., m:-m, m:-m]
@@ -412,7 +459,7 @@ def test_coco(tmp_path):
         ds = load_captioned(source, 16, split)
         tag = "val2017" if n == 4 else "train2017"
         assert len(ds) == n and ds.captions(2) == [f"{tag} 2 {j}" for j in range(5)]
-        assert torch.equal(ds[2][0], data.to_square(sources.decode_picture(jpeg(2)), 16))
+        assert torch.equal(ds[2][0], pixels.to_square(decode.decode_picture(jpeg(2)), 16))
     with pytest.raises(ValueError, match="split of .*'test'.*captions_train2017"):
         load_captioned(tmp_path, 16, "test")
     with pytest.raises(ValueError, match="instances_train2017.json.*COCO"):
@@ -713,7 +760,7 @@ def builds(monkeypatch):
 
 
 def the_catalog() -> Path:
-    found = list(catalog.cache_folder().glob("*.catalog"))
+    found = list(cache_folder().glob("*.catalog"))
     assert len(found) == 1
     return found[0]
 
@@ -769,14 +816,14 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
 
 LOADER = """
 import os, sys, time
-from imagen_nb import catalog
+from imagen_nb.pictures import catalog
 build = catalog.build_catalog
 def slow(*a):
     open(os.path.join(sys.argv[2], f"built-{os.getpid()}"), "w").close()
     time.sleep(.5)
     build(*a)
 catalog.build_catalog = slow
-from imagen_nb.data import load_captioned
+from imagen_nb.pictures.captioned import load_captioned
 print(load_captioned(sys.argv[1], 16).identity)
 """
 
@@ -806,12 +853,20 @@ def test_a_build_that_is_killed_leaves_nothing_half_done(tmp_path):
     child.kill()
     child.wait()
     assert (
-        not list(catalog.cache_folder().glob("*.catalog"))
+        not list(cache_folder().glob("*.catalog"))
         and len(load_captioned(tmp_path / "in", 16)) == 13
     )
 
 
 # ---------------------------------------------------------------- order, workers, resume (F14)
+
+
+def read_step(step, dataset, batch, seed=0):
+    "Pictures and captions of one step; nothing but the arguments decides which."
+    index = step * batch + torch.arange(batch)
+    rows = [permute(n, len(dataset), seed) for n in index.tolist()]
+    captions = [dataset.caption(i, n // len(dataset)) for i, n in zip(rows, index.tolist())]
+    return Batch(dataset.images(rows), None, index, captions)
 
 
 def numbers(batches):
@@ -965,3 +1020,320 @@ def test_what_a_name_stands_for(tmp_path):
     with pytest.raises(ValueError, match="x.zip.*expected a folder"):
         load_captioned(tmp_path / "x.zip", 8)
     assert four().size == (48, 32)
+
+
+# ---------------------------------------------------------------- what a folder holds: splits, tables, shards
+
+
+def captions_of(source, split="train", **k) -> list:
+    "All captions, and what was said."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ds = load_captioned(source, 16, split, **k)
+    captions = [c for i in range(len(ds)) for c in ds.captions(i) or [""]]
+    return sorted(captions), " ".join(str(w.message) for w in said)
+
+
+def spread(root, *folders):
+    "Two pictures in each folder; captions name the folder."
+    for name in folders:
+        rows = [(f"{k}.jpg", jpeg(k), [f"{name} {k}"]) for k in range(2)]
+        folder_layout(root / name, rows)
+    return root
+
+
+def told(*folders):
+    return sorted(f"{name} {k}" for name in folders for k in range(2))
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "val", "test", "Test"])
+def test_a_class_may_be_called_like_a_split(name, tmp_path):
+    found, said = captions_of(spread(tmp_path, "bus", "car", name))
+    assert found == told("bus", "car", name)
+    assert f"folders named like a split are read like those beside them: {name}" in said
+    if name != "train":
+        with pytest.raises(ValueError, match="which it does not have"):
+            load_captioned(tmp_path, 16, "valid" if name.startswith("v") else "test")
+
+
+def test_splits_are_found_wherever_they_lie_and_never_mixed(tmp_path):
+    nested = spread(tmp_path / "nested", "data/train", "data/val", "data/test")
+    for split, name in (("train", "train"), ("valid", "val"), ("test", "test")):
+        assert captions_of(nested, split) == (told(f"data/{name}"), "")
+    beside = spread(tmp_path / "beside", "valid", "other")
+    folder_layout(beside, [("x.jpg", jpeg(0), ["loose"])])
+    assert captions_of(beside)[0] == sorted([*told("valid", "other"), "loose"])
+    spread(beside, "test")  # two of them are no classes
+    assert captions_of(beside) == (sorted([*told("other"), "loose"]), "")
+    found, said = captions_of(beside, "valid")
+    assert found == told("valid") and "3 files with pictures beside valid are not looked at" in said
+    alone = spread(tmp_path / "alone", "test")
+    with pytest.raises(ValueError, match="split of alone, got 'train', expected one of .'test'"):
+        load_captioned(alone, 16)
+    inner, said = captions_of(spread(tmp_path / "inner", "bus/train", "bus/val", "car/train"))
+    assert len(inner) == 6 and "bus/train, bus/val, car/train" in said
+
+
+def test_shards_are_found_in_subfolders_and_by_the_split_in_their_name(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        rows = [("x", jpeg(0), [name])]
+        parquet_layout(tmp_path / "data", rows, f"{name}.parquet")
+    assert captions_of(tmp_path) == (["train-00000-of-00001"], "")
+    assert captions_of(tmp_path, "test") == (["test-00000-of-00001"], "")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    tar_layout(tmp_path / "deep" / "er", sample_rows[:2], "trains.tar")
+    found, _ = captions_of(tmp_path / "deep")
+    assert found == ["caption 0", "caption 1"]
+
+
+def test_a_table_speaks_of_its_folder_and_below(tmp_path):
+    pictures = [(f"{k}.jpg", jpeg(k), None) for k in range(2)]
+    for name in ("train", "val"):
+        folder_layout(tmp_path / name, pictures)
+    lines = "".join(f"{s}/{k}.jpg,{s} {k}\n" for s in ("train", "val") for k in range(2))
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + lines)
+    assert captions_of(tmp_path) == (told("train"), "")
+    assert captions_of(tmp_path, "valid") == (told("val"), "")
+    (tmp_path / "val" / "metadata.tsv").write_text("file_name\ttext\n0.jpg\tnearer\n")
+    assert captions_of(tmp_path, "valid") == (["nearer"], "")
+    (tmp_path / "metadata.csv").write_text("id,score\n1,2\n")  # a table of something else
+    found, said = captions_of(tmp_path)
+    assert found == ["", ""] and "no picture has a caption; not looked at: 1 .csv" in said
+
+
+def test_tables_in_subfolders_beside_loose_pictures(tmp_path):
+    for name in ("a", "b"):
+        folder_layout(tmp_path / name, [("0.jpg", jpeg(0), None)])
+        (tmp_path / name / "metadata.jsonl").write_text(
+            json.dumps(dict(file_name="0.jpg", text=name))
+        )
+    spread(tmp_path, "c")
+    assert captions_of(tmp_path) == (["a", "b", *told("c")], "")
+
+
+def test_a_list_may_be_a_parquet(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    folder_layout(tmp_path, [(name, blob, None) for name, blob, _ in sample_rows[:2]])
+    columns = dict(file_name=[name for name, *_ in sample_rows[:2]], text=["a", "a"])
+    parquet.write_table(pyarrow.table(columns), tmp_path / "metadata.parquet")
+    for source in (tmp_path, tmp_path / "metadata.parquet"):
+        assert captions_of(source) == (["a", "a"], "")
+
+
+# ---------------------------------------------------------------- what `datasets` hands out
+
+
+def test_datasets_of_every_kind_are_read_or_refused_in_words(tmp_path):
+    ds = table([(n, b, c[0]) for n, b, c in sample_rows[:4]])
+    wanted = [f"caption {k}" for k in range(4)]
+    for same in (ds.with_format("torch"), ds.with_format("numpy", columns=["text"])):
+        assert captions_of(same) == (wanted, "")
+    view = ds.filter(lambda row: row["text"] != "caption 1").shuffle(seed=1)
+    assert captions_of(view)[0] == [wanted[k] for k in (0, 2, 3)]
+    changed = ds.with_transform(lambda rows: dict(x=[1] * len(rows["image"])))
+    assert "1 transform of the dataset" in load_captioned(changed, 16).report()
+    splits = datasets.DatasetDict(train=ds, validation=ds.select([0]))
+    assert captions_of(splits)[0] == wanted and captions_of(splits, "valid")[0] == wanted[:1]
+    with pytest.raises(ValueError, match="split of the dataset given, got 'test', expected one of"):
+        load_captioned(splits, 16, "test")
+    for stream in (
+        ds.to_iterable_dataset(),
+        datasets.IterableDatasetDict(train=ds.to_iterable_dataset()),
+    ):
+        with pytest.raises(ValueError, match="source, got IterableDataset, .*stream_captioned"):
+            load_captioned(stream, 16)
+        assert sorted(c for _, c in stream_captioned(stream, 16)) == wanted
+    assert sorted(c for _, c in stream_captioned(ds, 16)) == wanted
+    for other in (None, object(), [1], b"x"):
+        with pytest.raises(ValueError, match="load_captioned: source, got .*expected a folder"):
+            load_captioned(other, 16)
+        with pytest.raises(ValueError, match="load_captioned: source, got .*expected a folder"):
+            stream_captioned(other, 16)
+
+
+def test_datasets_without_captions_or_with_too_many(tmp_path):
+    F, text = datasets.Features, datasets.Value("string")
+    pictures = [dict(bytes=jpeg(k), path=None) for k in range(2)]
+
+    def made(types, **columns):
+        features = F(image=datasets.Image(), **types)
+        return datasets.Dataset.from_dict(dict(image=pictures, **columns), features)
+
+    assert captions_of(made({})) == (["", ""], "")
+    label = made(dict(label=datasets.ClassLabel(names=["cat", "dog"])), label=[0, 1])
+    found, said = captions_of(label)
+    assert found == ["", ""] and "no picture has a caption; not looked at: 1 column label" in said
+    assert [c for _, c in stream_captioned(label, 16)] == ["", ""]
+    two = load_captioned(
+        made(dict(text=text, caption=text), text=["a", "b"], caption=["c", "d"]), 16
+    )
+    assert two.caption(0) == "a" and "not looked at: 1 column caption" in two.report()
+    with pytest.raises(ValueError, match="caption_column of .*, got None, expected one of"):
+        load_captioned(made(dict(en=text, fr=text), en=["a", "b"], fr=["c", "d"]), 16)
+    lists = made(dict(what=datasets.List(text)), what=[["a", "b"], []])
+    assert captions_of(lists)[0] == ["", "a", "b"]
+    sound = made(
+        dict(audio=datasets.Features(bytes=datasets.Value("binary"))), audio=[dict(bytes=b"")] * 2
+    )
+    assert captions_of(sound)[0] == ["", ""]
+
+
+# ---------------------------------------------------------------- files are opened as files
+
+
+@pytest.mark.parametrize("name", ["photos [2024]", "a::b", "a*b?", "a\nb", "file:", "#~ %20"])
+def test_any_name_of_a_folder_will_do(name, tmp_path):
+    made, place = tmp_path / "made", tmp_path / name
+    made.mkdir()
+    folder_layout(made, [(f"{name}.jpg", jpeg(0), ["loose"])])
+    tar_layout(made, [("0.jpg", jpeg(1), ["tar"])])
+    parquet_layout(made, [("0", jpeg(2), "parquet")])
+    write_arrow(made / "0.arrow", [("0", jpeg(3), "arrow")])
+    made.rename(place)
+    ds = load_captioned(place, 16)
+    assert sorted(ds.caption(i) for i in range(4)) == ["arrow", "loose", "parquet", "tar"]
+    assert len(ds.images(range(len(ds)))) == 4 and not ds.broken
+    assert sorted(c for _, c in stream_captioned(place, 16)) == ["arrow", "loose", "parquet", "tar"]
+
+
+def many(root, n=150):
+    "A parquet of more rows than a scan keeps at hand."
+    return parquet_layout(root, [("", jpeg(k % 13), f"caption {k}") for k in range(n)])
+
+
+def test_a_parquet_is_copied_once_for_random_access_and_again_when_it_changes(
+    tmp_path, monkeypatch
+):
+    source = many(tmp_path)
+    for _ in range(2):
+        ds = pickle.loads(pickle.dumps(load_captioned(source, 16)))
+        wanted = torch.stack([load_captioned(source, 16)[k][0] for k in (3, 77, 140)])
+        assert torch.equal(ds.images([3, 77, 140]), wanted)
+        copies = list(cache_folder().glob("*.arrow"))
+        assert len(copies) == 1
+    before = copies[0].stat().st_ino
+    many(tmp_path, 151)
+    assert load_captioned(source, 16)[150][1] == "caption 150"
+    load_captioned(source, 16).images([5])
+    assert copies[0].stat().st_ino != before and len(list(cache_folder().glob("*.arrow"))) == 1
+    copies[0].write_bytes(b"x")
+    assert torch.equal(load_captioned(source, 16).images([3]), wanted[:1])
+    copies[0].unlink()
+    assert len(list(stream_captioned(source, 16))) == 151 and not copies[0].exists()
+
+
+@pytest.mark.parametrize("what", ["a file", "no home"])
+def test_a_cache_that_cannot_be_is_no_damage(what, tmp_path, monkeypatch):
+    source = many(tmp_path)
+    if what == "a file":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("IMAGEN_NB_CACHE", str(tmp_path / "file"))
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "file"))
+    else:
+        monkeypatch.delenv("IMAGEN_NB_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.warns(UserWarning, match="no catalog can be kept"):
+        ds = load_captioned(source, 16)
+        assert len(ds.images(range(150))) == 150 and not ds.broken
+
+
+def test_a_full_cache_is_not_blamed_on_the_pictures(tmp_path, monkeypatch):
+    ds = load_captioned(many(tmp_path), 16)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(arrow, "replaced", full)
+    with pytest.raises(OSError, match="cannot be written to .*No space left.*IMAGEN_NB_CACHE"):
+        ds.images([3])
+    assert not ds.broken and not ds.stopped
+
+
+def test_the_cause_of_damage_is_kept(tmp_path):
+    (tmp_path / "0.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(
+        ValueError, match="1 parquet file damaged; for example .*0.parquet: .*magic"
+    ) as e:
+        load_captioned(tmp_path, 16)
+    assert "magic" in str(e.value.__cause__)
+    (tmp_path / "0.parquet").unlink()
+    (tmp_path / "0.arrow").symlink_to("gone")
+    with pytest.raises(ValueError, match="1 arrow file: No such file or directory"):
+        load_captioned(tmp_path, 16)
+
+
+def test_rows_behind_damage_in_a_parquet_are_counted(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    noise = torch.randint(0, 256, (400, 9000), generator=torch.Generator().manual_seed(0)).byte()
+    blobs = [dict(bytes=jpeg(0) + bytes(row.tolist()) + b"\xff\xd9") for row in noise]
+    columns = pyarrow.table(dict(image=blobs, text=["c"] * 400))
+    parquet.write_table(columns, tmp_path / "0.parquet", row_group_size=50, compression="zstd")
+    blob = bytearray((tmp_path / "0.parquet").read_bytes())
+    blob[len(blob) // 2 : len(blob) // 2 + 20_000] = noise[:3].numpy().tobytes()[:20_000]
+    (tmp_path / "0.parquet").write_bytes(blob)
+    with pytest.raises(ValueError, match="of 400 pictures cannot be used.*0.parquet: from row"):
+        load_captioned(tmp_path, 16)
+    ds = quiet(tmp_path, 16, max_skipped=1)
+    assert 100 <= len(ds) <= 200 and len(ds) + ds.skipped["parquet file damaged"] == 400
+    ds.images([0, len(ds) - 1])
+    assert not ds.broken
+
+
+# ---------------------------------------------------------------- streams of files at hand
+
+
+def in_tar(root, members):
+    with tarfile.open(root / "0.tar", "w") as out:
+        for name, blob in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(blob)
+            out.addfile(info, io.BytesIO(blob))
+    return root / "0.tar"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda k: [("jpg", jpeg(k)), ("json", json.dumps(dict(caption=f"c {k}")).encode())],
+        lambda k: [("JPG", jpeg(k)), ("TXT", f"c {k}".encode())],
+        lambda k: [("jpg", jpeg(k))] + [("txt", f"c {k}".encode())] * (k != 2),
+        lambda k: [("gif" if k % 2 else "jpg", jpeg(k)), ("caption", f"c {k}".encode())],
+    ],
+    ids=["json", "capitals", "missing txt", "mixed"],
+)
+def test_a_stream_of_files_reads_what_the_catalog_does(layout, tmp_path):
+    source = in_tar(tmp_path, [(f"{k}.{end}", b) for k in range(6) for end, b in layout(k)])
+    ds = load_captioned(source, 16)
+    got = {caption: image for image, caption in stream_captioned(source, 16)}
+    assert got.keys() == {ds.caption(i) for i in range(6)}
+    assert all(torch.equal(got[ds.caption(i)], ds[i][0]) for i in range(6))
+
+
+@every_layout
+def test_a_stream_takes_every_layout_and_counts_what_is_damaged(layout, tmp_path):
+    stream = stream_captioned(LAYOUTS[layout](tmp_path, sample_rows), 16)
+    assert sorted(c for _, c in stream) == sorted(c[0] for *_, c in sample_rows)
+    source, _ = streamed(tmp_path, "parquet")
+    (tmp_path / "cut.parquet").write_bytes(source.read_bytes()[:300])
+    stream = stream_captioned([source, tmp_path / "cut.parquet"], 16)
+    with pytest.warns(UserWarning, match="left out: parquet file damaged"):
+        assert len(list(stream)) == 25
+    assert stream.skipped == {"parquet file damaged": 1}
+
+
+def test_a_stream_is_named_by_what_decides_its_pictures(tmp_path):
+    source = streamed(tmp_path, "tar")[0]
+    others = [
+        stream_captioned(source, 16),
+        stream_captioned(source, 8),
+        stream_captioned(source, 16, seed=1),
+        stream_captioned(source, 16, block=7),
+    ]
+    assert others[0].identity == "0.tar, streamed at 16 px, seed 0, blocks of 1000"
+    assert len({o.identity for o in others}) == 4

@@ -6,39 +6,28 @@ import socket
 import pytest
 import torch
 
-from imagen_nb.cascade import has_fast_bf16
-from imagen_nb.checkpoint import assets
-from imagen_nb.convert import convert_encoder, encoder_bytes
+from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld, wordings
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
-from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.convert import convert_encoder, encoder_bytes
+from imagen_nb.stage import Stage, StageConfig, has_fast_bf16
+from imagen_nb.store.files import assets
+from imagen_nb.store.foreign import in_words
+from imagen_nb.text import TextEmbedding, TextEncoder, fast_dtype, pad_rows
 from imagen_nb.unet import UNet, UNetConfig
 
 TOY = assets() / "t5-toy"
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return TextEncoder.toy()
-
-
-@pytest.fixture(scope="module")
-def captions():
-    world = ShapesWorld("train", level="full")
-    return [world.caption(i) for i in range(120)]
-
-
-def random_t5(folder, vocab=192):
-    "A T5 with random weights as Google's v1.1 folders are: spiece.model and .bin only."
+def train_pieces(folder, lines):
+    "Write the spiece.model of a T5 that reads such lines."
     import sentencepiece
-    from transformers import T5Config, T5ForConditionalGeneration
 
-    world = ShapesWorld("train", level="full")
-    lines = folder.parent / "lines.txt"
-    folder.mkdir()
-    lines.write_text("\n".join(world.caption(i) for i in range(60)))
+    text = folder.parent / "lines.txt"
+    text.write_text("\n".join(lines), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(lines),
+        input=str(text),
         model_prefix=str(folder / "spiece"),
         vocab_size=60,
         pad_id=0,
@@ -49,6 +38,15 @@ def random_t5(folder, vocab=192):
         minloglevel=2,
     )
     (folder / "spiece.vocab").unlink()
+
+
+def random_t5(folder, vocab=192):
+    "A T5 with random weights as Google's v1.1 folders are: spiece.model and .bin only."
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    world = ShapesWorld("train", level="full")
+    folder.mkdir()
+    train_pieces(folder, [world.caption(i) for i in range(60)])
     config = T5Config(
         vocab_size=vocab,
         d_model=32,
@@ -62,6 +60,14 @@ def random_t5(folder, vocab=192):
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     config.save_pretrained(folder)
     return model
+
+
+def tiny(width):
+    "A network that reads tokens of this width."
+    return UNetConfig(
+        dim=16, mults=(1, 2), blocks=1, attention=(False, True), head_dim=16, text_dim=width,
+        text_width=16, emb_dim=32,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- TextEmbedding
@@ -95,6 +101,16 @@ def test_pad_concat_and_rows():
     assert both.mask.shape == (9, 5)
     torch.testing.assert_close(both.rows(slice(6, 9)).tokens, text.tokens)
     torch.testing.assert_close(both.rows(torch.tensor([2, 0])).tokens, text.tokens[[2, 0]])
+
+
+def test_pad_rows():
+    rows = [torch.ones(3, 2), 2 * torch.ones(1, 2, dtype=torch.bfloat16)]
+    text = pad_rows(rows)
+    assert text.mask.tolist() == [[True] * 3, [True, False, False]] and text.tokens.sum() == 10
+    assert text.tokens.dtype == torch.float32
+    whole = ragged()
+    again = pad_rows([tokens[mask] for tokens, mask in zip(*whole)])
+    torch.testing.assert_close(again.tokens, whole.trim().tokens)
 
 
 def test_null_is_one_zero_token():
@@ -506,8 +522,10 @@ def test_options_that_cannot_be(options, words):
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_batch_size(encoder, size):
+    mine = TextEncoder(encoder.model, encoder.tokenizer)
+    mine.batch_size = size
     with pytest.raises(ValueError, match="batch_size, got"):
-        list(encoder.batches(["a"], size))
+        mine(["a"])
 
 
 def test_folder_without_weights_or_tokenizer(tmp_path):
@@ -544,6 +562,174 @@ def test_offloaded_weights_give_the_same_numbers(encoder, captions, tmp_path, wh
         TextEncoder(mine.model, mine.tokenizer)
 
 
+# ---------------------------------------------------------------- an encoder proves that it can read
+
+SMALL = dict(vocab_size=192, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1200000\n"
+CHINESE = ["红色的圆", "两只蓝色的猫", "绿色的方块在左边", "黄色的星在右边"]
+
+
+def test_characters_without_a_token_are_counted_and_told(tmp_path):
+    random_t5(tmp_path / "t5")
+    encoder = TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.float32)
+    with pytest.warns(UserWarning, match="2 captions with char.*'t5/'.*<unk>.*google/mt5") as said:
+        EmbeddingCache.build(encoder, [*CHINESE[:2], "a red circle"], tmp_path / "c")
+    assert len(said) == 1 and encoder.unknown == 2 and encoder.truncated == 0
+    with pytest.warns(UserWarning, match="1 caption with characters"):
+        Imagen(encoder, [Stage(StageConfig(size=16, network=tiny(32)))]).encode(["红", "a circle"])
+    toy = TextEncoder.toy()
+    toy(CHINESE)  # it spells what it has never met
+    assert toy.unknown == 0
+
+
+@pytest.mark.parametrize("kind", ["MT5", "UMT5"])
+def test_a_multilingual_encoder_reads_many_scripts(tmp_path, kind):
+    import transformers
+
+    config = getattr(transformers, kind + "Config")(**SMALL)
+    getattr(transformers, kind + "ForConditionalGeneration")(config).save_pretrained(tmp_path / "m")
+    train_pieces(tmp_path / "m", CHINESE * 9)
+    encoder = TextEncoder.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    text = encoder(CHINESE[:2])
+    assert encoder.unknown == 0 and (text.tokens[0, 1] - text.tokens[1, 1]).abs().max() > 1e-3
+    convert_encoder(tmp_path / "m", tmp_path / "n")
+    old, new = (TextEncoder.from_pretrained(tmp_path / n, dtype=torch.bfloat16) for n in "mn")
+    assert {**old.identity, "encoder": ""} == {**new.identity, "encoder": ""}
+
+
+def test_a_long_prompt_is_told_when_drawing(encoder):
+    imagen = Imagen(encoder, [Stage(StageConfig(size=16, network=tiny(128)))])
+    with pytest.warns(UserWarning, match="Imagen.sample: 1 caption longer than 128 tokens"):
+        imagen.encode(["a red circle " * 60, "a red circle"])
+
+
+def other_words(folder):
+    "A tokenizer with more words than the model."
+    words = [f"w{i}" for i in range(300)]
+    (folder / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *words]))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (folder / "spiece.model").unlink()
+
+
+def few_words(folder):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    T5ForConditionalGeneration(T5Config(**SMALL | dict(vocab_size=5000))).save_pretrained(folder)
+
+
+def no_words(folder):
+    (folder / "spiece.model").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+
+
+def other_end(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | dict(eos_token_id=7)))
+
+
+def bert_s_words(folder):
+    bert_tokenizer(folder).save_pretrained(folder)
+    (folder / "spiece.model").unlink()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda folder: (folder / "spiece.model").unlink(), "no tokenizer there.*`text_encoder`"),
+        (no_words, "got no words"),
+        (other_words, "token numbers up to 304, expected below 192"),
+        (few_words, "got .* tokens, expected about 5000"),
+        (other_end, "end mark 1, expected 7"),
+        (bert_s_words, "end mark None, expected 1"),
+    ],
+)
+def test_a_tokenizer_that_cannot_read_for_this_model_is_refused(tmp_path, change, words):
+    random_t5(tmp_path / "t5")
+    change(tmp_path / "t5")
+    with pytest.raises(ValueError, match=words):
+        TextEncoder.from_pretrained(tmp_path / "t5", dtype=torch.float32)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def folder_instead(file):
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGE = {
+    "a pointer of git-lfs": lambda file: file.write_bytes(POINTER),
+    "empty": lambda file: file.write_bytes(b""),
+    "a web page": lambda file: file.write_bytes(b"\n<!DOCTYPE html><html>404</html>"),
+    "no file but a directory": folder_instead,
+    "damaged|cut short": cut,
+}
+
+
+@pytest.mark.parametrize("words", DAMAGE)
+@pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin", "model.safetensors"])
+def test_a_damaged_file_is_named_and_said_what_it_is(tmp_path, name, words):
+    model = random_t5(tmp_path / "t5")
+    if name.startswith("model."):
+        model.save_pretrained(tmp_path / "t5")
+    DAMAGE[words](tmp_path / "t5" / name)
+    for read in (
+        lambda: TextEncoder.from_pretrained(tmp_path / "t5"),
+        lambda: convert_encoder(tmp_path / "t5", tmp_path / "n"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is ({words})"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "spiece.model"])
+@pytest.mark.parametrize(
+    "content, words", [(POINTER, "git-lfs"), (b"", "empty"), (b"?", "damaged")]
+)
+def test_a_damaged_tokenizer_is_named(tmp_path, name, content, words):
+    random_t5(tmp_path / "t5")
+    (tmp_path / "t5" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is .*{words}"):
+        TextEncoder.from_pretrained(tmp_path / "t5")
+
+
+def test_a_missing_shard_and_a_bad_index_are_named(tmp_path):
+    model, folder = random_t5(tmp_path / "t5"), tmp_path / "t5"
+    model.save_pretrained(folder, max_shard_size="20KB")
+    shards, index = sorted(folder.glob("*.safetensors")), folder / "model.safetensors.index.json"
+    assert len(shards) > 1 and TextEncoder.from_pretrained(folder).width == 32
+    shards[1].rename(tmp_path / "away")
+    words = f"{len(shards) - 1} of the {len(shards)} weight files .*{shards[1].name} is missing"
+    for read in (TextEncoder.from_pretrained, lambda o: convert_encoder(o, tmp_path / "n")):
+        with pytest.raises(ValueError, match=words):
+            read(folder)
+    index.write_text("{")
+    with pytest.raises(ValueError, match="index.json is damaged, no JSON"):
+        TextEncoder.from_pretrained(folder)
+
+
+def test_what_is_not_read_may_be_damaged(tmp_path):
+    random_t5(tmp_path / "t5").save_pretrained(tmp_path / "t5")
+    (tmp_path / "t5" / "pytorch_model.bin").write_bytes(POINTER)  # cloned without the .bin
+    assert TextEncoder.from_pretrained(tmp_path / "t5").width == 32
+
+
+def test_a_broken_package_on_the_way_is_named(tmp_path, monkeypatch):
+    (tmp_path / "hearing.py").write_text("raise RuntimeError('hearing::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    library = {"__name__": "transformers.models"}
+    try:
+        try:
+            exec("import hearing", library)
+        except RuntimeError as e:
+            raise ModuleNotFoundError("Could not import T5EncoderModel") from e.with_traceback(
+                e.__traceback__.tb_next
+            )
+    except ModuleNotFoundError as e:
+        assert in_words(e).startswith("hearing on this machine is broken (hearing::nms does not")
+
+
 # ---------------------------------------------------------------- conversion
 
 
@@ -553,7 +739,7 @@ def folder_size(folder):
 
 @pytest.mark.parametrize("layout", ["one", "many"])
 def test_convert_writes_the_encoder_alone(tmp_path, captions, monkeypatch, layout):
-    from imagen_nb import convert
+    from imagen_nb.engine import convert
 
     random_t5(tmp_path / "old")
     if layout == "many":
@@ -720,3 +906,43 @@ def test_identity_names_what_decides_the_numbers(encoder):
         ).identity
         == encoder.identity
     )
+
+
+# ---------------------------------------------------------------- an encoder of one's own
+
+
+class Letters:
+    "A vector for each letter: an encoder that has what `Encoder` says, and nothing else."
+
+    width = 6
+    identity = dict(
+        encoder="letters", revision="1", tokenizer="letters", max_length=16, dtype="float32"
+    )
+
+    def __call__(self, captions):
+        table = torch.randn(128, 6, generator=torch.Generator().manual_seed(0))
+        ids = [[ord(letter) % 128 for letter in caption[:16] or " "] for caption in captions]
+        return pad_rows([table[row] for row in ids])
+
+
+def test_an_encoder_of_ones_own_fills_a_cache_and_draws(tmp_path):
+    own, captions = Letters(), ["a red circle", "", "two stars", "a red circle"]
+    cache = EmbeddingCache.build(own, captions, tmp_path / "c", dtype=torch.float32)
+    assert len(cache) == 3 and cache.width == 6
+    again = EmbeddingCache.open(tmp_path / "c", own)
+    torch.testing.assert_close(again[captions].tokens, own(captions).tokens)
+    torch.testing.assert_close(again[captions].mask, own(captions).mask)
+    with pytest.raises(ValueError, match="'t5-toy' differs in revision.*max_length"):
+        EmbeddingCache.open(tmp_path / "c", TextEncoder.toy())
+
+    imagen = Imagen(own, [Stage(StageConfig(size=16, network=tiny(6)))])
+    imagen.stages[0].is_trained = True
+    pictures = imagen.sample(["a red circle"], steps=2)
+    assert pictures.shape == (1, 3, 16, 16)
+    imagen.save_pretrained(tmp_path / "model", dtype=torch.float32)
+    loaded = Imagen.from_pretrained(tmp_path / "model", own)
+    torch.testing.assert_close(loaded.sample(["a red circle"], steps=2), pictures)
+    other = Letters()
+    other.identity = own.identity | dict(revision="2")
+    with pytest.raises(ValueError, match="expected the encoder of training"):
+        Imagen.from_pretrained(tmp_path / "model", other)

@@ -1,41 +1,53 @@
 """Training: draws, schedules, optimizers, and runs that are interrupted."""
 
+import copy
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_worker import STAGE, Letters, make_trainer
+from test_validation import ENLARGER
+from train_worker import STAGE, Letters, make_trainer, pin_fp32
 
-from imagen_nb import training
-from imagen_nb.checkpoint import checkpoints
-from imagen_nb.data import ShapesWorld, load_captioned, permute
-from imagen_nb.health import TrainingError, check_pictures, replace_text
-from imagen_nb.runs import save_picture
+from imagen_nb import stage as stages
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine import execution, keeping
+from imagen_nb.engine.distributed import gradient, settings
+from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.guards import check_pictures, has_learned
+from imagen_nb.engine.keeping import claim_directory, release_directory
+from imagen_nb.engine.optim import Muon, make_optimizers, orthogonalize
+from imagen_nb.engine.samples import Arrivals, in_parts, loading_workers, one_ahead
+from imagen_nb.engine.stopping import TrainingError
+from imagen_nb.engine.validation import describe_samples, draw_samples, is_due
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.plots import save_picture
+from imagen_nb.recipes import toy
+from imagen_nb.runs.run import with_new_stages
+from imagen_nb.runs.setup import load_recipe
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import checkpoints
+from imagen_nb.store.config import change, config_to_dict
+from imagen_nb.store.files import replace_text
+from imagen_nb.store.keyed import permute
 from imagen_nb.training import (
-    Execution,
     Samples,
     TrainConfig,
-    claim_directory,
-    describe_samples,
+    Trainer,
     draw,
     draw_crop,
-    draw_samples,
     ema_decay,
-    in_parts,
     keyed_times,
     learning_rate,
-    loading_workers,
-    make_optimizers,
-    one_ahead,
-    orthogonalize,
     update_ema,
 )
 
@@ -44,8 +56,16 @@ ENV = dict(
     os.environ,
     PYTHONPATH=f"{HERE.parent}{os.pathsep}{HERE}",
     OMP_NUM_THREADS="1",
-    ACCELERATE_USE_CPU="true",
+    CUDA_VISIBLE_DEVICES="",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fp32():
+    "Processes and micro-batches agree within rounding of fp32."
+    undo = pin_fp32()
+    yield
+    undo()
 
 
 def final(out, steps=20):
@@ -71,17 +91,18 @@ def reference(tmp_path_factory):
 
 def test_draws_depend_on_seed_and_number_alone():
     index = torch.arange(10)
-    whole = draw(3, index, (3, 4, 4), lowres_shape=(3, 3, 3))
+    whole = draw(3, index, ENLARGER)
+    assert whole.eps.shape == (10, 3, 8, 8) and whole.aug_eps.shape == (10, 3, 6, 6)
     for part in (index[:3], index[7:], index[[9, 2]]):
-        for a, b in zip(draw(3, part, (3, 4, 4), lowres_shape=(3, 3, 3)), whole):
+        for a, b in zip(draw(3, part, ENLARGER), whole):
             assert torch.equal(a, b[part])
-    assert not torch.equal(draw(4, index, (3, 4, 4)).eps, whole.eps)
+    assert not torch.equal(draw(4, index, ENLARGER).eps, whole.eps)
+    assert draw(3, index, STAGE)[3:] == (None, None)
 
 
 def test_draws_have_the_right_distributions():
-    d = draw(
-        0, torch.arange(6000), (3, 2, 2), lowres_shape=(3, 2, 2), caption_drop=0.1, aug_max=0.4
-    )
+    small = replace(ENLARGER, size=4, lowres_size=2, crop=2, aug_max=0.4)
+    d = draw(0, torch.arange(6000), small)
     assert (
         abs(d.eps.mean()) < 0.012
         and abs(d.eps.std() - 1) < 0.012
@@ -106,10 +127,11 @@ def test_times_are_uniform_or_follow_their_law():
 
 
 def test_crops_stay_inside_and_reach_every_corner():
-    crop = draw_crop(0, torch.arange(3000), size=32, side=16, margin=4, align=4)
-    assert crop.height == crop.width == 24
-    for v in (crop.top + 4, crop.left + 4):
+    crop = draw_crop(0, torch.arange(3000), replace(ENLARGER, size=32, lowres_size=8, crop=16))
+    assert crop.height == crop.width == 32  # 16 and a margin of 8 on each side
+    for v in (crop.top + 8, crop.left + 8):
         assert v.unique().tolist() == [0, 4, 8, 12, 16]
+    assert draw_crop(0, torch.arange(3), STAGE) is None
 
 
 def test_processes_share_the_samples_of_one():
@@ -168,17 +190,7 @@ def test_every_epoch_draws_a_caption_by_key(three_captions):
 
 def test_a_run_with_several_captions_resumes_bit_equal(three_captions, tmp_path):
     make_trainer(tmp_path / "whole", 12, three_captions).fit()
-    trainer = make_trainer(tmp_path / "parts", 12, three_captions)
-    step = trainer.train_step
-
-    def stopping(*args):
-        if trainer.step == 8:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    trainer.train_step = stopping
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
+    stop_after(make_trainer(tmp_path / "parts", 12, three_captions), 8)
     make_trainer(tmp_path / "parts", 12, three_captions).fit()
     assert equal(final(tmp_path / "parts", 12), final(tmp_path / "whole", 12))
 
@@ -211,10 +223,10 @@ class Signed:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_that_work_ahead_give_the_same_batches(workers):
     samples, plain = (make_trainer("unused").samples for _ in range(2))
-    samples.workers, samples.text = workers, Signed(samples.text)
+    samples.text = Signed(samples.text)
     readers = set()
     for (batch, draws), (expected, same) in zip(
-        samples.batches(15), plain.batches(15), strict=True
+        samples.batches(15, workers=workers), plain.batches(15), strict=True
     ):
         assert (
             torch.equal(batch.index, expected.index)
@@ -227,12 +239,13 @@ def test_processes_that_work_ahead_give_the_same_batches(workers):
 
 
 def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
-    samples = make_trainer("unused").samples
-    assert samples.workers == 0
-    samples.device, samples.workers = torch.device("meta"), 1
+    samples, e = make_trainer("unused").samples, Execution(compile=True)
+    assert e.loading(torch.device("cpu")) == dict(
+        device=torch.device("cpu"), workers=0, multiple=32
+    )
     moved = [
         (b.images.device.type, b.text.tokens.device.type, d.eps.device.type)
-        for b, d in samples.batches(17)
+        for b, d in samples.batches(17, device="meta", workers=1)
     ]
     assert moved == [("meta",) * 3] * 3
 
@@ -240,8 +253,8 @@ def test_elsewhere_than_on_a_cpu_batches_are_made_ahead_and_moved():
 def test_cores_that_nobody_needs_prepare_batches(monkeypatch):
     gpu = torch.device("cuda")
     for cores, gpus, workers in ((16, 1, 8), (16, 4, 3), (4, 1, 3), (2, 4, 1), (None, 0, 1)):
-        monkeypatch.setattr(os, "cpu_count", lambda: cores)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(os, "cpu_count", lambda n=cores: n)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
         assert loading_workers(gpu) == workers and loading_workers(torch.device("cpu")) == 0
 
 
@@ -370,8 +383,12 @@ def test_the_average_follows_the_network_at_every_step(tmp_path):
         torch.testing.assert_close(later[k], decay * first[k] + (1 - decay) * second[k])
 
 
-def test_steps_are_loss_gradient_clip_update_and_average_written_out(tmp_path):
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_steps_are_loss_gradient_clip_update_and_average_written_out(
+    tmp_path, is_bf16, monkeypatch
+):
     "Against the same written out with torch alone, and nothing left over from step to step."
+    monkeypatch.setattr(stages, "has_fast_bf16", lambda device: is_bf16)
     changes = dict(optimizer="adam", clip=0.05, lr=1e-2)
     make_trainer(tmp_path / "run", 3, **changes).fit()
     trainer = make_trainer("unused", 3, **changes)
@@ -444,6 +461,7 @@ def test_sigterm_finishes_the_step_and_saves(reference, tmp_path):
     assert equal(final(tmp_path / "run"), final(reference))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_run(reference, tmp_path):
     "Equal draws, averaged gradients: fails if the loss is computed around the wrapper."
     command = [
@@ -524,12 +542,7 @@ def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeyp
 
     def watched(batch, draws):
         result = keep(batch, draws)
-        seen.append(
-            [
-                p.detach().clone()
-                for p in (*trainer.network.parameters(), *trainer.average.parameters())
-            ]
-        )
+        seen.append([p.detach().clone() for net in trainer.learned[:2] for p in net.parameters()])
         return result
 
     trainer.train_step = watched
@@ -542,22 +555,24 @@ def test_bad_steps_change_nothing_and_many_of_them_end_the_run(tmp_path, monkeyp
 POISONED = """
 import sys, torch
 from pathlib import Path
-from train_worker import make_trainer
+from train_worker import make_trainer, pin_fp32
+pin_fp32()
 trainer = make_trainer(Path(sys.argv[1]), steps=4, accumulate=int(sys.argv[2]))
 step, sums = trainer.train_step, []
 def poisoned(batch, draws):
-    if trainer.step == 1 and trainer.rank == trainer.ranks - 1:
+    if trainer.step == 1 and trainer.process.rank == trainer.process.ranks - 1:
         images = batch.images.clone(); images[-1] = float("nan")
         batch = batch._replace(images=images)
     result = step(batch, draws)
-    sums.append([float(sum(p.double().sum() for p in net.parameters())) for net in (trainer.network, trainer.average)])
+    sums.append([float(sum(p.double().sum() for p in net.parameters())) for net in trainer.learned[:2]])
     return result
 trainer.train_step = poisoned
 trainer.fit()
-(trainer.out/f"sums{trainer.rank}.txt").write_text(repr(sums))
+(trainer.out/f"sums{trainer.process.rank}.txt").write_text(repr(sums))
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
     "With micro-batches, of which one is bad; the rest of the run is that of one process, within rounding."
     (tmp_path / "poisoned.py").write_text(POISONED)
@@ -601,13 +616,14 @@ def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
 def gradients(**execution):
     "Losses and gradients of the first step."
     trainer = make_trainer("unused", **execution)
-    trainer.network = trainer.stage.network
-    trainer.network.recompute = trainer.execution.recompute
-    for p in trainer.network.parameters():  # fresh blocks are the identity: wake them
+    e, network = trainer.execution, trainer.stage.network
+    trainer.stage.network = e.wrap(network, trainer.process)
+    for p in network.parameters():  # fresh blocks are the identity: wake them
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(p.numel()))
-    losses = trainer.gradient(*next(trainer.samples.batches(0)))
-    return losses, torch.cat([p.grad.flatten() for p in trainer.network.parameters()])
+    batch, draws = next(trainer.samples.batches(0))
+    losses = gradient(trainer.stage, batch, draws, e.accumulate)
+    return losses, torch.cat([p.grad.flatten() for p in network.parameters()])
 
 
 @pytest.mark.parametrize("parts", [2, 3, 8])
@@ -637,9 +653,9 @@ def test_a_batch_is_cut_into_all_of_its_rows():
 
 def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
     "With a compiler that changes nothing: captions get fixed lengths, the average stays as it was written."
-    real, compiled = training.compile_blocks, []
+    real, compiled = execution.compile_blocks, []
     monkeypatch.setattr(
-        training, "compile_blocks", lambda network: compiled.append(real(network, backend="eager"))
+        execution, "compile_blocks", lambda network: compiled.append(real(network, backend="eager"))
     )
     trainer, plain = (
         make_trainer(tmp_path / "compiled", steps=3, compile=True),
@@ -659,7 +675,7 @@ def test_compiled_blocks_train_the_same_run(tmp_path, monkeypatch):
 def test_watching_changes_no_bit(reference, tmp_path):
     def run(**execution):
         trainer = make_trainer(tmp_path / "run", **execution)
-        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")
+        trainer.stage.config = replace(STAGE, steps=2, sampler="ddim")  # the run is the same
         trainer.fit()
 
     run(validate_every=7, sample_every=9)
@@ -684,8 +700,8 @@ def test_watching_changes_no_bit(reference, tmp_path):
 
 def test_watching_costs_a_hundredth_each():
     def settle(batch, steps, ranks=1, stage=STAGE, **given):
-        samples = Samples(stage, None, None, TrainConfig(batch=batch, steps=steps), ranks=ranks)
-        e = Execution(**given).settle(stage, TrainConfig(batch=batch, steps=steps), samples)
+        config, network = TrainConfig(batch=batch, steps=steps), torch.nn.Identity()
+        e = Execution(**given).settle(Stage(stage, network), config, ranks)
         return e.validate_every, e.sample_every, e.compile
 
     quick = replace(STAGE, steps=16, w=2.0)
@@ -697,9 +713,7 @@ def test_watching_costs_a_hundredth_each():
     )  # 128 passes, 12 in a step: at the end alone
     assert settle(8, 100, stage=replace(quick, crop=8))[1] == 2134  # whole pictures cost four crops
     assert settle(8, 100, validate_every=0, sample_every=3, compile=True) == (0, 3, True)
-    trainer = make_trainer("unused", steps=7)
-    due = [k for k in range(8) if setattr(trainer, "step", k) or trainer.is_due(3)]
-    assert due == [3, 6, 7] and not trainer.is_due(0)
+    assert [k for k in range(8) if is_due(k, 3, 7)] == [3, 6, 7] and not is_due(7, 0, 7)
     for wrong in (dict(accumulate=0), dict(validate_every=-1)):
         with pytest.raises(ValueError, match="Execution: "):
             Execution(**wrong)
@@ -708,7 +722,7 @@ def test_watching_costs_a_hundredth_each():
 
 
 def test_samples_enlarge_true_pictures(tmp_path):
-    from test_validation import ENLARGER, fresh
+    from test_validation import fresh
 
     stage = fresh(replace(ENLARGER, steps=2, sampler="ddim", w=1.0))
     stage.is_trained = True
@@ -728,19 +742,384 @@ def test_samples_enlarge_true_pictures(tmp_path):
     )
 
 
+# ---------------------------------------------------------------- a run owns its start
+
+
+def weights(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def alike(*networks):
+    first, *others = map(weights, networks)
+    return all(torch.equal(a, b) for other in others for a, b in zip(first, other))
+
+
+def test_the_given_stage_stays_as_it_was_and_serves_two_runs(tmp_path):
+    given = make_trainer("unused").stage
+    before = weights(given.network)
+    one, two = (make_trainer(tmp_path / k, 2, stage=given).fit() for k in "ab")
+    assert all(torch.equal(p, b) for p, b in zip(given.network.parameters(), before))
+    assert alike(one.network, two.network) and not alike(one.network, given.network)
+    with pytest.raises(ValueError, match=r"use the stage that fit\(\) returned"):
+        given.sample(Letters()[["red"]], seeds=[0], steps=1)
+    assert one.sample(Letters()[["red"]], seeds=[0], steps=1).isfinite().all()
+
+
+def test_the_stage_that_fit_returns_trains_further_from_step_0(tmp_path):
+    first = make_trainer(tmp_path / "a", 2).fit()
+    before, trainer = weights(first.network), make_trainer(tmp_path / "b", 1, stage=first, lr=1e-3)
+    second = trainer.fit()
+    assert trainer.step == 1 and not alike(first.network, second.network)
+    assert all(torch.equal(p, b) for p, b in zip(first.network.parameters(), before))
+    network, average = final(tmp_path / "b", 1)
+    assert equal([network], [average])  # the average begins anew, too
+
+
+def test_a_second_try_begins_where_the_first_one_did(tmp_path):
+    trainer = make_trainer(tmp_path / "a", 4)
+    stop_after(trainer, 2)
+    del trainer.train_step
+    assert alike(trainer.fit().network, make_trainer(tmp_path / "b", 4).fit().network)
+
+
+def test_frozen_weights_stay_frozen_and_any_precision_learns_in_float32(tmp_path):
+    given = make_trainer("unused").stage
+    given.network.cond.requires_grad_(False)
+    given.network.bfloat16()
+    done = make_trainer(tmp_path / "a", 2, stage=given).fit().network
+    assert alike(done.cond, copy.deepcopy(given.network.cond).float())
+    assert not alike(done, given.network) and given.network.conv_in.weight.dtype == torch.bfloat16
+    given.network.requires_grad_(False)
+    with pytest.raises(ValueError, match="stage, got only frozen weights"):
+        make_trainer("unused", stage=given)
+
+
+def test_a_directory_is_claimed_by_a_checkpoint_or_a_row(tmp_path):
+    out = tmp_path / "run"
+    stop_after(make_trainer(out, 4), 1)  # out of memory, say
+    make_trainer(out, 4, batch=4, save_every=2).fit()
+    with pytest.raises(ValueError, match="train.batch: 4 on disk, 8 now"):
+        make_trainer(out, 4).fit()
+    watched = dict(validate_every=1, valid=ShapesWorld("valid", level="quick", size=16))
+    stop_after(make_trainer(tmp_path / "row", 4, **watched), 1)
+    with pytest.raises(ValueError, match="train.batch: 8 on disk, 4 now"):
+        make_trainer(tmp_path / "row", 4, batch=4).fit()
+
+
+def test_a_stage_that_has_not_begun_may_be_trained_in_another_way(tmp_path):
+    "Of a whole run, whose base is done when the next stage does not fit into memory."
+    first = change(toy(), "training.1.batch", "64")
+    claim_directory(tmp_path, config_to_dict(first))
+    (tmp_path / "32px").mkdir()
+    (tmp_path / "32px" / "log.jsonl").write_text('{"step": 20}\n')
+    release_directory(tmp_path)
+    for path, word in (("training.1.batch", "taken"), ("training.0.batch", "refused")):
+        now = change(first, path, "6")
+        read_as = partial(with_new_stages, now, tmp_path)
+        with nullcontext() if word == "taken" else pytest.raises(ValueError, match=path):
+            claim_directory(tmp_path, config_to_dict(now), read_as)
+    assert load_recipe(tmp_path).training[1].batch == 6
+
+
+def test_what_changes_nothing_that_is_learned_may_change(reference, tmp_path):
+    make_trainer(tmp_path / "run", keep=1)
+    stop_after(make_trainer(tmp_path / "run"), 11)
+    drawn = replace(STAGE, steps=3, sampler="ddim", w=1.0, threshold=None, t_start=0.9)
+    make_trainer(tmp_path / "run", stage=drawn, keep=5, save_every=4).fit()
+    assert equal(final(tmp_path / "run"), final(reference))
+    assert [int(p.name[5:]) for p in checkpoints(tmp_path / "run")] == [20, 16, 12, 10, 5]
+    now = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (now["train"]["keep"], now["stage"]["w"]) == (5, 1.0)
+
+
+@pytest.mark.parametrize("decay", ["constant", "late"])
+def test_a_run_becomes_longer_where_its_steps_stay_the_same(tmp_path, decay):
+    make_trainer(tmp_path / "whole", 12, decay=decay).fit()
+    stop_after(make_trainer(tmp_path / "parts", 9, decay=decay), 6)  # saved after step 5
+    make_trainer(tmp_path / "parts", 12, decay=decay).fit()
+    assert equal(final(tmp_path / "parts", 12), final(tmp_path / "whole", 12))
+    with pytest.raises(ValueError, match="train.steps: 12 on disk, 9 now"):
+        make_trainer(tmp_path / "parts", 9, decay=decay).fit()
+
+
+def test_a_longer_cosine_is_refused_with_the_way_on(tmp_path):
+    make_trainer(tmp_path / "run", 6).fit()
+    with pytest.raises(ValueError, match="steps: 6 on disk, 8 now(.|\n)*--init RUN"):
+        make_trainer(tmp_path / "run", 8).fit()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 6
+
+
+# ---------------------------------------------------------------- nothing ambient enters
+
+
+def torch_is():
+    "What other code finds."
+    return (
+        *(get() for get, *_ in settings()),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_device(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_rng_state().sum().item(),
+        signal.getsignal(signal.SIGINT),
+    )
+
+
+@pytest.fixture
+def crowded(monkeypatch):
+    "A notebook in which others were at work."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = AcceleratorState, PartialState, GradientState
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    Accelerator(mixed_precision="bf16", gradient_accumulation_steps=3)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_float32_matmul_precision("medium")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        yield
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+    for state in states:
+        state._shared_state.clear()
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_nothing_ambient_enters_a_run_or_is_left_by_it(tmp_path, request, is_bf16, monkeypatch):
+    monkeypatch.setattr(stages, "has_fast_bf16", lambda device: is_bf16)
+    make_trainer(tmp_path / "plain", 3, accumulate=2).fit()
+    trainer = make_trainer(tmp_path / "crowded", 3, accumulate=2)
+    request.getfixturevalue("crowded")
+    before = torch_is()
+    trainer.fit()
+    assert torch_is() == before
+    assert equal(final(tmp_path / "plain", 3), final(tmp_path / "crowded", 3))
+
+
+def test_a_run_that_fails_leaves_torch_as_it_was(tmp_path):
+    before, trainer = torch_is(), make_trainer(tmp_path / "run", 3)
+    stop_after(trainer, 1)
+    assert torch_is() == before and (torch.tensor([1e-40]) * 1).item() > 0
+
+
+# ---------------------------------------------------------------- slips
+
+
+def test_what_a_trainer_is_given_is_looked_at(tmp_path):
+    good = make_trainer("unused")
+    given = dict(stage=good.stage, dataset=good.samples.dataset, text=Letters(), config=good.config)
+    given |= dict(out_dir=tmp_path / "run", valid=None, execution=None)
+    none = ShapesWorld("train", level="quick", size=16, length=0)
+    wide = Letters()[["a"]]._replace(tokens=torch.zeros(1, 8, 9))
+    slips = dict(
+        stage=(STAGE, [good.stage], None),
+        dataset=(none, [(torch.zeros(3, 16, 16), "a")], None, good.samples.dataset.images([0])),
+        text=(["a"] * 40, "a", None, dict(a=1), lambda captions: None, EchoWide(wide)),
+        config=(dict(batch=4), STAGE, None),
+        out_dir=(None, 3),
+        valid=(none, 0.1, [1]),
+        execution=(dict(progress=False), True),
+    )
+    for name, wrong in slips.items():
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"Trainer: {name}, got .*expected "):
+                Trainer(**given | {name: value})
+    assert not (tmp_path / "run").exists()
+
+
+class EchoWide:
+    "Embeddings of another encoder."
+
+    def __init__(self, text):
+        self.text = text
+
+    def __getitem__(self, captions):
+        return self.text
+
+
+def test_a_warm_up_longer_than_the_run_is_told(recwarn):
+    make_trainer("unused", 4)
+    assert not recwarn
+    make_trainer("unused", 3)
+    (told,) = recwarn
+    assert "warmup=4 is longer than steps=3" in str(told.message)
+
+
+# ---------------------------------------------------------------- what others bring
+
+
+class Plain(torch.nn.Module):
+    "A network of one's own: a function of the five inputs, and nothing else that ours have."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = (torch.nn.Conv2d(*c, 3, padding=1) for c in ((3, 32), (32, 3)))
+        self.inner = torch.nn.Linear(32, 32)
+        self.words = torch.nn.Linear(6, 32)
+
+    def forward(self, z_t, log_snr, text, lowres=None, aug_log_snr=None):
+        words = self.words(text.tokens.mean(1))[:, :, None, None]
+        h = torch.nn.functional.silu(self.first(z_t) + words).movedim(1, -1)
+        return self.last(self.inner(h).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
+def test_a_network_of_ones_own_trains_and_resumes(tmp_path, optimizer):
+    "It has no `conv_in`, no `out`, no blocks to compile or to compute again."
+
+    def own(out, **changes):
+        torch.manual_seed(0)
+        options = dict(network=Plain(), optimizer=optimizer, compile=True, validate_every=12)
+        return make_trainer(out, 12, **options | changes)
+
+    own(tmp_path / "whole").fit()
+    stop_after(own(tmp_path / "parts"), 7)
+    own(tmp_path / "parts").fit()
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+    found = has_learned(final(tmp_path / "whole", 12)[1])
+    assert found.level == "ok" and "not known" in found.why
+    runs = ("kept", False), ("again", True)
+    for name, recompute in runs:
+        own(tmp_path / name, compile=False, recompute=recompute).fit()
+    assert equal(*(final(tmp_path / name, 12) for name, _ in runs))
+
+
+def test_muon_leaves_both_ends_of_any_network_to_adamw():
+    for net, ends in ((Plain(), ("first", "last")), (torch.nn.Sequential(*LINEAR), ("0", "2"))):
+        muon, adam = make_optimizers(net, TrainConfig(optimizer="muon"))
+        inner = {id(p) for p in muon.param_groups[0]["params"]}
+        names = {n for n, p in net.named_parameters() if p.ndim > 1 and id(p) not in inner}
+        assert {f"{end}.weight" for end in ends} <= names and inner
+    (only,) = make_optimizers(torch.nn.Linear(2, 2), TrainConfig(optimizer="muon"))
+    assert not isinstance(only, Muon)
+
+
+LINEAR = [torch.nn.Linear(32, 32) for _ in range(3)]
+
+
+def test_a_step_of_muon_has_the_size_of_one_of_adamw():
+    layer = torch.nn.Linear(32, 32, bias=False)
+    muon, old = Muon(layer.parameters(), lr=0.01), layer.weight.detach().clone()
+    layer(torch.randn(64, 32)).square().mean().backward()
+    muon.step()
+    step = (old - layer.weight).detach()
+    assert 0.1 < step.square().mean().sqrt() / (0.01 * 0.2) < 1.6
+
+
+class Stream:
+    "Pictures one after the other, as `pictures.streams` gives them: no length, no access by number."
+
+    size, identity = 16, "a stream"
+
+    def __init__(self, n=11):
+        self.world, self.n, self.at, self.told = (
+            ShapesWorld("train", level="quick", size=16),
+            n,
+            0,
+            [],
+        )
+
+    def __iter__(self):
+        while self.at < self.n:
+            self.at += 1
+            self.told.append(self.at - 1)
+            yield self.world.images([self.at - 1], 16)[0], self.world.caption(self.at - 1)
+        self.at = 0
+
+    def state(self):
+        return dict(at=self.at)
+
+    def resume(self, state):
+        self.at = state["at"]
+        return self
+
+
+def stop_after(trainer, step):
+    "Let a run end like a crash, once so many steps are done."
+    inner = trainer.train_step
+
+    def stopping(*args):
+        if trainer.step == step:
+            raise RuntimeError("crash")
+        return inner(*args)
+
+    trainer.train_step = stopping
+    with pytest.raises(RuntimeError, match="crash"):
+        trainer.fit()
+
+
+def test_a_run_over_a_stream_goes_on_with_the_next_picture(tmp_path):
+    whole, first, second = Stream(), Stream(), Stream()
+    make_trainer(tmp_path / "whole", 12, whole).fit()
+    stop_after(make_trainer(tmp_path / "parts", 12, first), 7)
+    make_trainer(tmp_path / "parts", 12, second).fit()
+    assert whole.told == [n % 11 for n in range(12 * 8)]
+    assert second.told == whole.told[5 * 8 :]  # after the checkpoint of step 5
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+
+
+def test_a_stream_that_is_made_ahead_is_kept_where_the_step_is(tmp_path):
+    samples = make_trainer("unused", 4, Stream()).samples
+    for n, _ in enumerate(samples.batches(0, device="meta", workers=3), 1):
+        assert samples.state == dict(at=(8 * n - 1) % 11 + 1)
+
+
+def test_streamed_files_train_and_go_on(tmp_path):
+    "The same with a real one: a table of pictures read by `datasets`."
+    datasets = pytest.importorskip("datasets")
+    from imagen_nb.pictures.streams import stream_captioned
+
+    world, rows = ShapesWorld("train", level="quick", size=16), []
+    for i, image in enumerate(world.images(range(20))):
+        save_picture(image, tmp_path / f"{i}.png")
+        rows.append(
+            dict(image=dict(bytes=(tmp_path / f"{i}.png").read_bytes()), text=world.caption(i))
+        )
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pictures.parquet")
+
+    def trainer(name):
+        stream = stream_captioned(tmp_path / "pictures.parquet", 16, block=6)
+        return make_trainer(tmp_path / name, 12, stream)
+
+    trainer("whole").fit()
+    stop_after(trainer("parts"), 8)
+    trainer("parts").fit()
+    assert equal(final(tmp_path / "whole", 12), final(tmp_path / "parts", 12))
+
+
+def test_what_a_stream_cannot_do_is_said(tmp_path):
+    with pytest.raises(ValueError, match="a stream cannot be looked at twice"):
+        make_trainer("unused", world=Stream(), validate_every=5)
+    make_trainer("unused", world=Stream(), validate_every=5, valid=ShapesWorld("valid", size=16))
+    large = replace(STAGE, size=32)
+    with pytest.raises(ValueError, match="got a stream of 16 pixels, expected 32"):
+        make_trainer("unused", world=Stream(), stage=large)
+    whole = make_trainer("unused").samples
+    shared = Samples(STAGE, Stream(), whole.text, whole.config, 0, 2)
+    with pytest.raises(ValueError, match="got a stream and 2 processes, expected one"):
+        Arrivals(shared, draw, draw_crop)
+    with pytest.raises(ValueError, match="a stream without a picture"):
+        make_trainer(tmp_path / "empty", world=Stream(0)).fit()
+
+
 # ---------------------------------------------------------------- a disk that is full
 
 
 def fail_at(monkeypatch, steps):
     "Saving these steps meets a full disk."
-    real = training.save_directory
+    real = keeping.save_directory
 
     def save(path, *args):
         if int(path.name.split("_")[1]) in steps:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(path, *args)
 
-    monkeypatch.setattr(training, "save_directory", save)
+    monkeypatch.setattr(keeping, "save_directory", save)
 
 
 def test_a_full_disk_is_survived(reference, tmp_path, monkeypatch):
@@ -792,7 +1171,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, which):
         result = step(*args)
         if trainer.step == 10:
             with torch.no_grad():
-                next(getattr(trainer, which).parameters()).view(-1)[0] = float("inf")
+                next(getattr(trainer.learned, which).parameters()).view(-1)[0] = float("inf")
         return result
 
     trainer.train_step = broken
@@ -816,12 +1195,13 @@ def test_an_older_directory_goes_on(reference, tmp_path):
     path.write_text(json.dumps(old))
     make_trainer(tmp_path / "run").fit()
     assert json.loads(path.read_text()) == old
-    with pytest.raises(ValueError, match="train.keep: 2 on disk, 1 now"):
-        make_trainer(tmp_path / "run", keep=1).fit()
+    with pytest.raises(ValueError, match="train.ema_power: 13.0 on disk, 5.0 now"):
+        make_trainer(tmp_path / "run", ema_power=5.0).fit()
 
 
 def test_the_command_line_says_how_to_train(monkeypatch):
-    from imagen_nb import cli, runs
+    from imagen_nb import cli
+    from imagen_nb.runs import run as runs
 
     asked = []
     monkeypatch.setattr(runs, "train", lambda *args, **execution: asked.append(execution))
@@ -871,9 +1251,12 @@ def test_pictures_of_the_wrong_kind_are_refused(tmp_path):
         with pytest.raises(ValueError, match=word):
             check_pictures(bad, 8)
     trainer = make_trainer(tmp_path / "run")
-    trainer.dataset.images = lambda rows, size, crop=None: torch.rand(len(rows), 3, size, size)
+    trainer.samples.dataset.images = lambda rows, size, crop=None: torch.rand(
+        len(rows), 3, size, size
+    )
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         trainer.fit()
+    assert not (tmp_path / "run" / "config.json").exists()  # the directory is still free
 
 
 def test_fit_returns_the_average(reference):

@@ -1,18 +1,20 @@
 """What a run is measured with: noise by level, captions of other pictures, and the best linear guess."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from train_worker import STAGE, Letters
 
-from imagen_nb.cascade import Stage, StageConfig
 from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr, to_eps, to_v
 from imagen_nb.efficient_unet import EfficientUNetConfig
+from imagen_nb.engine.validation import LinearPixels, other_captions
+from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.text import TextEmbedding
-from imagen_nb.training import LinearPixels, other_captions, validation_loss, validation_samples
+from imagen_nb.training import validation_loss, validation_samples
 
 WORLD = ShapesWorld("valid", level="quick", size=16)
 ENLARGER = StageConfig(
@@ -91,7 +93,7 @@ def test_levels_are_visited_evenly_and_draws_are_keyed():
     stage = Stage(STAGE, Planted(None))
 
     def drawn(batch_size, seed=0):
-        parts = validation_samples(stage, WORLD, Letters(), 48, seed, 8, batch_size)
+        parts = validation_samples(stage, WORLD, Letters(), 48, seed, batch_size)
         return (
             torch.cat([b.images for b, _ in parts]),
             sum((b.captions for b, _ in parts), []),
@@ -111,7 +113,7 @@ def test_levels_are_visited_evenly_and_draws_are_keyed():
     few = ShapesWorld(
         "valid", level="quick", size=16, length=5
     )  # seen more than once, with other noise
-    parts = validation_samples(stage, few, Letters(), 10, 0, 8, 5)
+    parts = validation_samples(stage, few, Letters(), 10, 0, 5)
     assert sorted(parts[0][0].captions) == sorted(parts[1][0].captions) and not torch.equal(
         parts[0][1].eps, parts[1][1].eps
     )
@@ -131,9 +133,7 @@ def test_other_captions_are_never_the_own_one_where_captions_differ():
 def test_a_planted_linear_guess_loses_what_trivial_says(target, weight):
     config = replace(STAGE, target=target, loss_weight=weight)
     n, stage = 32, Stage(config, Planted(None))
-    images = torch.cat(
-        [b.images for b, _ in validation_samples(stage, WORLD, Letters(), n, 0, 8, 16)]
-    )
+    images = torch.cat([b.images for b, _ in validation_samples(stage, WORLD, Letters(), n)])
     m, v = (
         f(images.double(), (0, 2, 3), keepdim=True).float()
         for f in (torch.mean, lambda *a, **k: torch.var(*a, correction=0, **k))
@@ -157,7 +157,7 @@ def test_trivial_is_the_error_of_theory_and_no_gain_beats_it():
     "v sigma^2/(alpha^2 v + sigma^2), averaged over a level; a gain that is 10 % off loses more."
     config = replace(STAGE, loss_weight="x0", time_law=None)
     n, stage = 128, Stage(config, Planted(None))
-    parts = validation_samples(stage, WORLD, Letters(), n, 0, 8, 16)
+    parts = validation_samples(stage, WORLD, Letters(), n)
     images, t = torch.cat([b.images for b, _ in parts]), torch.cat([d.t for _, d in parts])
     alpha, sigma = alpha_sigma(cosine_log_snr(t))
     v = images.var((0, 2, 3), correction=0)
@@ -185,13 +185,14 @@ def test_the_linear_guess_of_an_enlarger_knows_the_small_picture():
     assert all(a > 0 for a in with_lowres["trivial"])
 
 
+def without_text(forward, z, log_snr, text, *rest):
+    return forward(z, log_snr, text.null(), *rest)
+
+
 def test_a_network_that_ignores_text_gains_exactly_nothing():
     for config in (STAGE, replace(ENLARGER, time_law=(0.0, 1.0))):
         stage = fresh(config)
-        forward = stage.network.forward
-        stage.network.forward = lambda z, log_snr, text, *rest: forward(
-            z, log_snr, text.null(), *rest
-        )
+        stage.network.forward = partial(without_text, stage.network.forward)
         row = validation_loss(stage, WORLD, Letters(), n=24)
         assert (
             row["text_gain"] == dict(mean=0.0, low=0.0, high=0.0) and row["loss"] == row["shuffled"]

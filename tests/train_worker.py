@@ -10,10 +10,12 @@ import torch
 
 torch.set_num_threads(1)
 
-from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
+from imagen_nb import stage as stages  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.engine.execution import Execution  # noqa: E402
+from imagen_nb.stage import Stage, StageConfig  # noqa: E402
 from imagen_nb.text import TextEmbedding  # noqa: E402
-from imagen_nb.training import Execution, TrainConfig, Trainer  # noqa: E402
+from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 
 STAGE = StageConfig(
@@ -34,6 +36,17 @@ STAGE = StageConfig(
 CONFIG = dict(batch=8, optimizer="muon", lr=3e-3, warmup=4, save_every=5, ema=1.0)
 
 
+def pin_fp32():
+    "On every CPU: figures of these tests are of fp32. Returns what undoes it."
+    before = stages.has_fast_bf16
+    stages.has_fast_bf16 = lambda device: False
+
+    def undo():
+        stages.has_fast_bf16 = before
+
+    return undo
+
+
 class Letters:
     "Embeds a caption as its first letters: a text encoder that costs nothing."
 
@@ -46,23 +59,25 @@ class Letters:
         return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
 
-def make_trainer(out, steps=20, world=None, **changes):
+def make_trainer(out, steps=20, world=None, valid=None, stage=STAGE, network=None, **changes):
     execution = dict(progress=False, validate_every=0, sample_every=0) | {
         k: changes.pop(k) for k in Execution.__dataclass_fields__ if k in changes
     }
     torch.manual_seed(0)
     world = world or ShapesWorld("train", level="quick", size=16, length=50)
     return Trainer(
-        Stage(STAGE),
+        stage if isinstance(stage, Stage) else Stage(stage, network),
         world,
         Letters(),
         TrainConfig(**CONFIG | dict(steps=steps) | changes),
         out,
-        **execution,
+        valid,
+        Execution(**execution),
     )
 
 
 if __name__ == "__main__":
+    pin_fp32()
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     wait = int(sys.argv[3]) if len(sys.argv) > 3 else None
     trainer = make_trainer(Path(sys.argv[1]), steps)

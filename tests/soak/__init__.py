@@ -17,7 +17,7 @@ from mmap import mmap
 from pathlib import Path
 
 for name, value in dict(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true", ACCELERATE_LOG_LEVEL="error"
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", ACCELERATE_LOG_LEVEL="error"
 ).items():
     os.environ.setdefault(name, value)
 
@@ -28,12 +28,13 @@ import torch._dynamo  # noqa: E402
 
 torch.set_num_threads(1)
 
-from train_worker import Letters  # noqa: E402
+from train_worker import Letters, pin_fp32  # noqa: E402
 
-from imagen_nb import training  # noqa: E402
-from imagen_nb.cascade import Stage, StageConfig  # noqa: E402
-from imagen_nb.checkpoint import STEP, checkpoints  # noqa: E402
 from imagen_nb.data import ShapesWorld  # noqa: E402
+from imagen_nb.engine import keeping, logs  # noqa: E402
+from imagen_nb.engine.execution import Execution  # noqa: E402
+from imagen_nb.stage import Stage, StageConfig  # noqa: E402
+from imagen_nb.store.checkpoint import STEP, checkpoints  # noqa: E402
 from imagen_nb.training import TrainConfig, Trainer  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
 
@@ -67,7 +68,8 @@ PHASES = (
 
 
 def make_trainer(out, steps, **changes) -> Trainer:
-    "A small run."
+    "A small run, in fp32 on every machine."
+    pin_fp32()
     torch.manual_seed(0)
     world = ShapesWorld("train", level="quick", size=8, length=PICTURES)
     return Trainer(
@@ -76,9 +78,7 @@ def make_trainer(out, steps, **changes) -> Trainer:
         Letters(),
         TrainConfig(**CONFIG | dict(steps=steps) | changes),
         out,
-        progress=False,
-        validate_every=100,
-        sample_every=0,
+        execution=Execution(progress=False, validate_every=100, sample_every=0),
     )
 
 
@@ -185,13 +185,14 @@ class Watch:
 
             return call
 
-        training.save_directory, training.prune = (
-            noted(training.save_directory, "saving"),
-            noted(training.prune, "pruning"),
-        )
-        training.newest_checkpoint = noted(training.newest_checkpoint, "resuming")
-        training.Log.write = noted(training.Log.write, "logging")
-        training.validation_loss = noted(training.validation_loss, "validating")
+        for module, name, phase in (
+            (keeping, "save_directory", "saving"),
+            (keeping, "prune", "pruning"),
+            (keeping, "newest_checkpoint", "resuming"),
+            (logs.Log, "write", "logging"),
+            (trainer.watcher, "validate", "validating"),
+        ):
+            setattr(module, name, noted(getattr(module, name), phase))
         inner = noted(trainer.train_step, "stepping")
         handle = os.open(ids, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if ids else None
 

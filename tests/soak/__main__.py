@@ -31,29 +31,22 @@ def main():
 
 def write(out: Path, name: str, told: dict, quick: bool, seconds: float):
     "One card."
-    import platform
-
     import accelerate
     import safetensors
-    import torch
 
-    module = importlib.import_module(f"soak.{name}")
-    card = dict(
-        what=module.__doc__,
-        command=f"python -m soak {name}{' --quick' * quick}",
+    from tools.measure.cards import write_card
+
+    card = write_card(
+        out / f"soak-{name}.json",
+        importlib.import_module(f"soak.{name}").__doc__,
+        f"python -m soak {name}{' --quick' * quick}",
         seconds=round(seconds),
-        device=f"{os.cpu_count()} CPU cores",
         load=round(os.getloadavg()[1], 1),
-        python=platform.python_version(),
-        torch=torch.__version__,
         accelerate=accelerate.__version__,
         safetensors=safetensors.__version__,
         **told,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"soak-{name}.json"
-    file.write_text(json.dumps(card, indent=1) + "\n")
-    print(f"{file}: {round(seconds)} s\n{json.dumps(told, indent=1)}", flush=True)
+    print(json.dumps(card, indent=1), flush=True)
 
 
 if __name__ == "__main__":

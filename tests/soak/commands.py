@@ -8,7 +8,7 @@ import time
 from itertools import product
 from pathlib import Path
 
-from imagen_nb.checkpoint import checkpoints, verify
+from imagen_nb.store.checkpoint import checkpoints, verify
 
 from . import done, saved_step
 from .signals import SIGNALS, STEPS
@@ -17,7 +17,7 @@ from .signals import SIGNALS, STEPS
 def pictures(folder: Path):
     "A few captioned pictures."
     from imagen_nb.data import ShapesWorld
-    from imagen_nb.runs import save_picture
+    from imagen_nb.plots import save_picture
 
     folder.mkdir()
     for i, image in enumerate(ShapesWorld("train", level="quick", size=64).images(range(6))):
@@ -27,8 +27,10 @@ def pictures(folder: Path):
 def command(folder: Path, name: str, processes: int) -> dict:
     "Start a run, send the signal after the first checkpoint, wait for the end."
     out = folder / f"{name}-{processes}"
-    words = f"train toy --data {folder / 'pictures'} --out {out} --stage 0 --processes {processes} --set training.0.steps={STEPS}"
-    words += " --set training.0.batch=4 --set training.0.save_every=5 --set stages.0.network.dim=16 --set stages.0.network.head_dim=16"
+    words = f"train toy --data {folder / 'pictures'} --out {out} --stage 0 --processes {processes}"
+    words += f" --set training.0.steps={STEPS} --set training.0.batch=4"
+    words += " --set training.0.save_every=5 --set stages.0.network.dim=16"
+    words += " --set stages.0.network.head_dim=16"
     child = subprocess.Popen(
         [sys.executable, "-m", "imagen_nb.cli", *words.split()],
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"Files with a flipped bit, cut, or gone: noticed on loading? Our checkpoint, a safetensors file, a torch.save file, Accelerate's directory."
+"Files with a flipped bit, cut, or gone: noticed on loading? Ours, safetensors, torch.save, Accelerate's directory."
 
 import json
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from imagen_nb.checkpoint import load_directory
+from imagen_nb.store.checkpoint import load_directory
 
 from . import bound, done, make_trainer
 from .saves import Accelerates

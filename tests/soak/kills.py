@@ -6,9 +6,10 @@ import resource
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from imagen_nb.data import permute
+from imagen_nb.store.keyed import permute
 
 from . import (
     CONFIG,
@@ -132,7 +133,7 @@ def once_each(folder: Path, runs: int, steps: int, seed: int = 1) -> dict:
     for k in range(runs):
         out = folder / f"run{k}"
         phases[one_life(out, steps, steps - 1, None, 0.9 * whole, r)[0]] += 1
-        done(lambda: train(out, steps))
+        done(partial(train, out, steps))
         equal += not differences(state(out, steps), expected)
     return dict(runs=runs, steps=steps, bit_equal=equal, kills_in=dict(phases.most_common()))
 

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from . import CONFIG, ended, make_trainer, team
 
@@ -23,36 +24,42 @@ def digest(tensors) -> int:
     return int.from_bytes(h.digest()[:6], "big")
 
 
+def gather(x: torch.Tensor) -> torch.Tensor:
+    "The rows of all processes."
+    if not distributed.is_initialized():
+        return x
+    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, x)
+    return torch.cat(parts)
+
+
 def train(out: Path, told: Path, until: int = 200, bypass: bool = False):
     "Train to step `until` of 200 on however many processes there are; process 0 writes a row per step into `told`."
     trainer = make_trainer(out, 200)
-    a, inner = trainer.accelerator, trainer.train_step
+    inner = trainer.train_step
     rows, seen = [], {}
 
     def step(batch, draws):
         if trainer.step == until:
             raise StopIteration
         if bypass:
-            trainer.stage.network = a.unwrap_model(trainer.stage.network)
+            trainer.stage.network = trainer.learned.network
         if not seen:  # what the optimizer is about to use
-            trainer.optimizers[0].register_step_pre_hook(
+            trainer.learned.optimizers[0].register_step_pre_hook(
                 lambda *_: seen.update(
-                    gradients=digest(p.grad for p in trainer.network.parameters())
+                    gradients=digest(p.grad for p in trainer.learned.network.parameters())
                 )
             )
             seen.update(gradients=0)
         result = inner(batch, draws)
-        own = [float(seen["gradients"]), float(digest(trainer.network.parameters()))]
-        parts = a.gather(
+        own = [float(seen["gradients"]), float(digest(trainer.learned.network.parameters()))]
+        parts = gather(
             torch.tensor([own + [result["losses"].double().mean().item()]], dtype=torch.float64)
         )
-        ids = a.gather(batch.index)
-        drawn = a.gather(
+        ids = gather(batch.index)
+        drawn = gather(
             torch.tensor(
-                [
-                    float(digest([o for o in (e, t, k)]))
-                    for e, t, k in zip(draws.eps, draws.t, draws.keep_text)
-                ],
+                [float(digest((e, t, k))) for e, t, k in zip(draws.eps, draws.t, draws.keep_text)],
                 dtype=torch.float64,
             )
         )
@@ -73,7 +80,7 @@ def train(out: Path, told: Path, until: int = 200, bypass: bool = False):
         trainer.fit()
     except StopIteration:
         trainer.save()
-    if trainer.rank == 0:
+    if trainer.process.rank == 0:
         with told.open("a") as f:
             f.writelines(json.dumps(row) + "\n" for row in rows)
 

@@ -1,17 +1,18 @@
-"Processes that die by SIGKILL while they save: is there a checkpoint afterwards? Ours, Accelerate's, two of plain torch."
+"Processes that die by SIGKILL while they save: is there a checkpoint afterwards? Ours, Accelerate's, two of torch."
 
 import os
 import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from imagen_nb.checkpoint import checkpoints, load_directory, prune, save_directory
+from imagen_nb.store.checkpoint import checkpoints, load_directory, prune, save_directory
 
 from . import bound, done, ended, fork
 
@@ -145,6 +146,14 @@ def timed_save(way, folder: Path, n: int, write: int):
     os.write(write, b"e")
 
 
+def save_now(way, folder: Path, n: int):
+    way.prepare(folder, n)()
+
+
+def tell_outcome(way, folder: Path, n: int):
+    os._exit(10 + outcome(way, folder, n))
+
+
 def trials(way, folder: Path, kills: int, r: random.Random) -> dict:
     "Kill `kills` saves, each at a random moment; what a resume finds then."
 
@@ -152,13 +161,13 @@ def trials(way, folder: Path, kills: int, r: random.Random) -> dict:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for k in (0, 1):
-            done(lambda: way.prepare(folder, k)())
+            done(partial(save_now, way, folder, k))
         return 2
 
     n, counts, finished, seconds = fresh(), [0] * 6, 0, 0.1
     while sum(counts) < kills:
         read, write = os.pipe()
-        pid = fork(lambda: timed_save(way, folder, n, write))
+        pid = fork(partial(timed_save, way, folder, n, write))
         os.close(write)
         os.read(read, 1)
         since = time.monotonic()
@@ -172,13 +181,13 @@ def trials(way, folder: Path, kills: int, r: random.Random) -> dict:
             seconds *= 0.95
         else:
             seconds *= 1.03 if took > 0.8 * seconds else 1.0
-            result = ended(fork(lambda: os._exit(10 + outcome(way, folder, n)))) - 10
+            result = ended(fork(partial(tell_outcome, way, folder, n))) - 10
             counts[result] += 1
             if result > 1:
                 n = fresh()
                 continue
         n += 1
-        done(lambda: way.prepare(folder, n)())
+        done(partial(save_now, way, folder, n))
         n += 1
     new, old, *bad = counts
     return dict(

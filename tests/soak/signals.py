@@ -1,4 +1,7 @@
-"Runs that are told to stop: by SIGTERM, SIGINT and SIGUSR1; one process and two; once, twice, and while saving. A second Ctrl-C stops at once: it alone may lose steps."
+"""Runs that are told to stop: by SIGTERM, SIGINT and SIGUSR1; one process and two; once, twice, and while saving.
+
+A second Ctrl-C stops at once: it alone may lose steps.
+"""
 
 import os
 import random
@@ -8,7 +11,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from imagen_nb.checkpoint import checkpoints, verify
+from imagen_nb.store.checkpoint import checkpoints, verify
 
 from . import Watch, bound, ended, fork, make_trainer, quantiles, saved_step, team
 

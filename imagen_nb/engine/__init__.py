@@ -1,0 +1,1 @@
+"What a Trainer needs and a learner need not read."

@@ -1,0 +1,158 @@
+"""Optimizers by name, and their state without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from imagen_nb.training import TrainConfig
+
+
+def orthogonalize(
+    m: Tensor,  # matrices, (k rows cols)
+    steps: int = 4,  # Newton-Schulz iterations
+) -> Tensor:  # nearest semi-orthogonal matrices, roughly, (k rows cols), float32
+    "U V^T of each matrix by a quintic Newton-Schulz iteration (Jordan et al., Muon)."
+    x = m.float().mT if m.shape[-2] > m.shape[-1] else m.float()
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    eye = torch.eye(x.shape[-2], device=m.device)
+    gram, total = x @ x.mT, eye
+    for i in range(steps):  # x <- step @ x, done on the small side only
+        step = 3.4445 * eye - 4.7750 * gram + 2.0315 * gram @ gram
+        total = step @ total
+        if i < steps - 1:
+            gram = step @ gram @ step
+    x = total @ x
+    return x.mT if m.shape[-2] > m.shape[-1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    "Momentum with orthogonal updates; a convolution is a matrix (out, in*k*k).  # not in paper"
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],  # tensors with at least two dimensions
+        lr: float = 1e-3,  # in units of AdamW's: updates are scaled to its size
+        momentum: float = 0.95,  # Nesterov
+        weight_decay: float = 0.0,  # decoupled
+    ):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        "Update every tensor that has a gradient; equal shapes in one batch."
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = torch.lerp(p.grad, state["momentum"], group["momentum"])
+                by_shape.setdefault((p.shape[0], p[0].numel()), []).append((p, update))
+            for (rows, cols), pairs in by_shape.items():
+                updates = orthogonalize(torch.stack([u.reshape(rows, cols) for _, u in pairs]))
+                scale = 0.2 * max(rows, cols) ** 0.5  # root mean square of an AdamW update
+                for (p, _), u in zip(pairs, updates):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(u.reshape(p.shape), alpha=-group["lr"] * scale)
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    "The parameters that learn."
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def adam_options(params: list, c: TrainConfig) -> dict:
+    "Settings that Adam and AdamW share."
+    is_gpu = bool(params) and params[0].is_cuda
+    return dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=is_gpu or None)
+
+
+def adafactor(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "The paper's for the base (4.1)."
+    return [torch.optim.Adafactor(trainable(network), lr=c.lr, weight_decay=c.weight_decay)]
+
+
+def adam(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "The paper's for super-resolution (4.1)."
+    params = trainable(network)
+    return [torch.optim.Adam(params, **adam_options(params, c))]
+
+
+def adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "Adam with decoupled weight decay.  # not in paper"
+    params = trainable(network)
+    return [torch.optim.AdamW(params, **adam_options(params, c))]
+
+
+def muon(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "Muon for inner matrices, AdamW for vectors, thin matrices and the layers at both ends."
+    params = trainable(network)
+    layers = [p for p in params if p.ndim == 4] or [p for p in params if p.ndim > 1]
+    ends = {
+        id(p) for p in layers[:1] + layers[-1:]
+    }  # first and last convolution: see and give pixels
+
+    def is_inner(p):
+        return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in ends
+
+    inner, rest = [p for p in params if is_inner(p)], [p for p in params if not is_inner(p)]
+    return [
+        *([Muon(inner, c.lr, weight_decay=c.weight_decay)] if inner else []),
+        *([torch.optim.AdamW(rest, **adam_options(rest, c))] if rest else []),
+    ]
+
+
+OPTIMIZERS = dict(adafactor=adafactor, adam=adam, adamw=adamw, muon=muon)  # yours may be added
+
+
+def make_optimizers(
+    network: nn.Module,  # what to train
+    config: TrainConfig,  # which optimizer, and its settings
+) -> list[torch.optim.Optimizer]:  # each has its own share of the parameters
+    "Optimizers by name."
+    return OPTIMIZERS[config.optimizer](network, config)
+
+
+def take_step(
+    optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
+    lr: float,  # learning rate of this step
+):
+    "Update every parameter by its gradient."
+    for o in optimizers:
+        for group in o.param_groups:
+            group["lr"] = lr
+        o.step()
+
+
+def optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer],  # what `make_optimizers` gave
+) -> dict[str, Tensor]:  # their state by name, ready for safetensors
+    "Flatten optimizer state: no pickle in a checkpoint."
+    return {
+        f"{i}.{k}.{name}": torch.as_tensor(v).cpu()
+        for i, o in enumerate(optimizers)
+        for k, state in o.state_dict()["state"].items()
+        for name, v in state.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer],  # freshly made, same configuration
+    tensors: dict[str, Tensor],  # what `optimizer_tensors` gave
+):
+    "Put the state back, learning rates excepted: those follow from the step."
+    for i, o in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, v in tensors.items():
+            which, k, name = key.split(".", 2)
+            if int(which) == i:
+                states.setdefault(int(k), {})[name] = v
+        o.load_state_dict(dict(state=states, param_groups=o.state_dict()["param_groups"]))

@@ -1,0 +1,1 @@
+"Truths to measure against."

@@ -1,0 +1,1 @@
+"Whole commands, from a name to pictures on disk."

@@ -1,0 +1,295 @@
+"""What the command line understands: commands, options, help, and complaints in one line."""
+
+import argparse
+import difflib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imagen_nb.store.files import as_path
+
+__all__ = ["parser"]
+
+INTRO = """\
+Train Imagen cascades and draw with them.
+
+  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb train toy                        train on drawn scenes; minutes on two CPU cores
+  imagen-nb data path/to/folder              look at your own pictures before training
+  imagen-nb train toy --data path/to/folder  train on them
+
+`imagen-nb COMMAND --help` explains a command."""
+
+DATA_HELP = (
+    "a folder (with metadata.jsonl, metadata.csv, a .txt beside each picture, or no captions at all; of .tar,"
+    " .parquet or .arrow files; COCO's), one such file, a .csv, .tsv or .jsonl list, or a dataset of the hub"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    "A parser whose complaints are one line that names what exists."
+
+    def error(self, message):
+        kind, _, given = message.partition(": ")
+        known = [o for o in self._option_string_actions if o.startswith("--")]
+        if is_command := "invalid choice" in given:
+            given, known = given.split("'")[1], list(USES)
+            message = f"no command {given!r}"
+        near = [m for word in given.split() for m in difflib.get_close_matches(word, known, 1, 0.7)]
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
+        if kind == "unrecognized arguments" or is_command:
+            message += "." + hint
+        self.exit(
+            2,
+            f"{self.prog}: {message}{'' if message[-1] in '.?' else '.'} See {self.prog} --help.\n",
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        "Complaints about unknown options come from the command they were given to."
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            getattr(parsed, "parser", self).error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed
+
+
+def number(text: str) -> int | float:
+    "A whole number, or a share."
+    return int(text) if text.isdecimal() else float(text)
+
+
+def path(text: str) -> Path:
+    "A path, or a complaint in one line."
+    try:
+        return as_path(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+
+
+def words(text: str) -> str:
+    "What was typed, in UTF-8 whatever the locale says; bytes that are none become marks."
+    return os.fsencode(text).decode(errors="replace")
+
+
+Kind = dict[str, Any]  # what `add_argument` is told
+INT: Kind = dict(type=int)
+PATH: Kind = dict(type=path)
+FLAG: Kind = dict(action="store_true")
+MANY: Kind = dict(action="append", default=[])
+COLUMNS = {
+    "--image-column NAME": "of a table (default: guessed)",
+    "--caption-column NAME": "of a table or of .json files (default: guessed)",
+    "--min-size N": "leave out pictures whose shorter side has fewer pixels",
+}
+EXECUTION = {  # how training is done, not what is learned
+    "--accumulate N": "micro-batches of a step: less memory, same result (default 1)",
+    "--recompute": "compute activations twice instead of keeping them: less memory",
+    "--compile": "compile the network's blocks (default: on a GPU)",
+    "--validate-every N": "steps between validations; 0: none (default: 1 %% of the time)",
+    "--sample-every N": "steps between grids of samples; 0: none (default: 1 %% of the time)",
+    "--track NAME": "also tell tensorboard or wandb; may be repeated",
+}
+TRAIN = {
+    "recipe": "toy, toy-full or paper",
+    "--data SOURCE": DATA_HELP,
+    "--init MODEL": "start from the stages and weights of this model or run: directory, hub name or toy",
+    "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's);"
+    " with --init: where the model's own encoder lies",
+    "--stage N": "train this stage alone; 0 is the base (default: all, in turn)",
+    "--set path=value": "change the recipe, as in training.0.lr=1e-3; may be repeated",
+    "--out": "directory of the run (default runs/RECIPE)",
+    "--seed": "of weights and draws (default 0)",
+    "--processes": "on a CPU (default one per core, at most 2)",
+    "--held-out N": "on drawn scenes: test captions to draw and score (default 200);"
+    " with --data: share kept back as valid, and as much as test (default 0)",
+}
+SAMPLING = {
+    "--model": "directory of a model or a run, hub name or toy, which ships with the package (default)",
+    "--encoder DIR": "folder of the text encoder, for a model trained with one of your own",
+    "--seed": "of the noise; the same seed gives the same picture (default 0)",
+    "--steps": "network evaluations: one number, or one for each stage as in 16,6,4",
+    "--w": "guidance weight, 1 = off; one number, or one for each stage",
+    "--sampler": "ddpm, ddim or dpmpp_2m; one, or one for each stage",
+    "--threshold": "none, static or dynamic; one, or one for each stage",
+    "--aug-t": "noise on the pictures that a stage enlarges, 0 to 1; one, or one for each stage"
+    " (the base has no use for its own)",
+}
+SAMPLE = {
+    "captions CAPTION": 'what to draw; "" draws without a caption',
+    "--n": "pictures of each caption (default 1)",
+    "--size HxW": "height and width of the base's pictures, as 32x48; the stages enlarge them"
+    " (default: as trained)",
+    "--out": "folder for the files (default pictures)",
+}
+UPSCALE = {
+    "image IMAGE": "a picture file; its centred square is used",
+    "caption CAPTION": "what it shows",
+    "--out": "PNG, JPEG or WebP file (default: beside IMAGE)",
+}
+EXPORT = {"run_folder RUN": "directory of a run", "out OUT": "directory for the model"}
+EMBED = {
+    "source SOURCE": f"a .txt (a caption in each line), .jsonl, .csv or .tsv file, or {DATA_HELP}",
+    "--encoder": "toy, or a folder or hub name of a T5, BERT or CLIP (default toy)",
+    "--out DIR": "folder to make, or to add to",
+    "--column NAME": "of the captions in .jsonl, .csv and .tsv files (default caption or text)",
+    "--length N": "tokens kept of a caption; the rest is cut and counted (default 128)",
+    "--dtype": "the encoder computes in (default bf16 where it is fast, else fp32)",
+    "--store": "on disk (default bf16)",
+    "--device": "cuda, cuda:1 or cpu (default cuda if there is one)",
+    "--batch N": "captions at once (default 256 on a GPU, 64 on a CPU)",
+    "--share K/N": "encode the K-th of N shares; one process for each, one DIR for all",
+    "--verify": "read every byte of what is there; damaged parts alone are encoded anew",
+    "--convert": "a published T5 folder to one with its encoder alone, in bf16",
+}
+DATA = {
+    "source SOURCE": DATA_HELP,
+    "--recipe": "whose sizes to show (default toy)",
+    "--encoder NAME": "count the tokens of captions as this T5, BERT or CLIP does: folder or hub name (default: toy)",
+    "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
+    "--split": "train, valid or test (default train)",
+    "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
+}
+DECODE = {"--decode": "decode every picture, not just look at both its ends"}
+DOCTOR = {
+    "run_dir RUN": "directory of a run, of one of its stages, or of a saved model",
+    "--draw N": "pictures to draw with the newest averaged weights (default 8 if the networks"
+    " have under 20 million parameters in all, else 0)",
+}
+DRAWS: dict[str, Kind] = dict(model=dict(default="toy"), seed=INT | dict(default=0))
+DTYPE: Kind = dict(choices=["bf16", "fp32"])
+
+
+class Use(NamedTuple):
+    "How a command is called."
+
+    text: str  # what it does
+    examples: str  # lines of a shell
+    options: dict[str, str]  # flag and perhaps the name of its value -> help
+    kinds: dict[str, Kind]  # of some options
+
+
+USES = {
+    "train": Use(
+        "train a recipe; run the same command again to go on",
+        """\
+  imagen-nb train toy                                   drawn scenes, minutes on two CPU cores
+  imagen-nb train toy --data photos --out runs/photos   your pictures, from scratch
+  imagen-nb train toy --data photos --init toy          your pictures, from the weights that ship
+  imagen-nb train toy --data list.tsv --image-column path --caption-column title --min-size 256 --held-out .05
+  imagen-nb train toy --stage 0 --set training.0.steps=300 --set stages.0.network.dim=32""",
+        TRAIN | COLUMNS | EXECUTION,
+        dict(
+            stage=INT,
+            set=MANY,
+            out=PATH,
+            seed=INT | dict(default=0),
+            processes=INT,
+            held_out=dict(type=number),
+            min_size=INT | dict(default=0),
+            accumulate=INT,
+            recompute=FLAG | dict(default=None),
+            compile=dict(action=argparse.BooleanOptionalAction),
+            validate_every=INT,
+            sample_every=INT,
+            track=MANY,
+        ),
+    ),
+    "sample": Use(
+        "draw captions: a PNG for each, and grid.png with all stages",
+        """\
+  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""",
+        SAMPLE | SAMPLING,
+        DRAWS
+        | dict(
+            captions=dict(nargs="+", type=words),
+            n=INT | dict(default=1),
+            out=PATH | dict(default=Path("pictures")),
+        ),
+    ),
+    "upscale": Use(
+        "enlarge a picture with the super-resolution stages",
+        """\
+  imagen-nb upscale small.png "a red circle on a gray background" """,
+        UPSCALE | SAMPLING,
+        DRAWS | dict(image=PATH, caption=dict(type=words), out=PATH),
+    ),
+    "export": Use(
+        "write the model of a run that has not finished, from its newest checkpoints",
+        """\
+  imagen-nb export runs/toy model-so-far""",
+        EXPORT,
+        dict(run_folder=PATH, out=PATH),
+    ),
+    "embed": Use(
+        "encode captions once, for training; run the same command again to go on",
+        """\
+  imagen-nb embed photos --encoder google/t5-v1_1-base --out photos-embedded
+  imagen-nb embed captions.jsonl --column text --out captions-embedded
+  imagen-nb embed --convert t5-v1_1-xxl t5-xxl-encoder            44 GB to 9.5 GB, once
+  CUDA_VISIBLE_DEVICES=1 imagen-nb embed captions.txt --encoder t5-xxl-encoder --share 1/2 --out embedded""",
+        EMBED,
+        dict(
+            source=dict(nargs="?"),
+            encoder=dict(default="toy"),
+            out=PATH,
+            length=INT | dict(default=128),
+            dtype=DTYPE,
+            store=DTYPE | dict(default="bf16"),
+            batch=INT,
+            share=dict(default="0/1"),
+            verify=FLAG,
+            convert=dict(nargs=2, metavar=("SRC", "DST")),
+        ),
+    ),
+    "data": Use(
+        "look at pictures before training: counts, what is left out and why, a grid",
+        """\
+  imagen-nb data photos
+  imagen-nb data coco --split valid
+  imagen-nb data shards --recipe paper --min-size 256
+  imagen-nb data list.tsv --image-column path --caption-column title""",
+        DATA | COLUMNS | DECODE,
+        dict(
+            recipe=dict(default="toy"),
+            out=PATH | dict(default=Path("data.png")),
+            split=dict(default="train"),
+            held_out=dict(type=float, default=0.0),
+            min_size=INT | dict(default=0),
+            decode=FLAG,
+        ),
+    ),
+    "doctor": Use(
+        "look for faults in a run: data, log, checkpoints, validation, pictures; exit code 1 if there is an error",
+        """\
+  imagen-nb doctor runs/toy            a run: finished, unfinished or damaged
+  imagen-nb doctor runs/toy/32px       one stage of it
+  imagen-nb doctor runs/toy --draw 0   draw nothing: quicker""",
+        DOCTOR,
+        dict(run_dir=PATH, draw=INT),
+    ),
+    "env": Use("versions and devices, for bug reports", "", {}, {}),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    "Commands, options, help."
+    raw = argparse.RawDescriptionHelpFormatter
+    p = Parser(prog="imagen-nb", description=INTRO, formatter_class=raw)
+    commands = p.add_subparsers(
+        title="commands", dest="command", required=True, parser_class=Parser, metavar="COMMAND"
+    )
+    for name, use in USES.items():
+        c = commands.add_parser(
+            name,
+            help=use.text,
+            description=use.text + ".",
+            epilog=use.examples and "examples:\n" + use.examples,
+            formatter_class=raw,
+        )
+        c.set_defaults(parser=c)
+        for spec, words in use.options.items():
+            flag, _, metavar = spec.partition(" ")
+            named: Kind = dict(metavar=metavar) if metavar else {}
+            kind = use.kinds.get(flag.lstrip("-").replace("-", "_"), {})
+            c.add_argument(flag, help=words, **named | kind)
+    return p

@@ -1,0 +1,130 @@
+"""A run: train every stage of a recipe, draw captions, and say where the pictures are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.keeping import claim_directory, has_begun, release_directory
+from imagen_nb.recipes import Recipe
+from imagen_nb.runs.results import HELD_OUT, finish
+from imagen_nb.runs.setup import (
+    build_cache,
+    check_width,
+    held_back,
+    make_encoder,
+    open_data,
+    settle_encoder,
+)
+from imagen_nb.runs.work import Job, work
+from imagen_nb.store.config import config_to_dict
+from imagen_nb.store.files import WINDOWS, as_path
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Recipe,  # what to train, on what, and how
+    out: str | Path,  # directory of the run
+    stage: int | None = None,  # train this one alone, 0 is the base; None: all, in turn
+    processes: int | None = None,  # on a CPU; None: one per core, at most 2
+    held_out: int = HELD_OUT,  # test captions of ShapesWorld to draw and score
+    **execution,  # of `Execution`: how to train and watch; may change when a run goes on
+):
+    "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
+    check_request(len(recipe.stages), stage, processes, held_out)
+    out, since = as_path(out), time.time()
+    job = Job(out=str(out), stage=stage, held_out=held_out, execution=Execution(**execution))
+    world, encoder = open_data(recipe), make_encoder(recipe.encoder)
+    check_width(recipe, encoder)
+    recipe = settle_encoder(recipe, encoder, out)
+    release_directory(out)
+    claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
+    if (out / "samples.png").exists():
+        print(
+            f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
+        )
+        return
+    build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
+    if processes is None:
+        is_alone = torch.cuda.is_available() or WINDOWS  # where torchrun may lack what it needs
+        processes = 1 if is_alone else min(2, os.cpu_count() or 1)
+    if processes == 1:
+        work(job)
+    else:
+        launch(job, processes)
+    finish(recipe, out, world, encoder, held_out, time.time() - since)
+
+
+def with_new_stages(
+    recipe: Recipe,  # as it is now
+    out: Path,  # directory of the run
+    old: dict,  # the recipe on disk, as JSON holds it
+) -> dict:  # the same, where a stage has no checkpoint and no row with its training of now
+    "A stage that has not begun may be trained in another way."
+    training = json.loads(json.dumps(config_to_dict(recipe)["training"]))
+    if len(old.get("training", ())) != len(training):
+        return old
+    folders = [out / f"{stage.size}px" for stage in recipe.stages]
+    pairs = zip(folders, old["training"], training)
+    return old | dict(training=[was if has_begun(f) else now for f, was, now in pairs])
+
+
+def check_request(n: int, stage: int | None, processes: int | None, held_out: int):
+    "Refuse what is wrong before anything is written; n is the number of stages."
+    if stage is not None and not 0 <= stage < n:
+        raise ValueError(f"train: stage, got {stage}, expected 0 to {n - 1} (0 is the base)")
+    if not isinstance(held_out, int) or held_out < 2:
+        raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
+    if processes is not None and processes < 1:
+        raise ValueError(f"train: processes, got {processes}, expected at least 1")
+
+
+def launch(
+    job: Job,  # for each process
+    processes: int,  # 2 or more, on a CPU
+):
+    "One thread for each process: on a busy machine two threads of a process wait for each other."
+    env = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    worker = [f"--nproc-per-node={processes}", "-m", "imagen_nb.runs.work"]
+    child = subprocess.Popen([*torchrun, *worker, json.dumps(config_to_dict(job))], env=env)
+    before = pass_on_signals(child)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:  # the child knows: a terminal tells both
+        child.wait()
+        raise KeyboardInterrupt(
+            f"stopped; the newest checkpoint is in {job.out}. Run the same command to go on."
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code:
+        raise SystemExit(
+            f"imagen-nb: a training process ended with an error, see above; what it had"
+            f" saved is in {job.out}. Run the same command to go on."
+        )
+
+
+def pass_on_signals(child: subprocess.Popen) -> dict:
+    "A signal to stop reaches the child and ends the wait for it; returns the handlers of before."
+
+    def forward(*_):
+        child.send_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    handlers = {
+        signal.SIGTERM: forward,
+        signal.SIGINT: signal.default_int_handler,  # a job in the background ignores Ctrl-C
+    }
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = forward
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}

@@ -1,0 +1,187 @@
+"""What a run needs before its first step: pictures, a text encoder, cached captions, stages."""
+
+import json
+import os
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from imagen_nb.cascade import Imagen
+from imagen_nb.data import ShapesWorld
+from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.recipes import Recipe
+from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import load_directory, load_into, newest_checkpoint
+from imagen_nb.store.config import config_diff, config_from_dict, config_to_dict
+from imagen_nb.store.files import replace_text
+from imagen_nb.store.hub import find_model
+from imagen_nb.text import TextEncoder
+
+__all__ = [
+    "load_recipe",
+    "open_data",
+    "held_back",
+    "make_encoder",
+    "settle_encoder",
+    "check_width",
+    "build_cache",
+    "first_stages",
+    "trained_stages",
+]
+
+
+def load_recipe(
+    out: Path,  # directory of a run
+) -> Recipe:
+    "The recipe a directory was made for."
+    return config_from_dict(json.loads((out / "config.json").read_text()))
+
+
+# ---------------------------------------------------------------- pictures and captions
+
+
+def open_data(
+    recipe: Recipe,  # which names a source or a drawn world
+    split: str = "train",  # "train", "valid" or "test"
+):
+    "The captioned pictures a recipe trains on, or another split of its drawn world."
+    if recipe.data is not None:
+        return load_captioned(size=recipe.stages[-1].size, split=split, **vars(recipe.data))
+    if recipe.level is not None:
+        return ShapesWorld(split, level=recipe.level)
+    raise ValueError(f"train: recipe {recipe.name} needs pictures of your own: give --data SOURCE")
+
+
+def held_back(
+    recipe: Recipe,  # whose pictures are kept back
+):  # captioned pictures for validation; None: the user keeps none back, or too few
+    "Pictures that are never trained on."
+    if recipe.data is not None and not recipe.data.held_out:
+        return None
+    try:
+        return open_data(recipe, "valid")
+    except ValueError as e:
+        warnings.warn(f"train: validation on training pictures: {e}")
+        return None
+
+
+def make_encoder(
+    name: str,  # a folder, a hub name or "toy"
+    max_length: int = 128,  # tokens kept of a caption
+    dtype: torch.dtype
+    | None = None,  # it computes in; None: the toy in float32, others in the fastest
+    device: torch.device | str | None = None,  # None: the CPU
+) -> TextEncoder:
+    "A text encoder by its name."
+    dtype = dtype or (torch.float32 if name == "toy" else None)
+    return TextEncoder.from_pretrained(name, max_length, dtype, device)
+
+
+def settle_encoder(
+    recipe: Recipe,  # which names the encoder
+    encoder: TextEncoder,  # that it names
+    out: Path,  # directory of the run
+) -> Recipe:  # with a folder's full path, which holds from anywhere
+    "Remember where the encoder lies; in a run that goes on digests decide, so it may have moved."
+    folder = Path(recipe.encoder).expanduser()
+    if recipe.encoder != "toy" and folder.is_dir():
+        recipe = replace(recipe, encoder=os.path.abspath(folder))
+    with suppress(ValueError, OSError):  # no run yet, or another one: `claim_directory` will say
+        EmbeddingCache.open(out / "captions", encoder)
+        if (old := load_recipe(out)).encoder != recipe.encoder:
+            moved = config_to_dict(replace(old, encoder=recipe.encoder))
+            replace_text(out / "config.json", json.dumps(moved, indent=1))
+    return recipe
+
+
+def check_width(
+    recipe: Recipe,  # whose networks read
+    encoder: TextEncoder,  # what they read
+):
+    "Refuse networks that expect other embeddings than the encoder's."
+    for k, stage in enumerate(recipe.stages):
+        if (dim := stage.network.text_dim) not in (0, encoder.width):  # 0: it reads none
+            raise ValueError(
+                f"train: stages.{k}.network.text_dim, got {dim}, expected {encoder.width}, the width"
+                f" of encoder {recipe.encoder}; --encoder sets both"
+            )
+
+
+def build_cache(
+    encoder: TextEncoder,  # who reads
+    path: Path,  # folder of the cache
+    *worlds,  # captioned pictures
+) -> EmbeddingCache:
+    "Embeddings of every caption of these data, encoded once; a build that was stopped goes on."
+    from tqdm.auto import tqdm
+
+    covered = path.with_name("captions.json")  # written once all is encoded
+    identity = [world.identity for world in worlds]
+    with suppress(ValueError, OSError):
+        if json.loads(covered.read_text()) == identity:
+            return EmbeddingCache.open(path, encoder)
+    pictures = tqdm(
+        [(world, i) for world in worlds for i in range(len(world))],
+        "captions",
+        unit="picture",
+        delay=1,
+    )
+    captions = [caption for world, i in pictures for caption in world.captions(i) or [""]]
+    home = encoder.device
+    if torch.cuda.is_available():
+        encoder.to("cuda")
+    try:
+        cache = EmbeddingCache.build(encoder, captions, path, progress=True)
+    finally:
+        encoder.to(home)
+    covered.write_text(json.dumps(identity))
+    return cache
+
+
+# ---------------------------------------------------------------- stages
+
+
+def first_stages(
+    recipe: Recipe,  # configs, seeds, perhaps a model to start from
+) -> list[Stage]:
+    "Stages as training begins: fresh networks, or those of the model to start from."
+    if recipe.init is None:
+        return [fresh_stage(*pair) for pair in zip(recipe.stages, recipe.training)]
+    tensors, meta = load_directory(find_model(recipe.init))
+    old = Imagen.from_files(tensors, {**meta, "encoder": None}, None).stages
+    return [
+        taken_over(stage, config, f"stage {k} of {recipe.init}")
+        for k, (stage, config) in enumerate(zip(old, recipe.stages))
+    ]
+
+
+def fresh_stage(config, training) -> Stage:
+    "Random weights by the run's seed."
+    torch.manual_seed(training.seed)
+    return Stage(config)
+
+
+def taken_over(old: Stage, config, where: str) -> Stage:
+    "A trained network under another config of the stage."
+    if diff := config_diff(config_to_dict(old.config.network), config_to_dict(config.network)):
+        raise ValueError(f"train: init, {where} has another network: {'; '.join(diff)}")
+    stage = Stage(config, old.network)
+    stage.is_trained = old.is_trained
+    return stage
+
+
+def trained_stages(
+    recipe: Recipe,  # of the run
+    out: Path,  # its directory
+) -> list[Stage]:
+    "Stages with their newest averaged weights; one without a checkpoint stays as training would begin."
+    stages = first_stages(recipe)
+    for stage in stages:
+        if found := newest_checkpoint(out / f"{stage.config.size}px"):
+            load_into(stage.network, found[0]["average"], f"{out}, {stage.config.size} px")
+            stage.is_trained = True
+    return stages

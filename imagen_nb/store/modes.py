@@ -1,0 +1,45 @@
+"""State of torch that anyone may set: put aside for a while, and back again whatever happens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.overrides import has_torch_function
+
+__all__ = ["evaluating", "plain_torch"]
+
+
+@contextmanager
+def evaluating(
+    network: nn.Module,  # that is asked, not trained
+) -> Iterator[None]:
+    "Switch dropout and its like off; at the end, or after an error, each part is in the mode it was in."
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    "What is made without a word is float32 on the CPU, whatever torch's defaults were set to."
+    dtype, device, had_one = torch.get_default_dtype(), torch.get_default_device(), _has_device()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)  # any default, even the CPU, makes torch choose slower kernels
+    had_one = had_one and not _has_device()  # else it is a block `with torch.device(...)`
+    try:
+        with torch.device("cpu") if _has_device() else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if had_one:
+            torch.set_default_device(device)
+
+
+def _has_device() -> bool:
+    "Is there a default device, or anything else that torch asks before each call?"
+    return has_torch_function((torch.empty(0, dtype=torch.float32, device="cpu"),))

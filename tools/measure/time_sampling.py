@@ -1,0 +1,73 @@
+"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`.
+
+    python tools/measure/time_sampling.py
+
+The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+from cards import RUNS, device_name, write_card
+
+from imagen_nb.cascade import Imagen
+
+CAPTIONS = [
+    "a small red circle to the left of a big blue square on a white background",
+    "four striped purple stars against black",
+    "a big shaded green ring on a gray background",
+    "a small pink cross above a big yellow triangle with a white background",
+]
+
+
+def seconds(work, n: int) -> list[float]:
+    "Wall time of n calls."
+    out = []
+    for _ in range(n):
+        since = time.perf_counter()
+        work()
+        out.append(round(time.perf_counter() - since, 2))
+    return out
+
+
+def summary(values: list[float], captions: int) -> dict:
+    "Median and range, per caption."
+    return dict(
+        median=round(statistics.median(values) / captions, 2),
+        low=min(values) / captions,
+        high=max(values) / captions,
+        runs=len(values),
+        captions=captions,
+    )
+
+
+def main():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "imagen_nb.cli", "sample", CAPTIONS[0], "--out", folder]
+        whole = seconds(lambda: subprocess.run(command, check=True, capture_output=True), 5)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    imagen = Imagen.from_pretrained("toy").to(device)
+    imagen.sample(CAPTIONS[:1])
+    one = seconds(lambda: imagen.sample(CAPTIONS[:1]), 5)
+    four = seconds(lambda: imagen.sample(CAPTIONS), 5)
+    write_card(
+        RUNS / "sampling.json",
+        "imagen-nb sample, 32 -> 128 -> 512 px",
+        "python tools/measure/time_sampling.py",
+        device=device_name(device),
+        parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
+        command_seconds=summary(whole, 1),
+        command_memory_gib=round(memory, 2),
+        one_caption=summary(one, 1),
+        four_captions=summary(four, 4),
+    )
+
+
+if __name__ == "__main__":
+    main()

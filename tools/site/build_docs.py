@@ -1,0 +1,392 @@
+"""Build the site: nbs/ -> docs/_build/src (MyST notebooks) -> docs/_build/html.
+
+    python tools/site/build_docs.py
+
+Stored outputs are shown as they are: nothing is executed, nothing is imported, and no
+network is needed. A warning of Sphinx fails the build.
+"""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from api_docs import entry, escape, is_generated, read_docstring, read_symbols
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "docs" / "_build"
+# Caption in the sidebar -> number of its first notebook.
+GROUPS = {
+    "Start here": 0,
+    "Data and text": 1,
+    "Diffusion": 3,
+    "Networks": 7,
+    "The whole system": 10,
+    "Training and measuring": 12,
+}
+DOORS, FOLDERS = "The doors", "Plain modules"  # the last captions
+DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
+FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAME = re.compile(r"(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![\]`])")
+
+
+def read_settings(root: Path = ROOT):
+    "The values of settings.ini."
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(root / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def directives(source: str) -> dict:
+    "The `#| name: value` lines of a cell."
+    return {name: value.strip("\"'") for name, value in DIRECTIVE.findall(source)}
+
+
+def page_name(path: Path) -> str:
+    "03_diffusion.ipynb -> diffusion, experiments/01_w.ipynb -> experiments/w."
+    return path.with_name(re.sub(r"^\d+[a-z]?_", "", path.stem)).as_posix()
+
+
+class Notebook:
+    "A notebook of the checkout: its place, its cells, its module, its title."
+
+    def __init__(self, path: Path, folder: Path):
+        self.path, self.file = path, path.relative_to(folder)
+        self.page = page_name(self.file)
+        self.cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for cell in self.cells:
+            cell["source"] = "".join(cell["source"])
+        text = "\n".join(c["source"] for c in self.cells if c["cell_type"] == "markdown")
+        title, promise = re.search(r"^# (.+)$", text, re.M), re.search(r"^> (.+)$", text, re.M)
+        if not (title and promise):
+            raise ValueError(
+                f"{self.file}: got no title or no promise, expected '# Title'"
+                " and '> What it is about.' in the first cells"
+            )
+        self.title, self.promise = title[1].strip(), promise[1].strip()
+
+    @property
+    def module(self) -> str | None:
+        "What it exports to: diffusion, or nothing."
+        for cell in self.cells:
+            if "default_exp" in (found := directives(cell["source"])):
+                return found["default_exp"]
+        return None
+
+    @property
+    def number(self) -> int | None:
+        "3 for 03_diffusion; only notebooks at the top have one."
+        digits = re.match(r"\d+", self.file.name)
+        return int(digits[0]) if digits and self.file.parent == Path() else None
+
+
+class Site:
+    "All notebooks and modules of a checkout, and what links them."
+
+    def __init__(self, root: Path = ROOT):
+        self.root, self.settings = root, read_settings(root)
+        self.folder, self.library = (
+            root / self.settings["nbs_path"],
+            root / self.settings["lib_path"],
+        )
+        self.blob = f"{self.settings['git_url']}/blob/{self.settings['branch']}"
+        paths = (
+            p
+            for p in sorted(self.folder.rglob("*.ipynb"))
+            if not any(part[0] in "._" for part in p.relative_to(self.folder).parts)
+        )
+        self.notebooks = [Notebook(p, self.folder) for p in paths]
+        self.pages = {notebook.path: notebook.page for notebook in self.notebooks}
+        self.plain = {
+            p.relative_to(self.library).with_suffix("").as_posix(): p
+            for p in sorted(self.library.rglob("*.py"))
+            if not p.name.startswith("_") and not is_generated(p.read_text(encoding="utf-8"))
+        }
+        self.folders = list(dict.fromkeys(p.split("/")[0] for p in self.plain if "/" in p))
+        modules = {
+            n.page: self.library / f"{n.module.replace('.', '/')}.py"
+            for n in self.notebooks
+            if n.module
+        }
+        modules |= self.plain
+        self.symbols = {page: read_symbols(path, root, page) for page, path in modules.items()}
+
+    def find(self, name: str, page: str, is_call: bool = False):
+        "The symbol that `name` means on `page`, or None."
+        found = [s for symbols in self.symbols.values() for s in symbols if s.name == name]
+        here = [s for s in found if s.page == page]
+        if here or len(found) != 1:
+            return here[0] if here else None
+        # elsewhere a plain word may well be a parameter of the same name
+        return found[0] if is_call or re.search(r"[A-Z_.]", name) else None
+
+    def linkify(self, text: str, page: str) -> str:
+        "Names of our symbols in backticks become links to their entries."
+
+        def link(match):
+            symbol = self.find(match[1], page, bool(match[2]))
+            return f"[{match[0]}](#{symbol.label})" if symbol else match[0]
+
+        lines = text.split("\n")
+        return "\n".join(line if line.startswith("#") else NAME.sub(link, line) for line in lines)
+
+    def relink(self, text: str, notebook: Notebook) -> str:
+        "Links to notebooks become links to pages, to other files of ours links to the repository."
+
+        def link(match):
+            path, hash, fragment = match[1].partition("#")
+            if not path or re.match(r"[a-z]+:", path):
+                return match[0]
+            target = Path(os.path.normpath(notebook.path.parent / path))
+            if target in self.pages:
+                start = os.path.dirname(notebook.page) or "."
+                page = Path(os.path.relpath(self.pages[target], start)).as_posix()
+                return f"]({page}.ipynb{hash}{fragment})"
+            if not (target.exists() and target.is_relative_to(self.root)):
+                raise ValueError(
+                    f"{notebook.file}: link to {path}, expected a file of this checkout"
+                )
+            return f"]({self.blob}/{target.relative_to(self.root).as_posix()}{hash}{fragment})"
+
+        return LINK.sub(link, text)
+
+    def entry(self, symbol, level: int) -> str:
+        "The API entry of a symbol; methods are one heading deeper."
+        level += "." in symbol.name
+        return entry(symbol, level, self.blob, lambda text: self.linkify(text, symbol.page))
+
+
+# ---------------------------------------------------------------- cells
+
+
+def markdown_cell(source: str) -> dict:
+    "A cell of text."
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def code_cell(cell: dict, source: str, tags=(), **mystnb) -> dict:
+    "A cell of code with the outputs that were stored with it."
+    outputs = [
+        {**o, **({"execution_count": None} if "execution_count" in o else {})}
+        for o in cell.get("outputs", [])
+    ]
+    metadata = {"tags": list(tags), "mystnb": mystnb}
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "metadata": metadata,
+        "outputs": outputs,
+        "source": source,
+    }
+
+
+def prompts(text: str) -> dict:
+    "The two labels of a fold."
+    return {"code_prompt_show": text, "code_prompt_hide": text}
+
+
+def definitions(source: str) -> list[str]:
+    "Names that a cell defines at its left edge."
+    found = re.findall(
+        r"^(?:class|def) (\w+)|^([A-Za-z_][\w, ]*?)(?::[^=\n]+)?\s*=[^=]", source, re.M
+    )
+    return [name or value for name, value in found]
+
+
+def exported(cell: dict, body: str, site: Site, page: str, level: int) -> list[dict]:
+    "Entries of the public symbols of an exported cell, then its code, folded."
+    names = definitions(body)
+    symbols = [s for s in site.symbols[page] if s.name.split(".")[0] in names]
+    entries = [markdown_cell(site.entry(s, level + 1)) for s in symbols]
+    label = "Code of " + ", ".join(names) if names else "Imports"
+    return [*entries, code_cell(cell, body, ["hide-input"], **prompts(label))]
+
+
+def shown(cell: dict, body: str, found: dict) -> list[dict]:
+    "A lesson cell: its code, folded if it says so, its outputs, the caption of its figure."
+    tags, mystnb = [], {}
+    if found.get("echo") == "false":
+        tags.append("remove-input")
+    if "code-fold" in found:
+        tags.append("hide-input")
+        mystnb |= prompts(found.get("code-summary", "Solution"))
+    if "fig-alt" in found:
+        mystnb["image"] = {"alt": found["fig-alt"]}
+    caption = found.get("fig-cap")
+    after = [markdown_cell(f"{{.nb-caption}}\n{escape(caption)}")] if caption else []
+    return [code_cell(cell, body, tags, **mystnb), *after]
+
+
+def convert(notebook: Notebook, site: Site) -> dict:
+    "The notebook as the site shows it."
+    cells, level = [], 1
+    for cell in notebook.cells:
+        source = cell["source"]
+        if cell["cell_type"] == "markdown":
+            parts = FENCE.split(source)
+            parts[::2] = [site.linkify(site.relink(p, notebook), notebook.page) for p in parts[::2]]
+            headings = re.findall(r"^(#{1,6}) ", "".join(parts[::2]), re.M)
+            level = len(headings[-1]) if headings else level
+            cells.append(markdown_cell("".join(parts)))
+        elif cell["cell_type"] == "code":
+            found, body = directives(source), DIRECTIVE.sub("", source).strip("\n")
+            if not body or "hide" in found or found.get("include") == "false":
+                continue
+            if "export" in found or "exports" in found:
+                cells += exported(cell, body, site, notebook.page, level)
+            else:
+                cells += shown(cell, body, found)
+    put_links(cells, notebook, site)
+    return page_of(cells, notebook.promise)
+
+
+def put_links(cells: list, notebook: Notebook, site: Site):
+    "Below the title: where the notebook itself is, and where it can be run."
+    path = f"{site.settings['nbs_path']}/{notebook.file.as_posix()}"
+    colab = site.blob.replace("https://github.com", "https://colab.research.google.com/github")
+    links = f"[Notebook on GitHub]({site.blob}/{path}) · [Open in Colab]({colab}/{path})"
+    title = f"# {notebook.title}"
+    first = next(c for c in cells if title in c["source"].split("\n"))
+    first["source"] = first["source"].replace(title, f"{title}\n\n{{.nb-links}}\n{links}\n", 1)
+
+
+def page_of(cells: list, description: str) -> dict:
+    "A notebook file whose page carries a description for search engines."
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*$]", r"\1", description)
+    python = {"name": "python3", "display_name": "python3", "language": "python"}
+    metadata = {
+        "kernelspec": python,
+        "language_info": {"name": "python"},
+        "myst": {"html_meta": {"description": plain}},
+    }
+    return {
+        "cells": [{"id": f"c{i}", **c} for i, c in enumerate(cells)],
+        "metadata": metadata,
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def module_head(page: str, path: Path, site: Site) -> tuple[str, str]:
+    "Title, link to the source and docstring of a plain module or a folder, and the docstring alone."
+    name = ".".join([site.library.name, *page.split("/")])
+    url = f"{site.blob}/{path.relative_to(site.root).as_posix()}"
+    text = read_docstring(path)
+    intro = site.linkify(escape(text), page)
+    return f"# `{name}`\n\n{{.nb-links}}\n[Source on GitHub]({url})\n\n{intro}", text
+
+
+def module_page(page: str, site: Site) -> dict:
+    "A page for a module that no notebook writes."
+    head, text = module_head(page, site.plain[page], site)
+    cells = [head, *(site.entry(s, 2) for s in site.symbols[page])]
+    return page_of([markdown_cell(c) for c in cells], text.split("\n")[0])
+
+
+def folder_page(folder: str, site: Site) -> dict:
+    "A page for a folder of modules: its promise, and that of each module in it."
+    head, text = module_head(folder, site.library / folder / "__init__.py", site)
+    inside = {p: path for p, path in site.plain.items() if p.startswith(f"{folder}/")}
+    rows = [
+        f"- [`{path.stem}`]({page}.ipynb): {escape(read_docstring(path).split(chr(10))[0])}"
+        for page, path in inside.items()
+    ]
+    lines = [f"{path.stem} <{page}>" for page, path in inside.items()]
+    cells = [head, "\n".join(rows), contents(lines)]
+    return page_of([markdown_cell(c) for c in cells], text)
+
+
+# ---------------------------------------------------------------- sidebar
+
+
+def groups(site: Site) -> dict:
+    "Caption -> lines of its table of contents, in the order of the sidebar."
+    found = {caption: [] for caption in [*GROUPS, "Experiments", DOORS, FOLDERS]}
+    for n in site.notebooks:
+        if n.number is not None:
+            caption = [c for c, first in GROUPS.items() if first <= n.number][-1]
+            found[caption].append(f"{n.number:02} {n.title} <{n.page}>")
+        elif n.page != "index":
+            found["Experiments"].append(n.page)
+    found[DOORS] = [f"{page} <{page}>" for page in site.plain if "/" not in page]
+    found[FOLDERS] = [f"{folder} <{folder}>" for folder in site.folders]
+    return {caption: lines for caption, lines in found.items() if lines}
+
+
+def contents(lines: list, *options) -> str:
+    "A hidden table of contents: it fills the sidebar only."
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *lines, "```"])
+
+
+# ---------------------------------------------------------------- build
+
+
+def write_sources(folder: Path, site: Site):
+    "Everything that Sphinx reads, into a new `folder`."
+    shutil.rmtree(folder, ignore_errors=True)
+    pages = {n.page: convert(n, site) for n in site.notebooks}
+    pages |= {page: module_page(page, site) for page in site.plain}
+    pages |= {folder: folder_page(folder, site) for folder in site.folders}
+    sidebar = "\n\n".join(
+        contents(lines, f":caption: {caption}") for caption, lines in groups(site).items()
+    )
+    pages["index"]["cells"].append({"id": "sidebar", **markdown_cell(sidebar)})
+    for name, page in pages.items():
+        path = folder / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(page, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def run_sphinx(source: Path, out: Path) -> int:
+    "Build the pages; the exit status is not 0 if there was a warning."
+    for folder in (out, BUILD / "jupyter_execute"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-E",
+            "-c",
+            ROOT / "docs",
+            "-d",
+            BUILD / "doctrees",
+            source,
+            out,
+        ]
+    ).returncode
+
+
+def tidy(out: Path):
+    "Drop what no page needs: source maps, templates and translations of the theme."
+    for pattern in ("**/*.map", "_static/*.html", ".buildinfo"):
+        for path in out.glob(pattern):
+            path.unlink()
+    shutil.rmtree(out / "_static" / "locales", ignore_errors=True)
+    (out / ".nojekyll").touch()  # GitHub Pages would leave out folders like _static
+
+
+def main() -> int:
+    "Build it all and say where it is."
+    start, out = time.time(), BUILD / "html"
+    write_sources(BUILD / "src", Site())
+    status = run_sphinx(BUILD / "src", out)
+    tidy(out)
+    pages = len(list(out.rglob("*.html")))
+    print(f"{pages} pages in {time.time() - start:.0f} s: {(out / 'index.html').relative_to(ROOT)}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
