@@ -10,7 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
-LIMIT = 20  # seconds of a test that is not marked slow
+LIMIT = 40  # seconds of a test that is not marked slow
 LOCAL = {"localhost", "127.0.0.1", "::1", "", None}
 
 
