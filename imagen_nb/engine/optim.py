@@ -92,7 +92,7 @@ def adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
     return [torch.optim.AdamW(params, **adam_options(params, c))]
 
 
-def muon(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+def muon_with_adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
     "Muon for inner matrices, AdamW for vectors, thin matrices and the layers at both ends."
     params = trainable(network)
     layers = [p for p in params if p.ndim == 4] or [p for p in params if p.ndim > 1]
@@ -110,7 +110,9 @@ def muon(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
     ]
 
 
-OPTIMIZERS = dict(adafactor=adafactor, adam=adam, adamw=adamw, muon=muon)  # yours may be added
+OPTIMIZERS = dict(
+    adafactor=adafactor, adam=adam, adamw=adamw, muon=muon_with_adamw
+)  # yours may be added
 
 
 def make_optimizers(
