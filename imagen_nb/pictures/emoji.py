@@ -29,6 +29,7 @@ __all__ = [
     "STYLES",
     "TONES",
     "Emoji",
+    "beyond_emoji",
     "emoji_captions",
     "emoji_objects",
     "emoji_words",
@@ -95,7 +96,7 @@ class Emoji:
 @cache
 def _facts() -> dict:
     "The list that was fixed before the first training: objects, and words that no caption uses."
-    return json.loads((assets() / "emoji" / "objects.json").read_text(encoding="utf-8"))
+    return json.loads((assets() / "emoji-objects.json").read_text(encoding="utf-8"))
 
 
 def emoji_objects() -> tuple[str, ...]:
@@ -174,6 +175,42 @@ def emoji_captions(
     if tags:
         lines += [f"{kind}: {label}{skin}, {', '.join(tags[:3])}", f"a {kind} of {tags[0]}{skin}"]
     return lines
+
+
+NUMBERS = re.compile(r"\b(two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
+RELATIONS = re.compile(
+    r"\b(left of|right of|above|below|under|on top of|beside|next to|behind|in front of|between)\b",
+    re.IGNORECASE,
+)
+SHAPES = re.compile(
+    r"\b(circle|square|triangle|cross|star|ring)s?\b.*\b(left|right|above|below)\b", re.IGNORECASE
+)
+
+
+def beyond_emoji(
+    caption: str,  # of a person
+) -> str | None:  # what of it no picture of the set shows; None if it may be drawn
+    "The set shows one thing a picture, under English names."
+    if foreign := re.search(r"[^\W\d_a-zA-Z\u00c0-\u024f][^\W\d_]*", caption):
+        return f"words in another script ({foreign[0][:12]})"
+    if SHAPES.search(caption):
+        return "shapes in relation (they are the world of --model toy)"
+    things = list(dict.fromkeys(o.lower() for o in _names().findall(caption)))
+    if len(things) > 1:
+        return f"several things together ({', '.join(things[:3])})"
+    rest = _names().sub("", caption)
+    if word := RELATIONS.search(rest):
+        return f"a scene ({word[0]})"
+    if word := NUMBERS.search(rest):
+        return f"a number of things ({word[0]})"
+    return None
+
+
+@cache
+def _names() -> re.Pattern:
+    "Finds the names of the set in a text, a longer one before one that it contains."
+    names = sorted(map(re.escape, emoji_objects()), key=len, reverse=True)
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(names)})(?=s?(?![\w-]))", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------- packages

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.emoji import beyond_emoji
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
 from imagen_nb.store.files import picture_file
 from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
 from imagen_nb.text import token_numbers
 
-__all__ = ["look", "spelled"]
+__all__ = ["beyond", "look", "spelled"]
 
 KEPT = 128  # tokens of a caption, by default
 COUNTED = 10_000  # captions, at most
@@ -74,6 +75,20 @@ def spelled(tokenizer, captions: list[str]) -> list[str]:
         word for caption in captions for word in caption.replace(",", " ").split()
     )
     return [word for word in words if len(tokenizer.tokenize(word)) > 1]
+
+
+def beyond(
+    model: str,  # as the user named it
+    tokenizer,  # of its encoder
+    captions: list[str],
+) -> Iterator[str]:  # a line for each kind of loss; nothing is known of a model that does not ship
+    "What a shipped model was never shown."
+    if model == "toy" and (strange := spelled(tokenizer, captions)):
+        yield f"the toy encoder has never met, and only spells: {', '.join(strange)}"
+    if model == "emoji":
+        for caption in captions:
+            if why := beyond_emoji(caption):
+                yield f"emoji was never shown {why}; it draws one thing on white: {caption[:60]!r}"
 
 
 def forecast(pictures, recipe, most: int = 32) -> Iterator[str]:
