@@ -37,7 +37,7 @@ class Recipe:
     "A cascade, what it learns from and how it is trained: all that a run depends on."
 
     name: str  # of the recipe
-    encoder: str  # text encoder: a name, a folder or "toy"
+    encoder: str  # text encoder: a name, a folder, "toy" or "english"
     level: str | None = None  # level of ShapesWorld; None: the user brings pictures
     data: DataConfig | None = None  # the user's pictures; None: ShapesWorld
     init: str | None = None  # model whose weights are the start; None: random ones

@@ -10,7 +10,7 @@ from imagen_nb.pictures.emoji import beyond_emoji
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
 from imagen_nb.store.files import picture_file
-from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
+from imagen_nb.store.text_models import find_folder, is_shipped, load_tokenizer, loss_lines
 from imagen_nb.text import token_numbers
 
 __all__ = ["beyond", "look", "spelled"]
@@ -23,7 +23,7 @@ def look(
     source: str,  # folder, file or hub name
     recipe: Recipe,  # whose sizes and steps count
     out: str | Path,  # PNG file for the grid
-    encoder: str | None = None,  # whose tokens are counted; None: the toy's, if the recipe has it
+    encoder: str | None = None,  # whose tokens are counted; None: the recipe's, if it ships
     **options,  # of `load_captioned`
 ):
     "Say what is in a source, what is left out and why, and draw what a network would receive."
@@ -32,8 +32,8 @@ def look(
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, sizes[-1], max_skipped=1, **options)
         print(pictures.report())
-        if encoder or recipe.encoder == "toy":
-            for line in words(encoder or "toy", pictures):
+        if encoder or is_shipped(recipe.encoder):
+            for line in words(encoder or recipe.encoder, pictures):
                 print(line)
         for line in forecast(pictures, recipe):
             print(line)
@@ -65,7 +65,7 @@ def words(name: str, pictures) -> Iterator[str]:
     if name == "toy" and (strange := spelled(tokenizer, captions)):
         yield (
             f"words the toy encoder has never met, and only spells: {len(strange)}, as {', '.join(strange[:5])}; \n"
-            "  one that reads real language: imagen-nb train ... --encoder google/t5-v1_1-base"
+            "  one that reads real language: imagen-nb train ... --encoder english"
         )
 
 

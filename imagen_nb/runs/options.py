@@ -93,7 +93,8 @@ TRAIN = {
     "recipe": "emoji, toy, toy-full or paper",
     "--data SOURCE": DATA_HELP,
     "--init MODEL": "start from the stages and weights of this model or run: directory, hub name, emoji or toy",
-    "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's);"
+    "--encoder NAME": "read captions with english or toy, which ship, or with a T5, BERT or CLIP: folder or hub name"
+    " (default: the recipe's);"
     " with --init: where the model's own encoder lies",
     "--stage N": "train this stage alone; 0 is the base (default: all, in turn)",
     "--set path=value": "change the recipe, as in training.0.lr=1e-3; may be repeated",
@@ -129,7 +130,7 @@ UPSCALE = {
 EXPORT = {"run_folder RUN": "directory of a run", "out OUT": "directory for the model"}
 EMBED = {
     "source SOURCE": f"a .txt (a caption in each line), .jsonl, .csv or .tsv file, or {DATA_HELP}",
-    "--encoder": "toy, or a folder or hub name of a T5, BERT or CLIP (default toy)",
+    "--encoder": "toy or english, or a folder or hub name of a T5, BERT or CLIP (default toy)",
     "--out DIR": "folder to make, or to add to",
     "--column NAME": "of the captions in .jsonl, .csv and .tsv files (default caption or text)",
     "--length N": "tokens kept of a caption; the rest is cut and counted (default 128)",
@@ -144,7 +145,8 @@ EMBED = {
 DATA = {
     "source SOURCE": DATA_HELP,
     "--recipe": "whose sizes to show (default toy)",
-    "--encoder NAME": "count the tokens of captions as this T5, BERT or CLIP does: folder or hub name (default: toy)",
+    "--encoder NAME": "count the tokens of captions as english, toy, or this T5, BERT or CLIP does: folder or hub name"
+    " (default: the recipe's, if it ships)",
     "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
