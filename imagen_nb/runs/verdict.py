@@ -36,7 +36,7 @@ def verdict(
     recipe, stages = plan(recipe, len(pictures), reading)
     yield f"pictures: {enough(len(pictures), recipe)}"
     yield f"captions: {repeated(captions)}"
-    yield f"encoder: {reading.encoder or 'any'}: {reading.why}"
+    yield f"encoder: {reading.encoder or 'any'} ({reading.why})"
     yield from pace(pictures, recipe, stages, is_timed)
     yield from next_commands(source, recipe, reading, options, pictures.caption(0))
 

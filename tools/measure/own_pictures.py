@@ -29,7 +29,6 @@ from imagen_nb.store.config import config_to_dict
 from imagen_nb.training import Trainer
 
 SHOWN = 8  # captions in a grid, of those trained on and of those kept back
-JUDGED = 64  # captions drawn of each, at most
 SIDE = 16  # pixels at which pictures are compared
 
 
@@ -76,11 +75,11 @@ class Timed(Trainer):
         self.save()
 
 
-def different(pictures, without=()) -> list[str]:
+def different(pictures, most: int, without=()) -> list[str]:
     "Captions from all over some pictures, each once."
     captions = [c for c in dict.fromkeys(map(pictures.caption, range(len(pictures)))) if c]
     captions = [c for c in captions if c not in without]
-    return captions[:: max(1, len(captions) // JUDGED)][:JUDGED]
+    return captions[:: max(1, len(captions) // most)][:most]
 
 
 class Nearest:
@@ -127,11 +126,10 @@ def run(args, start: str | None) -> dict:
     out, encoder = args.out / name, make_encoder(recipe.encoder)
     train, valid = open_data(recipe), held_back(recipe)
     text = build_cache(encoder, out / "captions", train, *filter(None, [valid]))
-    known = different(train)
-    captions = dict(trained=known)
+    captions = dict(trained=different(train, args.judged))
     if valid is not None:
         every = {train.caption(i) for i in range(len(train))}
-        captions["kept back"] = different(valid, every)
+        captions["kept back"] = different(valid, args.judged, every)
     nearest, shots = Nearest(*filter(None, [train, valid])), out / "snapshots.json"
     found = json.loads(shots.read_text()) if shots.exists() else []
 
@@ -184,6 +182,9 @@ def main():
     )
     p.add_argument(
         "--held-out", type=float, default=0.1, help="share of pictures kept back (default .1)"
+    )
+    p.add_argument(
+        "--judged", type=int, default=64, help="captions drawn of each kind (default 64)"
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
