@@ -68,8 +68,8 @@ def execution(args) -> dict:
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.runs.look import beyond
     from imagen_nb.runs.results import count_trained, draw_captions
+    from imagen_nb.runs.words import beyond
 
     if args.n < 1:
         raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
@@ -145,13 +145,13 @@ def embed(args):
 
 def data(args):
     "What is in a source, what is left out and why, and what a network would receive."
-    from imagen_nb.recipes import find_recipe
     from imagen_nb.runs.look import look
 
     options = dict(split=args.split, min_size=args.min_size, held_out=args.held_out)
     columns = dict(image_column=args.image_column, caption_column=args.caption_column)
     how = dict(encoder=args.encoder, check="all" if args.decode else True)
-    look(args.source, find_recipe(args.recipe), args.out, **how, **options, **columns)
+    is_timed = not args.no_timing
+    look(args.source, args.recipe, args.out, is_timed=is_timed, **how, **options, **columns)
 
 
 def emoji(args):

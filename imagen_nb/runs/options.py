@@ -144,9 +144,9 @@ EMBED = {
 }
 DATA = {
     "source SOURCE": DATA_HELP,
-    "--recipe": "whose sizes to show (default toy)",
-    "--encoder NAME": "count the tokens of captions as english, toy, or this T5, BERT or CLIP does: folder or hub name"
-    " (default: the recipe's, if it ships)",
+    "--recipe": "whose sizes to show (default: toy or emoji, by the words of the captions)",
+    "--encoder NAME": "read captions as english, toy, or this T5, BERT or CLIP does: folder or hub name"
+    " (default: by their words)",
     "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
@@ -157,7 +157,10 @@ EMOJI = {
     "--packages DIR": "where npm's packages lie or are put (default: beside FOLDER)",
     "--all": "every emoji but flags, not only the things that the shipped model learned",
 }
-DECODE = {"--decode": "decode every picture, not just look at both its ends"}
+DECODE = {
+    "--decode": "decode every picture, not just look at both its ends",
+    "--no-timing": "do not time a few training samples: quicker, and no forecast of hours",
+}
 DOCTOR = {
     "run_dir RUN": "directory of a run, of one of its stages, or of a saved model",
     "--draw N": "pictures to draw with the newest averaged weights (default 8 if the networks"
@@ -252,7 +255,7 @@ USES = {
         ),
     ),
     "data": Use(
-        "look at pictures before training: counts, what is left out and why, a grid",
+        "look at pictures before training: counts, what is left out and why, a grid, and what to type next",
         """\
   imagen-nb data photos
   imagen-nb data coco --split valid
@@ -260,12 +263,12 @@ USES = {
   imagen-nb data list.tsv --image-column path --caption-column title""",
         DATA | COLUMNS | DECODE,
         dict(
-            recipe=dict(default="toy"),
             out=PATH | dict(default=Path("data.png")),
             split=dict(default="train"),
             held_out=dict(type=float, default=0.0),
             min_size=INT | dict(default=0),
             decode=FLAG,
+            no_timing=FLAG,
         ),
     ),
     "emoji": Use(

@@ -148,15 +148,17 @@ def build_cache(
 def first_stages(
     recipe: Recipe,  # configs, seeds, perhaps a model to start from
 ) -> list[Stage]:
-    "Stages as training begins: fresh networks, or those of the model to start from."
-    if recipe.init is None:
-        return [fresh_stage(*pair) for pair in zip(recipe.stages, recipe.training)]
-    tensors, meta = load_directory(find_model(recipe.init))
-    old = Imagen.from_files(tensors, {**meta, "encoder": None}, None).stages
-    return [
+    "Stages as training begins: those of the model to start from, and fresh ones where it has none."
+    old: list[Stage] = []
+    if recipe.init is not None:
+        tensors, meta = load_directory(find_model(recipe.init))
+        old = Imagen.from_files(tensors, {**meta, "encoder": None}, None).stages
+    n = len(old)
+    kept = [
         taken_over(stage, config, f"stage {k} of {recipe.init}")
         for k, (stage, config) in enumerate(zip(old, recipe.stages))
     ]
+    return kept + [fresh_stage(*pair) for pair in zip(recipe.stages[n:], recipe.training[n:])]
 
 
 def fresh_stage(config, training) -> Stage:
