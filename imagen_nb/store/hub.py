@@ -73,7 +73,11 @@ class Pretrained(ABC):
             for key, x in group.items():
                 group[key] = _narrowed(x, dtype, f"save_pretrained: {file}, {key}")
         meta = dict(kind=self.KIND, **meta)
-        save_directory(path, tensors, meta, readme=model_card(facts, card, name))
+        save_directory(path, tensors, meta, readme=self.readme(facts, card, name))
+
+    def readme(self, facts: dict, card: dict | None, name: str) -> str:
+        "The model card, in Markdown: of a cascade, unless a model says otherwise."
+        return model_card(facts, card, name)
 
     @classmethod
     def from_pretrained(
