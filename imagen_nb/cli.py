@@ -68,8 +68,8 @@ def execution(args) -> dict:
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.runs.look import spelled
     from imagen_nb.runs.results import count_trained, draw_captions
+    from imagen_nb.runs.words import beyond
 
     if args.n < 1:
         raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
@@ -78,10 +78,8 @@ def sample(args):
     if missing := [f"{o.config.size} px" for o in imagen.stages if not o.is_trained]:
         print(f"never trained, so left out: {', '.join(missing)}", file=sys.stderr)
     options = sampling_options(args, max(count_trained(imagen), 1))
-    if args.model == "toy" and (words := spelled(imagen.encoder.tokenizer, args.captions)):
-        print(
-            f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr
-        )
+    for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
+        print(line, file=sys.stderr)
     grid = args.out / "grid.png"
     for path in draw_captions(imagen, args.captions, seeds, args.out, grid, size=size, **options):
         print(path)
@@ -147,13 +145,23 @@ def embed(args):
 
 def data(args):
     "What is in a source, what is left out and why, and what a network would receive."
-    from imagen_nb.recipes import find_recipe
     from imagen_nb.runs.look import look
 
     options = dict(split=args.split, min_size=args.min_size, held_out=args.held_out)
     columns = dict(image_column=args.image_column, caption_column=args.caption_column)
     how = dict(encoder=args.encoder, check="all" if args.decode else True)
-    look(args.source, find_recipe(args.recipe), args.out, **how, **options, **columns)
+    is_timed = not args.no_timing
+    look(args.source, args.recipe, args.out, is_timed=is_timed, **how, **options, **columns)
+
+
+def emoji(args):
+    "The pictures of recipe emoji."
+    from imagen_nb.pictures.emoji import make_emoji
+
+    things = () if args.all else None
+    for split, n in make_emoji(args.out, args.size, args.packages, things).items():
+        print(f"{args.out / split}: {n:,} pictures")
+    print(f"{args.out}: imagen-nb train emoji --data {args.out}")
 
 
 def doctor(args):
@@ -225,7 +233,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, sample, upscale, export, embed, data, doctor, env)
+    for command in (train, sample, upscale, export, embed, data, emoji, doctor, env)
 }
 
 

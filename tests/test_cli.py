@@ -24,6 +24,7 @@ from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
 from imagen_nb.runs import results, setup
+from imagen_nb.store.checkpoint import load_directory
 from imagen_nb.store.config import change
 from imagen_nb.text import TextEncoder
 
@@ -339,6 +340,51 @@ def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
     assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
     assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
     assert "no such directory" in capsys.readouterr().err
+
+
+def test_the_base_alone_is_trained_further_and_the_enlargers_stay(
+    trained, folder, tmp_path, capsys
+):
+    run, model = tmp_path / "run", ["--init", str(trained / "model")]
+    command = ["train", "toy", "--data", str(folder), *model, "--processes=1", "--out", str(run)]
+    command += [f"--set=training.{k}.steps=1" for k in range(3)]
+    command += [f"--set=training.{k}.batch=2" for k in range(3)]
+    assert main([*command, "--stage", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "samples.png" in told and "never trained" not in told  # all three draw
+    was, now = (load_directory(o / "model")[0] for o in (trained, run))
+    same = {name: all(torch.equal(v, now[name][k]) for k, v in was[name].items()) for name in was}
+    assert same == dict(stage0=False, stage1=True, stage2=True)
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    exported = load_directory(tmp_path / "out")[0]
+    assert all(torch.equal(v, now[n][k]) for n in now for k, v in exported[n].items())
+    assert Imagen.from_pretrained(tmp_path / "out").sample(["a"], steps=1).shape[-1] == 512
+
+    capsys.readouterr()
+    assert main([*command, "--stage", "0"]) == 0 and "is finished" in capsys.readouterr().out
+    assert main([*command, "--stage", "2"]) == 0 and "is finished" not in capsys.readouterr().out
+    after = load_directory(run / "model")[0]
+    assert torch.equal(*(next(iter(o["stage0"].values())) for o in (now, after)))
+    assert any(not torch.equal(v, after["stage2"][k]) for k, v in now["stage2"].items())
+    assert not list(run.glob("samples-*.png"))  # the overview is the newest
+
+
+def test_a_model_of_fewer_stages_is_where_a_cascade_begins(trained, folder, tmp_path, capsys):
+    whole = Imagen.from_pretrained(trained)
+    Imagen(whole.encoder, whole.stages[:1]).save_pretrained(tmp_path / "base")
+    command = ["train", "toy", "--data", str(folder), "--processes=1", "--init"]
+    few = [f"--set=training.{k}.{n}" for k in range(3) for n in ("steps=1", "batch=2")]
+    few += [f"--set=stages.{k}.network.channels=(16,16)" for k in (1, 2)]
+    run = tmp_path / "run"
+    assert main([*command, str(tmp_path / "base"), "--stage=1", *few, "--out", str(run)]) == 0
+    stages = Imagen.from_pretrained(run).stages
+    assert [o.is_trained for o in stages] == [True, True, False]
+    for old, new in zip(whole.stages[0].network.parameters(), stages[0].network.parameters()):
+        assert torch.equal(old.half(), new.half())
+
+    assert main(["train", "paper", *command[2:], str(tmp_path / "base")]) == 2
+    told = capsys.readouterr().err
+    assert "got stages of 32 px in" in told and "the 64, 256, 1024 of recipe paper" in told
 
 
 def test_every_caption_of_a_picture_is_encoded_and_trained_on(folder, tmp_path):

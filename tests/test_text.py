@@ -908,6 +908,25 @@ def test_identity_names_what_decides_the_numbers(encoder):
     )
 
 
+@pytest.mark.net
+def test_a_real_t5_of_the_hub():
+    "HF_HUB_OFFLINE=0 pytest -m net: half a gigabyte the first time."
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    if constants.HF_HUB_OFFLINE:
+        pytest.skip("needs the hub: set HF_HUB_OFFLINE=0")
+    name, caption = "google/t5-v1_1-small", "an eggplant on a bicycle"
+    t5 = TextEncoder.from_pretrained(name, dtype=torch.float32)
+    half = TextEncoder.from_pretrained(name, dtype=torch.bfloat16)
+    assert t5.width == 512 and t5.identity["source"] == half.identity["source"]
+    model = T5EncoderModel.from_pretrained(name, dtype=torch.float32).eval()
+    with torch.no_grad():
+        ids = AutoTokenizer.from_pretrained(name)(caption, return_tensors="pt")
+        wanted = model(**ids).last_hidden_state
+    torch.testing.assert_close(t5([caption, "a"]).tokens[:1], wanted, atol=1e-4, rtol=0)
+
+
 # ---------------------------------------------------------------- an encoder of one's own
 
 

@@ -8,6 +8,7 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
+from imagen_nb.stage import StageConfig
 from imagen_nb.store.checkpoint import load_meta, newest_checkpoint
 from imagen_nb.store.config import config_from_dict
 from imagen_nb.store.files import as_path
@@ -41,34 +42,45 @@ def export(
 
 def read_with(
     recipe: Recipe,  # whose networks take the encoder's width
-    encoder: str,  # a folder, a hub name or "toy"
+    encoder: str,  # a folder, a hub name, "toy" or "english"
 ) -> Recipe:
     "Another text encoder."
-    width = make_encoder(encoder).width
+    stages = widened(recipe.stages, make_encoder(encoder).width)
+    return replace(recipe, encoder=encoder, stages=stages)
+
+
+def widened(stages: tuple[StageConfig, ...], width: int) -> tuple[StageConfig, ...]:
+    "Networks that take text take it of this width."
 
     def widen(network: Any):  # a config of any network
         return replace(network, text_dim=width) if network.text_dim else network
 
-    stages = tuple(replace(o, network=widen(o.network)) for o in recipe.stages)
-    return replace(recipe, encoder=encoder, stages=stages)
+    return tuple(replace(o, network=widen(o.network)) for o in stages)
 
 
 def start_from(
     recipe: Recipe,  # how to train
     model: str,  # a directory, a hub name or "toy"
     encoder: str | None = None,  # where its text encoder lies; None: look around
-) -> Recipe:  # with that model's stages and text encoder
+) -> Recipe:  # with that model's stages and text encoder; stages that it lacks are the recipe's
     "Go on from a trained model: its networks, its weights, its text encoder and no other."
     folder = find_model(model)
     meta = load_meta(folder)
     if (kind := meta.get("kind")) != "imagen":
         raise ValueError(f"train: init, got {kind!r} in {model}, expected a saved Imagen")
     stages = tuple(config_from_dict(values) for values in meta["stages"])
-    if len(stages) != len(recipe.stages):
+    others = recipe.stages[len(stages) :]
+    if len(stages) > len(recipe.stages) or others and others[0].lowres_size != stages[-1].size:
         raise ValueError(
-            f"train: init, got {len(stages)} stages in {model},"
-            f" expected the {len(recipe.stages)} of recipe {recipe.name}"
+            f"train: init, got stages of {sizes(stages)} px in {model}, expected the {sizes(recipe.stages)}"
+            f" of recipe {recipe.name}, or the first of them"
         )
-    place, _ = find_encoder(meta["encoder"], TextEncoder.from_pretrained, encoder, folder)
+    place, reader = find_encoder(meta["encoder"], TextEncoder.from_pretrained, encoder, folder)
+    stages += widened(others, reader.width) if reader else others
     where = str(as_path(model).resolve()) if as_path(model).is_dir() else str(model)
     return replace(recipe, init=where, stages=stages, encoder=place or recipe.encoder)
+
+
+def sizes(stages: tuple[StageConfig, ...]) -> str:
+    "For people."
+    return ", ".join(str(stage.size) for stage in stages)

@@ -24,6 +24,7 @@ from imagen_nb.runs.setup import (
     settle_encoder,
 )
 from imagen_nb.runs.work import Job, work
+from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config_to_dict
 from imagen_nb.store.files import WINDOWS, as_path
 
@@ -47,11 +48,12 @@ def train(
     recipe = settle_encoder(recipe, encoder, out)
     release_directory(out)
     claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
-    if (out / "samples.png").exists():
+    if is_finished(recipe, out, stage):
         print(
             f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
         )
         return
+    (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
     build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
     if processes is None:
         is_alone = torch.cuda.is_available() or WINDOWS  # where torchrun may lack what it needs
@@ -61,6 +63,20 @@ def train(
     else:
         launch(job, processes)
     finish(recipe, out, world, encoder, held_out, time.time() - since)
+
+
+def is_finished(
+    recipe: Recipe,  # as it is now
+    out: Path,  # directory of the run
+    stage: int | None,  # asked for; None: all
+) -> bool:  # nothing is left to do
+    "Are there pictures, and has every stage that was asked for taken its last step?"
+    for k in range(len(recipe.stages)) if stage is None else [stage]:
+        folder = out / f"{recipe.stages[k].size}px"
+        newest = checkpoints(folder)[:1]  # none: somebody needed the room
+        if not has_begun(folder) or any(int(o.name[5:]) < recipe.training[k].steps for o in newest):
+            return False
+    return (out / "samples.png").exists()
 
 
 def with_new_stages(

@@ -14,9 +14,10 @@ from imagen_nb.store.checkpoint import STEP, load_directory, save_directory
 from imagen_nb.store.checks import check, check_among
 from imagen_nb.store.files import as_path, assets
 
-__all__ = ["Pretrained", "find_model"]
+__all__ = ["SHIPPED", "Pretrained", "find_model"]
 
-SHIPPED = ("toy", "photo-enlarger")  # models that come with the package: folders of `assets()`
+SHIPPED = ("emoji", "toy", "photo-enlarger")  # folders of `assets()`; the first is the default
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights on disk
 
 
@@ -72,7 +73,11 @@ class Pretrained(ABC):
             for key, x in group.items():
                 group[key] = _narrowed(x, dtype, f"save_pretrained: {file}, {key}")
         meta = dict(kind=self.KIND, **meta)
-        save_directory(path, tensors, meta, readme=model_card(facts, card, name))
+        save_directory(path, tensors, meta, readme=self.readme(facts, card, name))
+
+    def readme(self, facts: dict, card: dict | None, name: str) -> str:
+        "The model card, in Markdown: of a cascade, unless a model says otherwise."
+        return model_card(facts, card, name)
 
     @classmethod
     def from_pretrained(
@@ -111,11 +116,11 @@ def find_model(
 ) -> Path:  # a local directory
     "Where a model's files are; a hub name is downloaded."
     if str(name) in SHIPPED:
-        if (path := assets() / str(name)).is_dir():
-            return path
+        if (path := assets() / name / "meta.json").is_file():
+            return path.parent
         raise ValueError(
-            f"find_model: {str(name)!r}, got no such weights in this installation, expected some;"
-            " run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'"
+            f"find_model: {str(name)!r}, got no such weights in this installation, expected"
+            f" some; run `imagen-nb train {name}`, load 'runs/{name}/model'"
         )
     if (path := as_path(name)).is_dir():
         return _model_in(path)
@@ -131,7 +136,7 @@ def find_model(
             ) from e
     raise ValueError(
         f"find_model: {name}, no such directory;"
-        f" expected a directory, one of {SHIPPED} or a hub name 'user/model'"
+        f" expected a directory, {' or '.join(map(repr, SHIPPED))}, or a hub name 'user/model'"
     )
 
 

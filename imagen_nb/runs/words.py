@@ -1,0 +1,93 @@
+"""Words of captions: which of them a text encoder knows, and which encoder should read them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from imagen_nb.pictures.emoji import beyond_emoji
+from imagen_nb.store.text_models import find_folder, load_tokenizer
+
+__all__ = [
+    "ENGLISH",
+    "MULTILINGUAL",
+    "Reading",
+    "beyond",
+    "choose_encoder",
+    "count_words",
+    "spelled",
+]
+
+ENGLISH = "english"  # the encoder that ships and has read real language
+MULTILINGUAL = "google/mt5-base"  # a T5 of 101 languages; the hub has it
+# Shares of running words that a tokenizer takes to pieces, measured by tools/measure/caption_words.py
+# (data/runs/caption-words.json): the toy's none of ShapesWorld's and most of English; the English one's a tenth of
+# English, and four tenths and more of every other language in Latin letters.
+OWN, FOREIGN = 0.05, 0.25
+FEW = 50  # words: with fewer a share says little, and Latin letters are taken for English. A rule of thumb
+LATIN = 0.5  # of the letters; other scripts have a fifth at most, the same card says
+
+
+class Reading(NamedTuple):
+    "Who should read some captions."
+
+    encoder: str  # a name to load it by; empty: the captions have no words
+    why: str  # for people
+    is_given: bool = False  # by the user
+
+
+def count_words(captions: Iterable[str]) -> Counter[str]:
+    "Runs of letters, and how often each occurs."
+    return Counter(word for caption in captions for word in re.findall(r"[^\W\d_]+", caption))
+
+
+def spelled(
+    tokenizer,  # of `transformers`
+    words: Iterable[str],
+) -> list[str]:  # in their order
+    "Words that a tokenizer takes to pieces, or does not know at all."
+    unknown = tokenizer.unk_token
+    pieces = ((word, tokenizer.tokenize(word)) for word in words)
+    return [word for word, parts in pieces if len(parts) > 1 or unknown in parts]
+
+
+def beyond(
+    model: str,  # as the user named it
+    tokenizer,  # of its encoder
+    captions: list[str],
+) -> Iterator[str]:  # a line for each kind of loss; nothing is known of a model that does not ship
+    "What a shipped model was never shown."
+    if model == "toy" and (strange := spelled(tokenizer, count_words(captions))):
+        yield f"the toy encoder has never met, and only spells: {', '.join(strange)}"
+    if model == "emoji":
+        for caption in captions:
+            if why := beyond_emoji(caption):
+                yield f"emoji was never shown {why}; it draws one thing on white: {caption[:60]!r}"
+
+
+def share_spelled(name: str, words: Counter[str]) -> float:  # 0 to 1
+    "Share of running words that an encoder takes to pieces; its tokenizer alone is loaded."
+    tokenizer = load_tokenizer(str(find_folder(name)[0] or name))
+    return sum(words[word] for word in spelled(tokenizer, words)) / words.total()
+
+
+def share_latin(words: Counter[str]) -> float:  # 0 to 1
+    "Share of letters that are Latin, with their accents."
+    n = sum(len(word) * count for word, count in words.items())
+    return sum(sum(c < "\u0250" for c in word) * words[word] for word in words) / n
+
+
+def choose_encoder(
+    words: Counter[str],  # of all captions
+) -> Reading:
+    "The toy for its own small world, English for English, one of many languages for the rest."
+    if not words:
+        return Reading("", "no captions: the networks learn pictures without words")
+    if share_spelled("toy", words) <= OWN:
+        return Reading("toy", "words of ShapesWorld, which the toy encoder has read")
+    if share_latin(words) < LATIN:
+        return Reading(MULTILINGUAL, "a script that no encoder here has read")
+    if words.total() >= FEW and (share := share_spelled(ENGLISH, words)) > FOREIGN:
+        why = f"{share:.0%} of the words are in pieces to the English encoder: another language?"
+        return Reading(MULTILINGUAL, why)
+    return Reading(ENGLISH, "English")
