@@ -20,12 +20,12 @@ __all__ = [
 
 ENGLISH = "english"  # the encoder that ships and has read real language
 MULTILINGUAL = "google/mt5-base"  # a T5 of 101 languages; the hub has it
-# Shares of running words that a tokenizer takes to pieces, measured by tools/measure/caption_words.py
-# (data/runs/caption-words.json): the toy's none of ShapesWorld's and most of English; the English one's a tenth of
-# English, and four tenths and more of every other language in Latin letters.
+# Shares of running words that a tokenizer takes to pieces, counted in the same sentences in seventy languages
+# (tools/measure/caption_words.py): the toy's none of ShapesWorld's and six tenths of English; the English one's a tenth
+# of English, and four tenths or more of every other language in Latin letters
 OWN, FOREIGN = 0.05, 0.25
 FEW = 50  # words: with fewer a share says little, and Latin letters are taken for English. A rule of thumb
-LATIN = 0.5  # of the letters; other scripts have a fifth at most, the same card says
+LATIN = 0.5  # of the letters; other scripts have a fifth at most, by the same count
 
 
 class Reading(NamedTuple):

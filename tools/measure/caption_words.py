@@ -8,19 +8,22 @@ The same few hundred sentences in some seventy languages: those of Debian's stam
 
 import argparse
 import collections
+import sys
 from pathlib import Path
 
-from cards import RUNS, write_card
+from cards import ROOT, RUNS, write_card
 
 from imagen_nb.data import ShapesWorld
 from imagen_nb.runs.words import count_words, share_latin, share_spelled
-from tools.make.stamps import INSIDE, english, files
 
 LEAST = 100  # sentences of a language
 
 
 def sentences(deb: Path) -> dict[str, list[str]]:
     "What stamps show, letters and coins excepted, by language."
+    sys.path.append(str(ROOT / "tools" / "make"))
+    from stamps import INSIDE, english, files
+
     found = collections.defaultdict(list)
     for path, content in files(deb):
         if path.startswith(INSIDE) and path.endswith(".txt") and "/symbols/" not in path:
