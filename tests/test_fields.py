@@ -1,7 +1,7 @@
 """Every field of every config is read: two configs that differ in it alone give what their comments say.
 
-A row is `field=(other value, measure, result before, result after)`. `ANY` stands for a result that must only change; of a
-tuple each entry must. The fields are found by walking the package: one without a row is an error.
+A row is `field=(other value, measure, result before, result after)`. `ANY` stands for a result that must only change;
+of a tuple each entry must. The fields are found by walking the package: one without a row is an error.
 """
 
 import importlib
@@ -27,7 +27,7 @@ from imagen_nb.diffusion import cosine_log_snr, linear_log_snr
 from imagen_nb.engine import logs
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.keeping import Learned
-from imagen_nb.engine.optim import OPTIMIZERS, make_optimizers
+from imagen_nb.engine.optim import OPTIMIZERS, Muon, make_optimizers, orthogonalize
 from imagen_nb.layers import Attention, FeedForward, ResBlock
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
@@ -169,7 +169,9 @@ def stage_rows(tmp_path):
         ),
         threshold=(
             "dynamic",
-            lambda c: round(sampled(c, lambda z, text: RAMP.expand_as(z))[0][0, 0, 48, 0].item(), 2),
+            lambda c: round(
+                sampled(c, lambda z, text: RAMP.expand_as(z))[0][0, 0, 48, 0].item(), 2
+            ),
             1.0,
             0.5,
         ),
@@ -366,6 +368,21 @@ def train_rows(tmp_path):
         save_every=(7500, kept, [6, 4], [6, 3]),
         keep=(3, kept, [6, 4], [6, 4, 2]),
     )
+
+
+def test_two_steps_of_muon_written_out():
+    "Momentum .95, Nesterov, orthogonal updates of the size of AdamW's: no field, but documented."
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 16, bias=False)
+    muon, w = Muon(layer.parameters(), lr=0.1, weight_decay=0.5), layer.weight.detach().clone()
+    m = torch.zeros_like(w)
+    for g in torch.randn(2, 16, 24):
+        layer.weight.grad = g.clone()
+        muon.step()
+        m = 0.95 * m + 0.05 * g
+        update = 0.05 * g + 0.95 * m  # looks ahead
+        w = (1 - 0.1 * 0.5) * w - 0.1 * 0.2 * 24**0.5 * orthogonalize(update[None])[0]
+        torch.testing.assert_close(layer.weight.detach(), w, atol=1e-5, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- how a run is carried out

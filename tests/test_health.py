@@ -7,12 +7,14 @@ import pytest
 import torch
 from guards import CASES
 
+import imagen_nb
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
 from imagen_nb.engine.keeping import describe_run
 from imagen_nb.plots import image_grid, plot_reference
 from imagen_nb.recipes import toy
+from imagen_nb.runs import env
 from imagen_nb.runs.doctor import LEVELS, doctor, report
 from imagen_nb.runs.drawings import picture_stats
 from imagen_nb.runs.reference import find_reference, trained_as
@@ -319,6 +321,13 @@ def test_the_cascade_that_ships_is_well():
     }
 
 
+def test_a_bug_report_names_versions(monkeypatch):
+    monkeypatch.setattr(env, "PACKAGES", ["torch", "no-such-package"])
+    told = env.versions()
+    assert told["imagen_nb"] == imagen_nb.__version__ and told["torch"] == torch.__version__
+    assert told["no-such-package"] == "not installed"
+
+
 # ---------------------------------------------------------------- reference runs
 
 
@@ -364,25 +373,9 @@ def test_the_reference_runs_lie_in_their_band_and_a_bad_run_does_not():
     for name, stage in card()["stages"].items():
         band = stage["loss"]
         rows = [dict(step=s, loss=v) for s, v in zip(band["step"], band["mean"])]
-        assert band["spread"] < 0.08 and len(stage["moments"]) == 5
+        assert health.loss_is_normal(rows, band).level == "ok", name
         bad = [r | dict(loss=r["loss"] * 1.5) for r in rows]
-        assert health.loss_is_normal(bad, band).level == "warning"
-        assert [o["level"] for o in stage["left_out"]] == ["ok"] * 3, (
-            name
-        )  # each run in the band of the others
-        last = stage["moments"][-1]
-        assert (
-            sum(v[2] for v in last["loss"]) < 0.8 * sum(v[1] for v in last["trivial"])
-            and len(last["text_gain"]) == 3
-        )
-        assert all(
-            g["high"] < 0 for g in last["text_gain"]
-        )  # captions help every stage, the base hundreds of times more
-    assert all(
-        g["high"] < -0.05
-        for moment in card()["stages"]["32px"]["moments"]
-        for g in moment["text_gain"]
-    )
+        assert health.loss_is_normal(bad, band).level == "warning", name
 
 
 def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):

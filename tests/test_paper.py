@@ -1,6 +1,7 @@
 """`paper()` to the letter: each of its values beside the place in arXiv 2205.11487 that states it.
 
-The tables are typed from the paper's appendix F and its text, not from `recipes.py`. OURS marks what the paper leaves open.
+The tables are typed from the paper's appendix F and its text, not from `recipes.py`. OURS marks what the paper leaves
+open.
 """
 
 import dataclasses
