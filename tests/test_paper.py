@@ -161,6 +161,16 @@ def test_parameters_are_counted_exactly(networks):
     assert tuple(sum(p.numel() for p in n.parameters()) for n in networks) == COUNTS
 
 
+def test_a_convolution_on_every_shortcut_would_add(networks):
+    "What Fig. A.27 shows and ours has only where widths change; chapter 09 tells of 20.2 M."
+    plain = [
+        m.conv1.in_channels
+        for m in networks[1].modules()
+        if isinstance(m, ResBlock) and isinstance(m.shortcut, nn.Identity)
+    ]
+    assert sum(ch * ch + ch for ch in plain) == 20_193_920
+
+
 @pytest.mark.parametrize(
     "size, count", [("300M", 312_625_415), ("500M", 547_441_159), ("1B", 1_034_810_631)]
 )
