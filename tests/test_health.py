@@ -369,13 +369,21 @@ def test_a_config_of_an_older_version_is_the_same():
     assert trained_as(old) == trained_as(new)
 
 
-def test_the_reference_runs_lie_in_their_band_and_a_bad_run_does_not():
+def test_a_run_in_the_band_of_reference_runs_is_normal_and_a_bad_run_is_not():
+    steps = range(20, 2001, 20)
+
+    def level(loss, band):
+        return health.loss_is_normal([dict(step=s, loss=loss) for s in steps], band).level
+
+    band = dict(
+        step=list(steps), mean=[0.1] * 100, spread=0.02
+    )  # a factor of exp(.1) to both sides
+    found = [level(loss, band) for loss in (0.1, 0.109, 0.112, 0.15, 0.08)]
+    assert found == ["ok", "ok", "warning", "warning", "note"]
     for name, stage in card()["stages"].items():
         band = stage["loss"]
-        rows = [dict(step=s, loss=v) for s, v in zip(band["step"], band["mean"])]
-        assert health.loss_is_normal(rows, band).level == "ok", name
-        bad = [r | dict(loss=r["loss"] * 1.5) for r in rows]
-        assert health.loss_is_normal(bad, band).level == "warning", name
+        rows = [dict(step=s, loss=1.5 * v) for s, v in zip(band["step"], band["mean"])]
+        assert health.loss_is_normal(rows, band).level == "warning", name
 
 
 def test_the_reference_is_drawn_with_a_run_on_top(tmp_path):
