@@ -24,6 +24,7 @@ from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
 from imagen_nb.runs import results, setup
+from imagen_nb.runs.options import USES
 from imagen_nb.store.config import change
 from imagen_nb.text import TextEncoder
 
@@ -730,6 +731,7 @@ def test_help(name, capsys):
     out = capsys.readouterr().out
     assert stop.value.code == 0 and "work" not in out.replace("networks", "").replace("network", "")
     assert all(o in out for o in (COMMANDS if not name else [name]))
+    assert not name or ("examples:" in out) == bool(USES[name].examples)
 
 
 def test_recipes_are_complete():

@@ -55,6 +55,27 @@ def test_a_guard_tells_the_planted_fault_from_the_healthy_case(name):
     assert ill.level in LEVELS
 
 
+LIMITS = [  # a guard, and its verdicts on both sides of a limit
+    (health.follows_lowres, (0.1,), "ok", (0.101,), "warning"),
+    (health.enough_samples, (20_000,), "ok", (19_999,), "warning"),
+    (health.enough_samples, (50_000, 100), "ok", (50_100, 100), "note"),
+    (health.aug_level, (0.15, 0.15), "ok", (0.16, 0.15), "error"),
+    (health.guidance_is_trained, (2.0, 0.3), "ok", (2.0, 0.31), "warning"),
+    (health.few_skipped, (1, 1000), "note", (2, 1000), "warning"),
+    (health.few_skipped, (50, 1000), "warning", (51, 1000), "error"),
+    (health.warm_up_is_over, (10, 10, 20), "ok", (9, 10, 20), "note"),
+    (health.warm_up_is_over, (20, 19, 20), "ok", (20, 20, 20), "warning"),
+    (health.rarely_clipped, ([0.5, 2.0] * 5, 1.0), "ok", ([0.5, 2.0, 2.0] * 5, 1.0), "warning"),
+    (health.data_is_fast, ([0.2],), "ok", ([0.21],), "warning"),
+    (health.loss_falls, ([1.0] * 20 + [1.29] * 20,), "ok", ([1.0] * 20 + [1.32] * 20,), "warning"),
+]
+
+
+@pytest.mark.parametrize("guard, inside, verdict, outside, other", LIMITS)
+def test_a_guard_changes_its_mind_where_it_says(guard, inside, verdict, outside, other):
+    assert (guard(*inside).level, guard(*outside).level) == (verdict, other)
+
+
 def test_the_average_forgets_as_the_trainer_averages():
     for ema, power, steps in ((0.99, 13.0, 200), (0.9999, 0.0, 300), (1.0, 2.0, 100)):
         held, config = 1.0, TrainConfig(ema=ema, ema_power=power)
@@ -323,7 +344,10 @@ def test_the_cascade_that_ships_is_well():
 
 def test_a_bug_report_names_versions(monkeypatch):
     monkeypatch.setattr(env, "PACKAGES", ["torch", "no-such-package"])
+    monkeypatch.setattr(env, "has_fast_bf16", lambda device: f"asked of {device}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     told = env.versions()
+    assert told["GPU"] == "none" and told["fast bf16"] == "asked of cpu"
     assert told["imagen_nb"] == imagen_nb.__version__ and told["torch"] == torch.__version__
     assert told["no-such-package"] == "not installed"
 

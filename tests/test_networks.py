@@ -671,6 +671,15 @@ def test_recomputing_blocks_gives_the_same_gradients_and_keeps_less(name):
     assert kept_again < 0.7 * kept and list(net.state_dict()) == names
 
 
+def test_blocks_are_compiled_whole_and_for_the_shapes_they_see(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: asked.append(how))
+    compile_blocks(build(BASE))
+    assert (
+        asked == [dict(fullgraph=True, dynamic=False)] * 14
+    )  # ten residual blocks, four attentions
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "toy base", "sr"])
 def test_blocks_compile_to_one_graph_each_and_never_again(name):

@@ -22,6 +22,7 @@ from test_bad_input import PICTURES, TEXTS, encoded, four
 
 from imagen_nb.engine.samples import in_order
 from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards
+from imagen_nb.pictures import cache as kept
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
 from imagen_nb.pictures.shards import Notes
@@ -812,6 +813,18 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEN_NB_CACHE", str(tmp_path / "file" / "below"))
     with pytest.warns(UserWarning, match="no catalog can be kept"):
         assert len(load_captioned(tmp_path / "in", 16)) == 13
+
+
+def test_a_folder_of_ones_own_is_gone_when_the_process_ends(monkeypatch):
+    left = []
+    monkeypatch.setattr(kept.atexit, "register", lambda *a, **how: left.append((a, how)))
+    kept._own_folder.cache_clear()
+    folder = kept._own_folder()
+    (folder / "catalog").write_text("some")
+    [((remove, *what), how)] = left
+    remove(*what, **how)
+    assert not folder.exists()
+    kept._own_folder.cache_clear()
 
 
 LOADER = """
