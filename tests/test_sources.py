@@ -21,7 +21,7 @@ from PIL import Image
 from test_bad_input import PICTURES, TEXTS, encoded, four
 
 from imagen_nb.engine.samples import in_order
-from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards
+from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards, streams
 from imagen_nb.pictures import cache as kept
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
@@ -628,6 +628,31 @@ def test_tars_that_are_unusual_but_whole(tmp_path):
     (tmp_path / "open.tar").write_bytes(a[: spans(tmp_path / "0.tar")["002"][1]])
     ds = quiet(tmp_path / "open.tar", 16)
     assert len(ds) == 3 and ds.skipped == {"tar file without its end": 1}
+
+
+def test_a_length_in_binary_is_read(tmp_path):
+    "As a tar holds a member of 8 GB or more; a small one may be written so, too."
+    path = tar_layout(tmp_path, sample_rows[:3], "x.tar")
+    with tarfile.open(path) as tar:
+        wanted = [(m.name, m.offset_data, m.size) for m in tar]
+        at = tar.getmembers()[2].offset
+    blob = bytearray(path.read_bytes())
+    blob[at + 124 : at + 136] = b"\x80" + wanted[2][2].to_bytes(11, "big")
+    blob[at + 148 : at + 156] = b" " * 8
+    blob[at + 148 : at + 156] = b"%06o\0 " % sum(blob[at : at + 512])
+    path.write_bytes(blob)
+    notes = Notes()
+    with open(path, "rb") as f:
+        found = [(m.name, m.start, m.length) for m in tar_members(f, "x.tar", notes)]
+    assert found == wanted and not notes.problems
+
+
+def test_a_row_without_bytes_is_no_picture():
+    assert streams._bytes(dict(bytes=b"x", path="a.png")) == streams._bytes(b"x") == b"x"
+    assert streams._bytes(None) == streams._bytes(dict(bytes=None)) == b""
+    for odd in ("a.png", 3, dict(bytes="x")):
+        with pytest.raises(decode.UnreadablePicture, match="no bytes"):
+            streams._bytes(odd)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
