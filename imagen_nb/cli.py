@@ -68,7 +68,7 @@ def execution(args) -> dict:
 
 def sample(args):
     "Draw captions."
-    from imagen_nb.runs.look import spelled
+    from imagen_nb.runs.look import beyond
     from imagen_nb.runs.results import count_trained, draw_captions
 
     if args.n < 1:
@@ -78,10 +78,8 @@ def sample(args):
     if missing := [f"{o.config.size} px" for o in imagen.stages if not o.is_trained]:
         print(f"never trained, so left out: {', '.join(missing)}", file=sys.stderr)
     options = sampling_options(args, max(count_trained(imagen), 1))
-    if args.model == "toy" and (words := spelled(imagen.encoder.tokenizer, args.captions)):
-        print(
-            f"the toy encoder has never met, and only spells: {', '.join(words)}", file=sys.stderr
-        )
+    for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
+        print(line, file=sys.stderr)
     grid = args.out / "grid.png"
     for path in draw_captions(imagen, args.captions, seeds, args.out, grid, size=size, **options):
         print(path)
@@ -156,6 +154,16 @@ def data(args):
     look(args.source, find_recipe(args.recipe), args.out, **how, **options, **columns)
 
 
+def emoji(args):
+    "The pictures of recipe emoji."
+    from imagen_nb.pictures.emoji import make_emoji
+
+    things = () if args.all else None
+    for split, n in make_emoji(args.out, args.size, args.packages, things).items():
+        print(f"{args.out / split}: {n:,} pictures")
+    print(f"{args.out}: imagen-nb train emoji --data {args.out}")
+
+
 def doctor(args):
     "What is wrong with a run; 1 if there is an error."
     from imagen_nb.runs.doctor import doctor, report
@@ -225,7 +233,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, sample, upscale, export, embed, data, doctor, env)
+    for command in (train, sample, upscale, export, embed, data, emoji, doctor, env)
 }
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Recipe",
     "toy",
     "toy_full",
+    "emoji",
     "base_network",
     "paper",
     "RECIPES",
@@ -36,7 +37,7 @@ class Recipe:
     "A cascade, what it learns from and how it is trained: all that a run depends on."
 
     name: str  # of the recipe
-    encoder: str  # text encoder: a name, a folder or "toy"
+    encoder: str  # text encoder: a name, a folder, "toy" or "english"
     level: str | None = None  # level of ShapesWorld; None: the user brings pictures
     data: DataConfig | None = None  # the user's pictures; None: ShapesWorld
     init: str | None = None  # model whose weights are the start; None: random ones
@@ -162,6 +163,20 @@ def toy_full(seed: int = 0) -> Recipe:
     )
 
 
+def emoji(seed: int = 0) -> Recipe:
+    """32 -> 128 -> 256 on the emoji that `imagen-nb emoji FOLDER` draws, in words that an English model reads.
+
+    Not the paper's: the encoder (BERT family), target, sampler, optimizer and sizes of `toy_full`."""
+    base, middle, last = toy_stages(64, ((64, 96), (48, 64)), (0.5, 1.15))
+    stages = (base, replace(middle, aug_max=0.2), replace(last, size=256, crop=64))
+    reading = [replace(o, network=replace(o.network, text_dim=384)) for o in stages]
+    training = [
+        replace(config, steps=n, decay="late")
+        for config, n in zip(toy(seed).training, (5000, 1500, 800))
+    ]
+    return Recipe(name="emoji", encoder="english", stages=tuple(reading), training=tuple(training))
+
+
 # dim, text_width
 BASE_SIZES = {"300M": (192, 512), "500M": (256, 512), "1B": (320, 4096), "2B": (512, 2048)}
 
@@ -201,7 +216,7 @@ def paper(seed: int = 0) -> Recipe:
     )
 
 
-RECIPES = {"toy": toy, "toy-full": toy_full, "paper": paper}
+RECIPES = {"emoji": emoji, "toy": toy, "toy-full": toy_full, "paper": paper}
 
 
 def find_recipe(

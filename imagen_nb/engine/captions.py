@@ -16,7 +16,8 @@ from torch import Tensor
 
 from imagen_nb.store import parts
 from imagen_nb.store.files import CheckpointError, as_path, check_room
-from imagen_nb.store.text_models import check_captions, differences, losses_told
+from imagen_nb.store.identity import differences, is_same_source
+from imagen_nb.store.text_models import check_captions, losses_told
 from imagen_nb.text import Encoder, TextEmbedding, pad_rows
 
 __all__ = ["BuildPlan", "EmbeddingCache", "encode_rows", "forecast"]
@@ -109,9 +110,10 @@ def check_encoder(
 ):
     "Refuse another encoder and say what differs; a name alone decides nothing."
     if differ := differences(ours, theirs):
+        akin = "; the same source in other storage has a cache of its own"
         raise ValueError(
             f"EmbeddingCache: {path} was made by another encoder, {theirs['encoder']!r};"
-            f" {ours['encoder']!r} differs in {'; '.join(differ)}"
+            f" {ours['encoder']!r} differs in {'; '.join(differ)}{akin * is_same_source(ours, theirs)}"
         )
 
 
@@ -174,6 +176,7 @@ class EmbeddingCache:
         kind = str(dtype).removeprefix("torch.")
         meta = {"identity": encoder.identity, "width": width, "dtype": kind}
         todo = missing_captions(captions, path, meta, share, verify)
+        meta = parts.open_index(path).meta or meta  # named as when it was begun
         path.mkdir(parents=True, exist_ok=True)
         row = width * dtype.itemsize  # bytes of one token; a caption has one at least
         check_room(path, len(todo) * (row + 56), "EmbeddingCache.build")
@@ -198,7 +201,7 @@ class EmbeddingCache:
                 done += len(part)
         parts.write_index(path)
         index = parts.open_index(path)
-        return cls(path, index._replace(meta=index.meta or meta))  # named as when it was begun
+        return cls(path, index._replace(meta=index.meta or meta))
 
     @classmethod
     def open(

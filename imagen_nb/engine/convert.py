@@ -16,7 +16,8 @@ import torch
 
 from imagen_nb.store.files import as_path, check_room, flush
 from imagen_nb.store.foreign import TOKENIZER, check_file, check_files, weight_files
-from imagen_nb.store.text_models import FAMILIES, digest_tensors
+from imagen_nb.store.identity import digest_tensors
+from imagen_nb.store.text_models import FAMILIES
 
 __all__ = ["convert_encoder", "encoder_bytes"]
 

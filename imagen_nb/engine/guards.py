@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from imagen_nb.plots import smooth
+from imagen_nb.store.identity import SAID
 
 __all__ = ["check_pictures", "check_dataset", "LEVELS", "Finding", "BAND"]
 
@@ -132,7 +133,7 @@ def same_encoder(cache: dict, used: dict) -> Finding:
     wrong = [
         f"{k} {cache.get(k)}, expected {v}"
         for k, v in used.items()
-        if k != "encoder" and cache.get(k) != v
+        if k not in SAID and cache.get(k) != v
     ]
     return say(
         "text cache",

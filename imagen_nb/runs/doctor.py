@@ -18,6 +18,7 @@ from imagen_nb.runs.setup import load_recipe, open_data
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
 from imagen_nb.store.config import with_defaults
 from imagen_nb.store.files import as_path, read_rows
+from imagen_nb.store.text_models import shipped_as
 
 __all__ = ["doctor", "report"]
 
@@ -262,7 +263,7 @@ def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
     )
     is_small = sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL
     n = FEW * is_small if draw is None else draw
-    can_draw = n and not missing and (meta["encoder"] or {}).get("encoder") == "t5-toy"
+    can_draw = n and not missing and shipped_as((meta["encoder"] or {}).get("encoder"))
     pictures = draw_model(path, n) if can_draw else {}
     for k, config in enumerate(configs):
         found = [health.has_learned(tensors[f"stage{k}"])] * trained[k]

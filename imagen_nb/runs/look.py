@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.emoji import beyond_emoji
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
 from imagen_nb.store.files import picture_file
-from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
+from imagen_nb.store.text_models import find_folder, is_shipped, load_tokenizer, loss_lines
 from imagen_nb.text import token_numbers
 
-__all__ = ["look", "spelled"]
+__all__ = ["beyond", "look", "spelled"]
 
 KEPT = 128  # tokens of a caption, by default
 COUNTED = 10_000  # captions, at most
@@ -22,7 +23,7 @@ def look(
     source: str,  # folder, file or hub name
     recipe: Recipe,  # whose sizes and steps count
     out: str | Path,  # PNG file for the grid
-    encoder: str | None = None,  # whose tokens are counted; None: the toy's, if the recipe has it
+    encoder: str | None = None,  # whose tokens are counted; None: the recipe's, if it ships
     **options,  # of `load_captioned`
 ):
     "Say what is in a source, what is left out and why, and draw what a network would receive."
@@ -31,8 +32,8 @@ def look(
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, sizes[-1], max_skipped=1, **options)
         print(pictures.report())
-        if encoder or recipe.encoder == "toy":
-            for line in words(encoder or "toy", pictures):
+        if encoder or is_shipped(recipe.encoder):
+            for line in words(encoder or recipe.encoder, pictures):
                 print(line)
         for line in forecast(pictures, recipe):
             print(line)
@@ -64,7 +65,7 @@ def words(name: str, pictures) -> Iterator[str]:
     if name == "toy" and (strange := spelled(tokenizer, captions)):
         yield (
             f"words the toy encoder has never met, and only spells: {len(strange)}, as {', '.join(strange[:5])}; \n"
-            "  one that reads real language: imagen-nb train ... --encoder google/t5-v1_1-base"
+            "  one that reads real language: imagen-nb train ... --encoder english"
         )
 
 
@@ -74,6 +75,20 @@ def spelled(tokenizer, captions: list[str]) -> list[str]:
         word for caption in captions for word in caption.replace(",", " ").split()
     )
     return [word for word in words if len(tokenizer.tokenize(word)) > 1]
+
+
+def beyond(
+    model: str,  # as the user named it
+    tokenizer,  # of its encoder
+    captions: list[str],
+) -> Iterator[str]:  # a line for each kind of loss; nothing is known of a model that does not ship
+    "What a shipped model was never shown."
+    if model == "toy" and (strange := spelled(tokenizer, captions)):
+        yield f"the toy encoder has never met, and only spells: {', '.join(strange)}"
+    if model == "emoji":
+        for caption in captions:
+            if why := beyond_emoji(caption):
+                yield f"emoji was never shown {why}; it draws one thing on white: {caption[:60]!r}"
 
 
 def forecast(pictures, recipe, most: int = 32) -> Iterator[str]:

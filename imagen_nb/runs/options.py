@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagen_nb.store.files import as_path
+from imagen_nb.store.hub import SHIPPED
 
 __all__ = ["parser"]
 
 INTRO = """\
 Train Imagen cascades and draw with them.
 
-  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb sample "a 3d emoji of a strawberry"
   imagen-nb train toy                        train on drawn scenes; minutes on two CPU cores
   imagen-nb data path/to/folder              look at your own pictures before training
   imagen-nb train toy --data path/to/folder  train on them
@@ -89,10 +90,11 @@ EXECUTION = {  # how training is done, not what is learned
     "--track NAME": "also tell tensorboard or wandb; may be repeated",
 }
 TRAIN = {
-    "recipe": "toy, toy-full or paper",
+    "recipe": "emoji, toy, toy-full or paper",
     "--data SOURCE": DATA_HELP,
-    "--init MODEL": "start from the stages and weights of this model or run: directory, hub name or toy",
-    "--encoder NAME": "read captions with this T5, BERT or CLIP: folder or hub name (default: the recipe's);"
+    "--init MODEL": "start from the stages and weights of this model or run: directory, hub name, emoji or toy",
+    "--encoder NAME": "read captions with english or toy, which ship, or with a T5, BERT or CLIP: folder or hub name"
+    " (default: the recipe's);"
     " with --init: where the model's own encoder lies",
     "--stage N": "train this stage alone; 0 is the base (default: all, in turn)",
     "--set path=value": "change the recipe, as in training.0.lr=1e-3; may be repeated",
@@ -103,7 +105,7 @@ TRAIN = {
     " with --data: share kept back as valid, and as much as test (default 0)",
 }
 SAMPLING = {
-    "--model": "directory of a model or a run, hub name or toy, which ships with the package (default)",
+    "--model": "emoji (default) or toy, which ship with the package; a directory of a model or a run; a hub name",
     "--encoder DIR": "folder of the text encoder, for a model trained with one of your own",
     "--seed": "of the noise; the same seed gives the same picture (default 0)",
     "--steps": "network evaluations: one number, or one for each stage as in 16,6,4",
@@ -128,7 +130,7 @@ UPSCALE = {
 EXPORT = {"run_folder RUN": "directory of a run", "out OUT": "directory for the model"}
 EMBED = {
     "source SOURCE": f"a .txt (a caption in each line), .jsonl, .csv or .tsv file, or {DATA_HELP}",
-    "--encoder": "toy, or a folder or hub name of a T5, BERT or CLIP (default toy)",
+    "--encoder": "toy or english, or a folder or hub name of a T5, BERT or CLIP (default toy)",
     "--out DIR": "folder to make, or to add to",
     "--column NAME": "of the captions in .jsonl, .csv and .tsv files (default caption or text)",
     "--length N": "tokens kept of a caption; the rest is cut and counted (default 128)",
@@ -143,10 +145,17 @@ EMBED = {
 DATA = {
     "source SOURCE": DATA_HELP,
     "--recipe": "whose sizes to show (default toy)",
-    "--encoder NAME": "count the tokens of captions as this T5, BERT or CLIP does: folder or hub name (default: toy)",
+    "--encoder NAME": "count the tokens of captions as english, toy, or this T5, BERT or CLIP does: folder or hub name"
+    " (default: the recipe's, if it ships)",
     "--out": "PNG, JPEG or WebP file for the grid (default data.png)",
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
+}
+EMOJI = {
+    "out FOLDER": "a new folder, for pictures to train on and pictures held out",
+    "--size N": "side of the pictures in pixels (default 256)",
+    "--packages DIR": "where npm's packages lie or are put (default: beside FOLDER)",
+    "--all": "every emoji but flags, not only the things that the shipped model learned",
 }
 DECODE = {"--decode": "decode every picture, not just look at both its ends"}
 DOCTOR = {
@@ -154,7 +163,7 @@ DOCTOR = {
     "--draw N": "pictures to draw with the newest averaged weights (default 8 if the networks"
     " have under 20 million parameters in all, else 0)",
 }
-DRAWS: dict[str, Kind] = dict(model=dict(default="toy"), seed=INT | dict(default=0))
+DRAWS: dict[str, Kind] = dict(model=dict(default=SHIPPED[0]), seed=INT | dict(default=0))
 DTYPE: Kind = dict(choices=["bf16", "fp32"])
 
 
@@ -196,8 +205,9 @@ USES = {
     "sample": Use(
         "draw captions: a PNG for each, and grid.png with all stages",
         """\
-  imagen-nb sample "a small red circle to the left of a big blue square"
-  imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars""",
+  imagen-nb sample "a 3d emoji of a strawberry"
+  imagen-nb sample "an octopus" "a black and white emoji of a key" --n 4 --w 3,1,1 --out some
+  imagen-nb sample --model toy "a small red circle to the left of a big blue square" """,
         SAMPLE | SAMPLING,
         DRAWS
         | dict(
@@ -209,7 +219,7 @@ USES = {
     "upscale": Use(
         "enlarge a picture with the super-resolution stages",
         """\
-  imagen-nb upscale small.png "a red circle on a gray background" """,
+  imagen-nb upscale small.png "a red apple" """,
         UPSCALE | SAMPLING,
         DRAWS | dict(image=PATH, caption=dict(type=words), out=PATH),
     ),
@@ -257,6 +267,14 @@ USES = {
             min_size=INT | dict(default=0),
             decode=FLAG,
         ),
+    ),
+    "emoji": Use(
+        "draw the emoji that recipe emoji learns, from packages of npm; needs pip install imagen-nb[emoji]",
+        """\
+  imagen-nb emoji emoji-set
+  imagen-nb train emoji --data emoji-set""",
+        EMOJI,
+        dict(out=PATH, size=INT | dict(default=256), packages=PATH, all=FLAG),
     ),
     "doctor": Use(
         "look for faults in a run: data, log, checkpoints, validation, pictures; exit code 1 if there is an error",

@@ -41,7 +41,7 @@ def export(
 
 def read_with(
     recipe: Recipe,  # whose networks take the encoder's width
-    encoder: str,  # a folder, a hub name or "toy"
+    encoder: str,  # a folder, a hub name, "toy" or "english"
 ) -> Recipe:
     "Another text encoder."
     width = make_encoder(encoder).width

@@ -19,6 +19,7 @@ from imagen_nb.store.checkpoint import load_directory, load_into, newest_checkpo
 from imagen_nb.store.config import config_diff, config_from_dict, config_to_dict
 from imagen_nb.store.files import replace_text
 from imagen_nb.store.hub import find_model
+from imagen_nb.store.text_models import is_shipped
 from imagen_nb.text import TextEncoder
 
 __all__ = [
@@ -70,14 +71,13 @@ def held_back(
 
 
 def make_encoder(
-    name: str,  # a folder, a hub name or "toy"
+    name: str,  # a folder, a hub name, "toy" or "english"
     max_length: int = 128,  # tokens kept of a caption
     dtype: torch.dtype
-    | None = None,  # it computes in; None: the toy in float32, others in the fastest
+    | None = None,  # it computes in; None: those that ship in float32, others in the fastest
     device: torch.device | str | None = None,  # None: the CPU
 ) -> TextEncoder:
     "A text encoder by its name."
-    dtype = dtype or (torch.float32 if name == "toy" else None)
     return TextEncoder.from_pretrained(name, max_length, dtype, device)
 
 
@@ -88,7 +88,7 @@ def settle_encoder(
 ) -> Recipe:  # with a folder's full path, which holds from anywhere
     "Remember where the encoder lies; in a run that goes on digests decide, so it may have moved."
     folder = Path(recipe.encoder).expanduser()
-    if recipe.encoder != "toy" and folder.is_dir():
+    if not is_shipped(recipe.encoder) and folder.is_dir():
         recipe = replace(recipe, encoder=os.path.abspath(folder))
     with suppress(ValueError, OSError):  # no run yet, or another one: `claim_directory` will say
         EmbeddingCache.open(out / "captions", encoder)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from imagen_nb.store.text_models import SHIPPED, shipped_as
+
 __all__ = ["model_card"]
 
 HEAD = """\
@@ -34,7 +36,11 @@ LIMITS = """
 - Other sizes and other words than those of training give worse pictures; scores say nothing about them.
 """
 
-NAMES = {"revision": "digest of the weights", "tokenizer": "digest of the tokenizer"}
+NAMES = {
+    "source": "digest of the source in bfloat16",
+    "revision": "digest of the weights",
+    "tokenizer": "digest of the tokenizer",
+}
 
 OWN_ENCODER = """
 It is not part of these files. It is looked for under that name, and beside the model. If it lies elsewhere, say where:
@@ -50,7 +56,7 @@ LICENCE = """
 
 Apache-2.0, as imagen_nb itself, as far as whoever trained these weights has the right to give it:
 terms of the training pictures come on top. The text encoder is not part of these files; it is loaded from where it is
-published and has a licence of its own.
+published, or comes with imagen_nb, and has a licence of its own.
 """
 
 
@@ -73,12 +79,19 @@ def model_card(
         USE.format(name=name, size=sizes[-1]),
         "\n## Models\n\n" + table(tuple(models[0]), [tuple(o.values()) for o in models]),
         f"\nText encoder, frozen: {told}.\n",
-        OWN_ENCODER.format(name=name) if encoder and encoder.get("encoder") != "t5-toy" else "",
+        encoder_note(encoder, name) if encoder else "",
     ]
     if card:
         parts += training(card), scores(card)
     parts += [LIMITS, *map(UNTRAINED.format, facts["untrained"]), LICENCE]
     return "".join(parts)
+
+
+def encoder_note(identity: dict, name: str) -> str:
+    "Where the text encoder is to be had."
+    if shipped := SHIPPED.get(shipped_as(identity.get("encoder"))):
+        return f"\n{shipped.about}\n"
+    return OWN_ENCODER.format(name=name)
 
 
 def table(head: tuple, rows: Iterable[tuple]) -> str:

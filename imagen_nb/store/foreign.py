@@ -16,7 +16,12 @@ TOKENIZER = (  # files that a tokenizer may be made of
     "vocab.json",
     "merges.txt",
 )
-CONFIGS = ("config.json", "encoder.json", "statistics.safetensors")  # the last two are ours
+CONFIGS = (
+    "config.json",
+    "encoder.json",
+    "reduced.safetensors",
+    "statistics.safetensors",
+)  # the last three are ours
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 NEEDED = ("imagen_nb", "transformers", "importlib", "torch")  # on the way to a broken package
 

@@ -14,7 +14,9 @@ from imagen_nb.store.checkpoint import STEP, load_directory, save_directory
 from imagen_nb.store.checks import check, check_among
 from imagen_nb.store.files import as_path, assets
 
-__all__ = ["Pretrained", "find_model"]
+__all__ = ["SHIPPED", "Pretrained", "find_model"]
+
+SHIPPED = ("emoji", "toy")  # models that come with the package, the default first
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights on disk
 
@@ -76,7 +78,7 @@ class Pretrained(ABC):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,  # a directory, a run, a hub repository, or "toy"
+        name: str | Path,  # a directory, a run, a hub repository, or one of `SHIPPED`
         encoder=None,  # a text encoder, or its folder; None: look for the one that the files name
     ) -> Self:
         "Read what `save_pretrained` wrote."
@@ -106,15 +108,15 @@ def _narrowed(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
 
 
 def find_model(
-    name: str | Path,  # a directory, a run, a hub repository, or "toy"
+    name: str | Path,  # a directory, a run, a hub repository, or one of `SHIPPED`
 ) -> Path:  # a local directory
     "Where a model's files are; a hub name is downloaded."
-    if str(name) == "toy":
-        if (path := assets() / "toy").is_dir():
-            return path
+    if str(name) in SHIPPED:
+        if (path := assets() / name / "meta.json").is_file():
+            return path.parent
         raise ValueError(
-            "find_model: 'toy', got no toy weights in this installation, expected"
-            " some; run `imagen-nb train toy --out runs/toy`, load 'runs/toy/model'"
+            f"find_model: {str(name)!r}, got no such weights in this installation, expected"
+            f" some; run `imagen-nb train {name}`, load 'runs/{name}/model'"
         )
     if (path := as_path(name)).is_dir():
         return _model_in(path)
@@ -130,7 +132,7 @@ def find_model(
             ) from e
     raise ValueError(
         f"find_model: {name}, no such directory;"
-        " expected a directory, 'toy' or a hub name 'user/model'"
+        f" expected a directory, {' or '.join(map(repr, SHIPPED))}, or a hub name 'user/model'"
     )
 
 

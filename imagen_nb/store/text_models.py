@@ -1,6 +1,5 @@
 """Published text models as files: found, loaded complete, named by digest."""
 
-import hashlib
 import json
 import os
 import re
@@ -8,32 +7,52 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from imagen_nb.store.files import as_path, assets
 from imagen_nb.store.foreign import TOKENIZER, check_files, in_words
+from imagen_nb.store.identity import check_identity
+from imagen_nb.store.reduced import REDUCED, read_reduced
 
 __all__ = [
     "FAMILIES",
+    "SHIPPED",
     "check_captions",
-    "check_identity",
     "check_options",
     "check_parts",
-    "check_revision",
-    "differences",
-    "digest_tensors",
     "find_encoder",
     "find_folder",
-    "identify",
     "import_transformers",
+    "is_shipped",
     "load_statistics",
     "load_text_model",
     "load_tokenizer",
     "loss_lines",
     "losses_told",
+    "shipped_as",
+    "with_source",
 ]
+
+
+class Shipped(NamedTuple):
+    "A text encoder that comes with the package."
+
+    label: str  # in identities, and of its folder among the assets
+    about: str  # what to know of it, for people
+
+
+SHIPPED = {  # by the name that a user gives
+    "toy": Shipped(
+        "t5-toy", "It ships with imagen_nb; it has read captions of ShapesWorld and nothing else."
+    ),
+    "english": Shipped(
+        "english",
+        "It ships with imagen_nb: all-MiniLM-L6-v2 (Apache-2.0) in 8 and 4 bits. It saw no pictures, but was tuned on"
+        " pairs of sentences that include the captions of COCO and Flickr30k.",
+    ),
+}
 
 FAMILIES = {
     "t5": "T5EncoderModel",
@@ -44,14 +63,18 @@ FAMILIES = {
     "clip_text_model": "CLIPTextModel",
 }
 MULTILINGUAL = "--encoder google/mt5-base"  # T5 in 101 languages; umT5 is like it
+RECORD = "encoder.json"  # beside weights that we wrote: their digest, and where they are from
 PLAIN = ("model", "encoder", "text_encoder", "weights")  # names that say nothing alone
 
 
 def check_captions(
     function: str,  # named in the error
     captions,  # what was given
+    is_freed: bool = False,  # an encoder let go of its weights
 ):
-    "Raise unless `captions` is a list or tuple of at least one str."
+    "Raise unless `captions` is a list or tuple of at least one str, and there is who reads them."
+    if is_freed:
+        raise ValueError(f"{function}: got captions after free()")
     if not isinstance(captions, (list, tuple)) or not captions:
         raise ValueError(
             f"{function}: captions, got {repr(captions)[:60]}, expected a list of at least one str"
@@ -103,17 +126,23 @@ def load_text_model(
     "The encoder half of a pretrained text model, checked to be complete."
     transformers = import_transformers()
     with in_one_line(transformers, name):
-        family = transformers.AutoConfig.from_pretrained(name).model_type
-    if family not in FAMILIES:
+        config = transformers.AutoConfig.from_pretrained(name)
+    if config.model_type not in FAMILIES:
         raise ValueError(
             f"TextEncoder.from_pretrained: {name} is of an unsupported"
-            f" kind, got {family!r}, expected one of {[*FAMILIES]}"
+            f" kind, got {config.model_type!r}, expected one of {[*FAMILIES]}"
         )
     tokenizer = load_tokenizer(name)
-    extra = {"add_pooling_layer": False} if family == "bert" else {}
+    extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+    if reduced := restored_weights(Path(name)):
+        extra |= {"config": config, "state_dict": reduced}
     with in_one_line(transformers, name):
-        model, info = getattr(transformers, FAMILIES[family]).from_pretrained(
-            name, dtype=dtype, weights_only=True, output_loading_info=True, **extra
+        model, info = getattr(transformers, FAMILIES[config.model_type]).from_pretrained(
+            None if reduced else name,
+            dtype=dtype,
+            weights_only=True,
+            output_loading_info=True,
+            **extra,
         )
     wrong = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if wrong:
@@ -122,6 +151,17 @@ def load_text_model(
             f" {len(wrong)} missing or of another shape, first {wrong[0]}"
         )
     return model.eval().requires_grad_(False), tokenizer
+
+
+def restored_weights(folder: Path) -> dict:  # float32 by name; empty if there are none
+    "Weights of a folder that keeps them in fewer bits."
+    if not (folder / REDUCED).is_file():
+        return {}
+    if not (folder / RECORD).is_file():
+        raise ValueError(
+            f"TextEncoder.from_pretrained: {folder}, got {REDUCED} without {RECORD}, expected both"
+        )
+    return read_reduced(folder / REDUCED, json.loads((folder / RECORD).read_text())["sha256"])
 
 
 def load_tokenizer(
@@ -251,60 +291,13 @@ def loss_lines(
     return lines
 
 
-def identify(
-    name: str,  # for people to read
-    model,  # text model of `transformers`
-    tokenizer,  # its tokenizer
-    max_length: int,  # tokens kept of a caption
-    statistics: dict,  # "mean", "std" (d,) to standardise by, or empty
-) -> dict:  # "encoder", "revision", "tokenizer", "max_length", "dtype"
-    "All that decides the numbers: the same from any folder and any file format."
-    weights = sorted({**dict(model.named_parameters()), **statistics}.items())
-    return {
-        "encoder": name,
-        "revision": digest_tensors(weights),
-        "tokenizer": digest_tokenizer(tokenizer),
-        "max_length": max_length,
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-
-
-def digest_tensors(
-    pairs,  # of name and Tensor, in order of their names
-) -> str:  # 16 hexadecimal digits
-    "Digest of tensors by value: the same from any folder and any file format."
-    found = hashlib.sha256()
-    for key, value in pairs:
-        if value.is_meta:
-            raise ValueError(
-                "TextEncoder: model, got offloaded weights, expected them in"
-                " memory; make the encoder first, then offload `encoder.model`"
-            )
-        found.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
-
-
-def digest_tokenizer(
-    tokenizer,  # of `transformers`
-) -> str:  # 16 hexadecimal digits
-    "Digest of all that a tokenizer knows, its padding and truncation excepted."
-    if tokenizer.is_fast:
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
-        known = tokenizer.backend_tokenizer.to_str()
-    else:
-        known = repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
-
-
 def find_folder(
-    name: str | Path,  # "toy", a name on the hub, or a folder
+    name: str | Path,  # "toy", "english", a name on the hub, or a folder
 ) -> tuple[Path | None, str]:  # the folder, None for a name on the hub; what to call it
     "Tell folders from names; a folder that does not exist or is damaged is an error."
     folder, name = as_path(name), str(name)
-    if name == "toy":
-        return assets() / "t5-toy", "t5-toy"
+    if name in SHIPPED:
+        return assets() / SHIPPED[name].label, SHIPPED[name].label
     if folder.is_dir():
         check_files("TextEncoder.from_pretrained", folder)
         return folder, folder_label(folder)
@@ -314,6 +307,20 @@ def find_folder(
             " expected a folder or a name on the hub"
         )
     return None, name
+
+
+def is_shipped(
+    name: str | Path,  # as a user gives it
+) -> bool:
+    "Is it a text encoder that comes with the package? A folder of that name is `./NAME`."
+    return str(name) in SHIPPED
+
+
+def shipped_as(
+    label: str | None,  # an encoder's, as identities have it
+) -> str:  # what to load it as; empty if it does not ship
+    "The name of a shipped encoder."
+    return next((name for name, shipped in SHIPPED.items() if shipped.label == label), "")
 
 
 def folder_label(folder: Path) -> str:
@@ -344,7 +351,7 @@ def find_encoder(
     if given:
         return load_same(str(given))
     tried = []
-    for place in places(identity["encoder"], model):
+    for place in places(identity, model):
         try:
             return load_same(place)
         except (ValueError, OSError) as error:
@@ -356,42 +363,27 @@ def find_encoder(
     )
 
 
-def places(name: str, model: Path | None) -> list[str]:
-    "Where a model's encoder may lie, the likeliest first."
-    if name.strip("/") == "t5-toy":
-        return ["toy"]
-    found, folders = [], [Path(name)]
+def places(identity: dict, model: Path | None) -> list[str]:
+    "Where a model's encoder may lie, the likeliest first; a shipped one of the same source is the last."
+    name = identity["encoder"]
+    own = shipped_as(name.strip("/"))
+    if own and name[-1:] != "/":
+        return [own]
+    found, folders = [own] if own else [], [Path(name)]
     if model is not None:
         with suppress(OSError, ValueError):  # no run there
             run = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))
             found.append(str(run["encoder"]))
         folders += [model / name, model.parent / name]
     found += [str(folder) for folder in folders if folder.is_dir()]
-    return list(dict.fromkeys([*found, name]))
+    return list(dict.fromkeys([*found, name, *akin(identity)]))
 
 
-def check_identity(
-    ours: dict,  # of the encoder at hand
-    theirs: dict,  # of the one wanted
-):
-    "Refuse another encoder and say what differs; a name alone decides nothing."
-    if wrong := differences(ours, theirs):
-        raise ValueError(
-            f"load_encoder: got {ours['encoder']!r}, expected the encoder of training,"
-            f" {theirs['encoder']!r}; it differs in {'; '.join(wrong)}"
-        )
-
-
-def differences(
-    ours: dict,  # identity of the encoder at hand
-    theirs: dict,  # of the one wanted
-) -> list[str]:  # one for each thing that decides the numbers
-    "In what two encoders differ, their names excepted."
-    return [
-        f"{key}, got {ours.get(key)!r}, expected {theirs.get(key)!r}"
-        for key in dict.fromkeys([*theirs, *ours])
-        if key != "encoder" and ours.get(key) != theirs.get(key)
-    ]
+def akin(identity: dict) -> list[str]:
+    "Shipped encoders that come from the same source."
+    source = identity.get("source")
+    stated = {name: stated_source(assets() / shipped.label) for name, shipped in SHIPPED.items()}
+    return [name for name, o in stated.items() if source and o.get("source") == source]
 
 
 def load_statistics(
@@ -405,14 +397,34 @@ def load_statistics(
     return load_file(folder / "statistics.safetensors")
 
 
+def with_source(
+    encoder,  # whose identity is as its weights are
+    folder: Path | None,  # that it was read from, None: from the hub
+):  # itself
+    "Compare an encoder with what its folder says of it, and complete its identity."
+    if folder is not None:
+        check_revision(folder, encoder.identity)
+        encoder.identity |= stated_source(folder)
+    return encoder
+
+
+def stated_source(
+    folder: Path,  # of a text model
+) -> dict:  # "source", "storage", "cosine" of reduced weights; else empty
+    "What a folder says of the weights that its own were reduced from."
+    if not (folder / REDUCED).is_file():
+        return {}
+    return json.loads((folder / RECORD).read_text())["original"]
+
+
 def check_revision(
-    folder: Path | None,  # of a text model, None for one from the hub
+    folder: Path,  # of a text model
     identity: dict,  # of the encoder that was read from it
 ):
-    "Compare with the digest that `imagen-nb embed --convert` wrote, if it did."
-    if folder is None or not (folder / "encoder.json").is_file():
+    "Compare with the digest that was written beside the weights, if one was."
+    if not (folder / RECORD).is_file():
         return
-    stated = json.loads((folder / "encoder.json").read_text())
+    stated = json.loads((folder / RECORD).read_text())
     same = identity["revision"] == stated["revision"]
     if identity["dtype"] == stated["dtype"] and not same:
         raise ValueError(

@@ -1,0 +1,206 @@
+"The emoji set: what is drawn, how it is called, what is kept from training."
+
+import json
+
+import pytest
+from PIL import Image
+
+from imagen_nb.pictures import emoji as module
+from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.emoji import (
+    PACKAGES,
+    STYLES,
+    TONES,
+    Emoji,
+    beyond_emoji,
+    emoji_captions,
+    emoji_objects,
+    emoji_words,
+    fetch_packages,
+    is_held_out,
+    make_emoji,
+    stems,
+    with_article,
+)
+
+
+def one(label="strawberry", tone=0, tags=("berry", "fruit")):
+    return Emoji(label, "1F353", tone, "food-drink", "food-fruit", tags)
+
+
+def test_the_list_holds_a_thousand_things_and_words_that_name_some_of_them():
+    objects, words = emoji_objects(), emoji_words()
+    assert len(objects) == len(set(objects)) >= 1000
+    assert len(words) >= 100 and set(words.values()) <= set(objects)
+
+
+def test_no_label_holds_a_word_that_is_kept_back():
+    kept = {stem for word in emoji_words() for stem in stems(word)}
+    assert not [o for o in emoji_objects() if stems(o) & kept]
+
+
+def test_no_caption_holds_a_word_that_is_kept_back():
+    word, thing = next((w, o) for w, o in emoji_words().items() if " " not in w)
+    lines = emoji_captions(one(thing, tags=(word, f"{word}s", "fruit")), "3d")
+    assert not any(stems(line) & stems(word) for line in lines)
+    assert any("fruit" in line for line in lines)
+
+
+def test_captions_name_style_and_tone_and_some_do_without():
+    lines = emoji_captions(one("waving hand", 5, ("bye",)), "black and white")
+    assert lines[0] == "a black and white emoji of a waving hand with dark skin"
+    assert "a waving hand with dark skin" in lines and "a black and white emoji" in lines
+    assert any("bye" in line for line in lines) and len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize(
+    "label, expected",
+    [
+        ("strawberry", "a strawberry"),
+        ("eggplant", "an eggplant"),
+        ("grapes", "grapes"),
+        ("unicorn", "a unicorn"),
+        ("hourglass done", "an hourglass done"),
+        ("1st place medal", "a 1st place medal"),
+        ("clinking glasses", "clinking glasses"),
+        ("octopus", "an octopus"),
+        ("compass", "a compass"),
+    ],
+)
+def test_articles(label, expected):
+    assert with_article(label) == expected
+
+
+@pytest.mark.parametrize(
+    "a, b", [("berries", "berry"), ("Toasted", "toast"), ("loaves", "loave"), ("dice", "dices")]
+)
+def test_words_of_one_stem_meet(a, b):
+    assert stems(a) == stems(b)
+
+
+def test_a_thing_keeps_all_styles_but_one_and_a_gesture_all_tones_but_one():
+    lost = {o: [s for s in STYLES if is_held_out(one(o), s)] for o in emoji_objects()}
+    assert max(map(len, lost.values())) == 1
+    share = sum(map(len, lost.values())) / len(lost)
+    assert 0.3 < share < 0.4
+    assert {s for some in lost.values() for s in some} == set(STYLES)
+    for label in ("waving hand", "thumbs up", "ear", "nose", "foot", "leg"):
+        style = next(s for s in STYLES if s not in lost[label])
+        tones = [t for t in range(1, len(TONES)) if is_held_out(one(label, t), style)]
+        assert len(tones) <= 1
+
+
+@pytest.mark.parametrize(
+    "caption, part",
+    [
+        ("一个红色的苹果", "script"),
+        ("a red circle left of a blue square", "--model toy"),
+        ("two lemons above a fish", "several"),
+        ("a cat on top of a table", "scene"),
+        ("three apples", "number"),
+        ("a photograph of a hot dog", None),
+        ("a sun behind cloud", None),
+        ("a café", None),
+    ],
+)
+def test_what_no_picture_of_the_set_shows_is_told(caption, part):
+    told = beyond_emoji(caption)
+    assert told is None if part is None else part in told
+
+
+# ---------------------------------------------------------------- drawing
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    "Three tiny packages with a fruit in four styles and a hand in two tones."
+    pytest.importorskip("resvg_py")
+    found = {name: tmp_path / name.replace("/", "-") for name in PACKAGES}
+    base = found["emojibase-data"] / "en"
+    base.mkdir(parents=True)
+    skins = [dict(hexcode=f"1F44B-{t}", tone=t) for t in (1, 5)] + [dict(hexcode="x", tone=[1, 2])]
+    fruit = dict(label="strawberry", hexcode="1F353", group=0, subgroup=0, tags=["berry"])
+    hand = dict(label="waving hand", hexcode="1F44B", group=0, subgroup=0, skins=skins)
+    flag = dict(label="flag: Chad", hexcode="1F1F9", group=1, subgroup=0)
+    (base / "data.json").write_text(json.dumps([fruit, hand, flag, dict(label="x", hexcode="x")]))
+    groups = [dict(order=0, key="food-drink"), dict(order=1, key="flags")]
+    names = dict(groups=groups, subgroups=[dict(order=0, key="all")])
+    (base / "messages.json").write_text(json.dumps(names))
+    square = '<rect width="{}" height="16" fill="{}"/>'
+    for style, (name, tones) in STYLES.items():
+        found[name].mkdir(exist_ok=True)
+        if style == "3d":
+            (found[name] / "assets").mkdir()
+            Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(
+                found[name] / "assets/1f353.webp", lossless=True
+            )
+            continue
+        icons = {"strawberry": dict(body=square.format(8, "red"))}
+        icons |= {"waving-hand": dict(body=square.format(16, "gold"))}
+        if tones:
+            dark = f"waving-hand-{tones.format('dark')}"
+            icons[dark] = dict(body=square.format(16, "brown"))
+        (found[name] / "icons.json").write_text(json.dumps(dict(icons=icons, width=16, height=16)))
+    monkeypatch.setattr(module, "fetch_packages", lambda folder: found)
+    return found
+
+
+def test_every_picture_that_the_packages_have_is_drawn_and_opens(packages, tmp_path):
+    out = tmp_path / "set"
+    counts = make_emoji(out, 32, objects=("strawberry", "waving hand"))
+    assert (
+        sum(counts.values()) == 4 + 3 + 2
+    )  # a fruit in four styles, a hand in three, two dark ones
+    rows = [
+        json.loads(line)
+        for split in counts
+        for line in (out / split / "metadata.jsonl").read_text().splitlines()
+    ]
+    assert {row["tone"] for row in rows} == {"", "dark"}
+    for row in rows:
+        e = one(row["object"], TONES.index(row["tone"]))
+        split = "test" if is_held_out(e, row["style"]) else "train"
+        assert Image.open(out / split / row["file_name"]).size == (32, 32)
+    pictures = load_captioned(str(out), 16)
+    assert len(pictures) == counts["train"]
+    assert pictures.captions(0)[0].startswith("a ") and len(pictures.captions(0)) > 4
+    assert "MIT" in (out / "LICENSES.txt").read_text()
+
+
+def test_transparent_ground_becomes_white(packages, tmp_path):
+    make_emoji(tmp_path / "set", 32, objects=("strawberry",))
+    file = next((tmp_path / "set").rglob("1f353-3d.png"))
+    assert Image.open(file).getpixel((16, 16)) == (255, 127, 127)
+    flat = Image.open(next((tmp_path / "set").rglob("1f353-flat.png")))
+    assert flat.getpixel((4, 16)) == (255, 0, 0) and flat.getpixel((28, 16)) == (255, 255, 255)
+
+
+def test_a_set_is_complete_or_absent(packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Artist, "draw", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_emoji(tmp_path / "set", 32, objects=())
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ValueError, match="make_emoji: .*not empty"):
+        make_emoji(tmp_path)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_an_unknown_thing_is_refused(packages, tmp_path):
+    with pytest.raises(ValueError, match="objects, got .'unicorn'"):
+        make_emoji(tmp_path / "set", 32, objects=("unicorn",))
+
+
+def test_a_package_of_another_digest_is_refused(tmp_path):
+    (tmp_path / "emojibase-data-17.0.0.tgz").write_bytes(b"other")
+    with pytest.raises(ValueError, match="digest.*expected sha512-Yvgb.*remove the file"):
+        fetch_packages(tmp_path)
+
+
+def test_without_network_the_error_says_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "npm", lambda: ["false"])
+    with pytest.raises(ValueError, match="npm pack emojibase-data@17.0.0.*put emojibase-data-17"):
+        fetch_packages(tmp_path)
