@@ -1108,13 +1108,6 @@ FAULTS = [
         "test_cache.py::test_every_cut_file_is_found_at_once",
     ),
     (
-        "any encoder for a model",
-        "store.text_models",
-        "if wrong := differences(ours, theirs):",
-        "if wrong := []:",
-        "test_cascade.py::test_refusals",
-    ),
-    (
         "weights that are missing are made up",
         "store.text_models",
         'wrong = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))',
@@ -1323,6 +1316,34 @@ FAULTS = [
         "emb + self.aug(aug_log_snr)",
         "emb + 0*self.aug(aug_log_snr)",
         "test_networks.py::test_every_input_changes_the_output_and_every_parameter_has_a_gradient",
+    ),
+    (
+        "any encoder for a model",
+        "store.identity",
+        "if not is_same_source(ours, theirs):",
+        "if False:",
+        "test_english.py::test_another_source_is_refused_as_before",
+    ),
+    (
+        "damaged weights in few bits are read",
+        "store.reduced",
+        "if (found := hashlib.sha256(data).hexdigest()) != sha256:",
+        "if False:",
+        "test_english.py::test_damaged_weights_are_refused",
+    ),
+    (
+        "minus zero is lost",
+        "store.reduced",
+        "2 ** (bits - 1) * numbers.signbit()",
+        "2 ** (bits - 1) * (numbers < 0)",
+        "test_english.py::test_what_is_restored_is_what_was_rounded_bit_for_bit",
+    ),
+    (
+        "skin tones kept back are trained on",
+        "pictures.emoji",
+        "return style == lost or (emoji.tone > 0 and emoji.tone == pale)",
+        "return style == lost",
+        "test_emoji.py::test_a_thing_keeps_all_styles_but_one_and_a_gesture_all_tones_but_one",
     ),
 ]
 
