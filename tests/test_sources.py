@@ -365,6 +365,14 @@ def test_a_share_is_held_out_by_name(tmp_path):
     assert sum(map(len, inner)) == 50, "the share is taken of train, not of the whole folder"
 
 
+def test_the_shorter_side_decides_what_is_small(tmp_path):
+    for name, size in (("square", (24, 24)), ("tall", (16, 40)), ("wide", (40, 16))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    ds = quiet(tmp_path, 8, min_size=20)
+    assert [ds.caption(i) for i in range(len(ds))] == ["square"]
+
+
 def test_small_pictures_are_left_out_by_choice(tmp_path):
     folder_layout(
         tmp_path, [(f"{k}.jpg", jpeg(k, side), [str(k)]) for k, side in enumerate((20, 64, 40, 99))]
