@@ -373,6 +373,24 @@ def test_the_shorter_side_decides_what_is_small(tmp_path):
     assert [ds.caption(i) for i in range(len(ds))] == ["square"]
 
 
+def test_the_report_counts_sides_from_the_smallest_to_the_largest(tmp_path):
+    for side in (20, 63, 64, 1023, 1024, 1500):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    found = quiet(tmp_path, 8).report()
+    assert "2 under 64, 1 64 to 127, 1 512 to 1023, 2 1024 and more" in found
+
+
+def test_a_damaged_parquet_is_no_list_of_links(tmp_path):
+    "It is named as damaged, though a tar of its name lies beside it."
+    (tmp_path / "0.tar").write_bytes(b"")
+    path = parquet_layout(tmp_path, sample_rows[:2])
+    assert not arrow.is_list_of_links(path)
+    datasets.Dataset.from_dict(dict(url=["https://a.b/c.jpg"])).to_parquet(str(path))
+    assert arrow.is_list_of_links(path)
+    path.write_bytes(b"PAR1")
+    assert not arrow.is_list_of_links(path)
+
+
 def test_small_pictures_are_left_out_by_choice(tmp_path):
     folder_layout(
         tmp_path, [(f"{k}.jpg", jpeg(k, side), [str(k)]) for k, side in enumerate((20, 64, 40, 99))]
