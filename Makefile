@@ -8,6 +8,7 @@ OUT ?= runs/toy
 SEED ?= 0
 JOBS ?= 2
 BUDGET ?= fail
+STEPS ?=
 TORCH_FLAGS ?=
 
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ TIMED_INSTALL := BUDGET=warn $(PYTHON) tools/checks/timed.py
 # Compiling every module of every library takes a minute; each is compiled when first used.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: toy test gates form types slow soak docs clean
+.PHONY: toy test gates form types slow soak prove docs clean
 
 toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
@@ -48,6 +49,10 @@ slow: $(VENV)/.installed-dev
 # kills runs, cuts files and counts processes for half an hour, into data/runs/soak-*.json
 soak: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m soak
+
+# what cards and documents claim, measured again: slow tests, a short soak, parity, planted faults
+prove: $(VENV)/.installed-dev
+	$(BIN)/python tools/checks/prove.py $(STEPS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/site/build_docs.py

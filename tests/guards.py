@@ -64,6 +64,16 @@ CASES = {
         lambda: health.pixel_range((PICTURES + 1) * 127.5),
         "error",
     ),
+    "pixel range: too bright": (
+        lambda: health.pixel_range(PICTURES),
+        lambda: health.pixel_range(PICTURES.clamp(min=0) * 3 - 1),
+        "error",
+    ),
+    "pixel range: too dark": (
+        lambda: health.pixel_range(PICTURES),
+        lambda: health.pixel_range(PICTURES.clamp(max=0) * 3 + 1),
+        "error",
+    ),
     "pixel range: NaN": (
         lambda: health.pixel_range(PICTURES),
         lambda: health.pixel_range(PICTURES.log()),

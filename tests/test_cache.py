@@ -608,6 +608,12 @@ def test_forecast_is_near_what_is_written(encoder, tmp_path):
     assert plan.per_part == pytest.approx(2**28 / (plan.tokens * 256), abs=1)
 
 
+def test_a_part_holds_one_caption_at_least():
+    rows = [torch.zeros(3, 8)] * 2
+    assert forecast(["a", "b"], rows, part_bytes=1).per_part == 1
+    assert forecast(["a", "b"], rows, part_bytes=5 * 3 * 8 * 4).per_part == 5
+
+
 def test_a_disk_too_small_for_the_forecast_is_seen_after_the_first_part(
     encoder, captions, tmp_path, monkeypatch, small
 ):

@@ -267,6 +267,24 @@ def test_a_drawing_leaves_the_network_as_it_was():
         assert stage.network.training is mode
 
 
+class Forgetful(torch.nn.Module):
+    "Half of its values are dropped while it is trained."
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.p = torch.nn.Dropout(0.5), torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z_t, log_snr, text, lowres=None, aug_log_snr=None):
+        return self.drop(self.p * z_t)
+
+
+def test_nothing_is_dropped_while_drawing():
+    stage = Stage(BASE_STAGE, Forgetful().train())
+    found = stage.sample(text(1), seeds=[0])
+    stage.network.eval()
+    assert torch.equal(found, stage.sample(text(1), seeds=[0])) and (found != 0).all()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_drawing_that_is_interrupted_leaves_each_part_as_it_was(error):
     stage = awake(BASE_STAGE)

@@ -523,7 +523,6 @@ def run(script, folder):
         [sys.executable, "-c", textwrap.dedent(script), str(folder)],
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

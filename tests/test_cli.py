@@ -24,6 +24,7 @@ from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
 from imagen_nb.runs import results, setup
+from imagen_nb.runs.options import USES
 from imagen_nb.store.checkpoint import load_directory
 from imagen_nb.store.config import change
 from imagen_nb.text import TextEncoder
@@ -509,8 +510,8 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
         ]
 
     child = subprocess.Popen(command("killed"), env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not (tmp_path / "killed" / "32px" / "step_00000010").exists() and time.time() < deadline:
+    saved = tmp_path / "killed" / "32px" / "step_00000010"
+    while not saved.exists() and child.poll() is None:  # however busy the machine is
         time.sleep(0.02)
     workers = [
         o
@@ -519,18 +520,16 @@ def test_a_killed_training_process_ends_the_run_and_nothing_is_lost(folder, tmp_
         and b"torch.distributed" not in Path(f"/proc/{o}/cmdline").read_bytes()
     ]
     assert len(workers) == 2
-    since = time.monotonic()
     os.kill(workers[1], signal.SIGKILL)
-    err = child.communicate(timeout=60)[1]
-    waited = time.monotonic() - since
-    print(f"noticed after {waited:.1f} s")
-    assert waited < 30 and child.returncode == 1
+    err = child.communicate()[1]
+    assert child.returncode == 1
+    assert not (saved.parent / "step_00000040").exists()  # it did not go on without the other
     assert (
         "a training process ended with an error" in err
         and "Run the same command to go on" in err.strip().splitlines()[-1]
     )
     for out in ("killed", "whole"):
-        subprocess.run(command(out), env=env, check=True, capture_output=True, timeout=240)
+        subprocess.run(command(out), env=env, check=True, capture_output=True)
     killed, whole = (
         load_file(tmp_path / out / "32px" / "step_00000040" / "network.safetensors")
         for out in ("killed", "whole")
@@ -562,20 +561,19 @@ def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     child = subprocess.Popen(
         command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.time() + 120
-    while not (out / "32px" / "log.jsonl").exists() and time.time() < deadline:
+    while not (out / "32px" / "log.jsonl").exists() and child.poll() is None:
         time.sleep(0.05)  # step 20
     if number == signal.SIGINT:
         os.killpg(child.pid, number)  # as a terminal does
     else:
         child.send_signal(number)
-    err = child.communicate(timeout=120)[1]
+    err = child.communicate()[1]
     assert (
         child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1]
     ), err[-2000:]
     step = max(int(p.name.split("_")[1]) for p in (out / "32px").glob("step_*"))
     assert 20 <= step < 40
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(o)["step"] for o in (out / "32px" / "log.jsonl").read_text().splitlines()]
     assert rows == sorted(set(rows)) and rows[-1] == 40
@@ -779,6 +777,7 @@ def test_help(name, capsys):
     out = capsys.readouterr().out
     assert stop.value.code == 0 and "work" not in out.replace("networks", "").replace("network", "")
     assert all(o in out for o in (COMMANDS if not name else [name]))
+    assert not name or ("examples:" in out) == bool(USES[name].examples)
 
 
 def test_recipes_are_complete():

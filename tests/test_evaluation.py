@@ -3,8 +3,10 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_cascade import BASE_STAGE, SR_STAGE, awake
 
 from imagen_nb.cascade import Imagen
@@ -72,3 +74,25 @@ def test_drawing_goes_on_where_it_stopped(tmp_path):
         and set(again[3]["scores"]) == {"16", "64"}
     )
     assert json.loads((tmp_path / "00003.json").read_text())["caption"] == WORLD.caption(3)
+
+
+def test_a_scored_picture_depends_on_its_scene_alone(tmp_path):
+    "Not on its place in a batch, nor on what was drawn before."
+    imagen = Imagen(Encoder(), [awake(BASE_STAGE)])
+    asked = []
+    sample = imagen.sample
+
+    def watched(captions, **options):
+        asked.append(options["seeds"])
+        return sample(captions, **options)
+
+    imagen.sample = watched
+    draw_and_score(imagen, WORLD, [4, 11, 7], tmp_path / "a", batch_size=2, progress=False)
+    draw_and_score(imagen, WORLD, [7, 11], tmp_path / "b", batch_size=1, progress=False)
+    assert asked == [[4, 11], [7], [7], [11]]
+    for index in (7, 11):
+        both = [
+            np.asarray(Image.open(tmp_path / folder / f"{index:05d}_16.png")).astype(int)
+            for folder in "ab"
+        ]
+        assert abs(both[0] - both[1]).max() <= 1 and both[0].std() > 1

@@ -268,19 +268,6 @@ def test_a_run_stops_goes_on_and_repeats_itself(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- cards
 
 
-def summaries(value):
-    "Every mean with an interval in a card."
-    if isinstance(value, dict):
-        if {"mean", "low", "high"} <= value.keys():
-            yield value
-        else:
-            for v in value.values():
-                yield from summaries(v)
-    elif isinstance(value, list):
-        for v in value:
-            yield from summaries(v)
-
-
 @pytest.mark.parametrize("name", run_experiments.CONFIGS)
 def test_a_card_is_of_these_weights_and_of_this_configuration(name):
     path = assets() / "runs" / f"experiment-{name}.json"
@@ -288,16 +275,6 @@ def test_a_card_is_of_these_weights_and_of_this_configuration(name):
     assert card["what"] == name and name in card["command"]
     assert card["config"] == json.loads(json.dumps(run_experiments.CONFIGS[name]))
     assert card["weights"] == run_experiments.weights_digest()
-    found = list(summaries(card))
-    assert len(found) > 20 and all(
-        s["low"] <= s["mean"] + 1e-5 and s["mean"] <= s["high"] + 1e-5 for s in found
-    )
-    if name == "enlarger_text":
-        assert set(card["losses"]) >= {"shipped, 32 to 128", "shipped, 128 to 512"}
-    else:
-        assert card["truth"]["right"]["mean"] == 1
-        for arm in card["arms"]:
-            assert len(arm["outside"]) == len(arm["scale"]) == arm["steps"]
     assert path.stat().st_size < 110_000
 
 

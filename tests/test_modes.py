@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_cascade import BASE_STAGE, SR_STAGE, Letters, awake
+from torch.overrides import has_torch_function
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld
@@ -85,6 +86,12 @@ def test_a_block_with_a_device_ends_where_it_did():
             assert torch.zeros(1).dtype == torch.float32
             raise KeyError
     assert torch.zeros(1).dtype == torch.float32 and torch.get_default_device().type == "cpu"
+
+
+def test_a_block_without_a_device_asks_nobody():
+    "A default device, even the CPU, makes torch choose slower kernels."
+    with plain_torch():
+        assert not has_torch_function((torch.empty(0),))
 
 
 NUMBERS = {"zeros", "ones", "full", "empty", "eye", "linspace", "rand", "randn"}  # of default dtype

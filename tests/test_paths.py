@@ -10,8 +10,10 @@ import types
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.convert import convert_encoder
@@ -177,6 +179,17 @@ def test_every_caption_has_a_file_of_its_own(tmp_path):
         assert len(os.fsencode(name)) < 255 and not re.search(r'[\\/:*?"<>|\0]|[. ]$', name)
         assert not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)\.", name)
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_pictures_bear_the_names_of_their_captions(tmp_path):
+    "Two of each caption: the first two pictures are the first caption's."
+    pictures = torch.linspace(-1, 1, 4)[:, None, None, None].expand(4, 3, 8, 8)
+    stage = SimpleNamespace(is_trained=True)
+    model = SimpleNamespace(stages=[stage], sample=lambda *a, **k: [pictures])
+    draw_captions(model, ["a", "b"], [0, 1, 0, 1], tmp_path, tmp_path / "grid.png")
+    names = ("a-seed0", "a-seed1", "b-seed0", "b-seed1")
+    found = [int(np.array(Image.open(tmp_path / f"{name}.png")).mean()) for name in names]
+    assert found == [0, 85, 170, 255]
 
 
 def test_a_file_system_of_few_letters(monkeypatch):

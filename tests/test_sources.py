@@ -21,7 +21,8 @@ from PIL import Image
 from test_bad_input import PICTURES, TEXTS, encoded, four
 
 from imagen_nb.engine.samples import in_order
-from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards
+from imagen_nb.pictures import arrow, captioned, catalog, decode, pixels, shards, streams
+from imagen_nb.pictures import cache as kept
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
 from imagen_nb.pictures.shards import Notes
@@ -364,6 +365,32 @@ def test_a_share_is_held_out_by_name(tmp_path):
     assert sum(map(len, inner)) == 50, "the share is taken of train, not of the whole folder"
 
 
+def test_the_shorter_side_decides_what_is_small(tmp_path):
+    for name, size in (("square", (24, 24)), ("tall", (16, 40)), ("wide", (40, 16))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    ds = quiet(tmp_path, 8, min_size=20)
+    assert [ds.caption(i) for i in range(len(ds))] == ["square"]
+
+
+def test_the_report_counts_sides_from_the_smallest_to_the_largest(tmp_path):
+    for side in (20, 63, 64, 1023, 1024, 1500):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    found = quiet(tmp_path, 8).report()
+    assert "2 under 64, 1 64 to 127, 1 512 to 1023, 2 1024 and more" in found
+
+
+def test_a_damaged_parquet_is_no_list_of_links(tmp_path):
+    "It is named as damaged, though a tar of its name lies beside it."
+    (tmp_path / "0.tar").write_bytes(b"")
+    path = parquet_layout(tmp_path, sample_rows[:2])
+    assert not arrow.is_list_of_links(path)
+    datasets.Dataset.from_dict(dict(url=["https://a.b/c.jpg"])).to_parquet(str(path))
+    assert arrow.is_list_of_links(path)
+    path.write_bytes(b"PAR1")
+    assert not arrow.is_list_of_links(path)
+
+
 def test_small_pictures_are_left_out_by_choice(tmp_path):
     folder_layout(
         tmp_path, [(f"{k}.jpg", jpeg(k, side), [str(k)]) for k, side in enumerate((20, 64, 40, 99))]
@@ -629,6 +656,31 @@ def test_tars_that_are_unusual_but_whole(tmp_path):
     assert len(ds) == 3 and ds.skipped == {"tar file without its end": 1}
 
 
+def test_a_length_in_binary_is_read(tmp_path):
+    "As a tar holds a member of 8 GB or more; a small one may be written so, too."
+    path = tar_layout(tmp_path, sample_rows[:3], "x.tar")
+    with tarfile.open(path) as tar:
+        wanted = [(m.name, m.offset_data, m.size) for m in tar]
+        at = tar.getmembers()[2].offset
+    blob = bytearray(path.read_bytes())
+    blob[at + 124 : at + 136] = b"\x80" + wanted[2][2].to_bytes(11, "big")
+    blob[at + 148 : at + 156] = b" " * 8
+    blob[at + 148 : at + 156] = b"%06o\0 " % sum(blob[at : at + 512])
+    path.write_bytes(blob)
+    notes = Notes()
+    with open(path, "rb") as f:
+        found = [(m.name, m.start, m.length) for m in tar_members(f, "x.tar", notes)]
+    assert found == wanted and not notes.problems
+
+
+def test_a_row_without_bytes_is_no_picture():
+    assert streams._bytes(dict(bytes=b"x", path="a.png")) == streams._bytes(b"x") == b"x"
+    assert streams._bytes(None) == streams._bytes(dict(bytes=None)) == b""
+    for odd in ("a.png", 3, dict(bytes="x")):
+        with pytest.raises(decode.UnreadablePicture, match="no bytes"):
+            streams._bytes(odd)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_a_damaged_table_is_named_and_the_others_go_on(kind, tmp_path):
     for k in range(3):
@@ -812,6 +864,18 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEN_NB_CACHE", str(tmp_path / "file" / "below"))
     with pytest.warns(UserWarning, match="no catalog can be kept"):
         assert len(load_captioned(tmp_path / "in", 16)) == 13
+
+
+def test_a_folder_of_ones_own_is_gone_when_the_process_ends(monkeypatch):
+    left = []
+    monkeypatch.setattr(kept.atexit, "register", lambda *a, **how: left.append((a, how)))
+    kept._own_folder.cache_clear()
+    folder = kept._own_folder()
+    (folder / "catalog").write_text("some")
+    [((remove, *what), how)] = left
+    remove(*what, **how)
+    assert not folder.exists()
+    kept._own_folder.cache_clear()
 
 
 LOADER = """

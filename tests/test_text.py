@@ -872,6 +872,13 @@ def test_toy_works_offline(monkeypatch):
     assert TextEncoder.toy()(["a red circle"]).mask.shape == (1, 4)
 
 
+def test_a_caption_keeps_128_tokens_unless_it_is_told(encoder):
+    "The paper does not say how many; 128 is what others take."
+    assert encoder.max_length == encoder.identity["max_length"] == 128
+    assert TextEncoder(encoder.model, encoder.tokenizer).max_length == 128
+    assert len(encoder.tokenize(["red " * 200])[0]) == 128
+
+
 def test_toy_is_small_and_knows_every_word():
     assert sum(f.stat().st_size for f in TOY.rglob("*") if f.is_file()) <= 3_000_000
     tokenizer = TextEncoder.toy().tokenizer

@@ -454,7 +454,7 @@ def test_sigterm_finishes_the_step_and_saves(reference, tmp_path):
         if line.strip() == "step 7":
             break
     child.terminate()
-    _, err = child.communicate("go on\n", timeout=300)
+    _, err = child.communicate("go on\n")
     assert "stopped at step 7, saved; run the same command to go on" in err
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step_00000007", "step_00000005"]
     make_trainer(tmp_path / "run").fit()
@@ -474,7 +474,7 @@ def test_two_processes_train_the_same_run(reference, tmp_path):
         str(tmp_path / "two"),
         "3",
     ]
-    subprocess.run(command, env=ENV, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, env=ENV, check=True, capture_output=True)
     make_trainer(tmp_path / "one", steps=3).fit()
     start = make_trainer(tmp_path / "one", steps=3).stage.network.state_dict()
     one, two = (
@@ -484,7 +484,7 @@ def test_two_processes_train_the_same_run(reference, tmp_path):
     assert (one - two).norm() < 0.01 * one.norm()  # what three steps changed
     loss = [json.loads((tmp_path / o / "log.jsonl").read_text())["loss"] for o in ("one", "two")]
     assert json.loads((tmp_path / "two" / "step_00000003" / "meta.json").read_text())["ranks"] == 2
-    assert all(l == l for l in loss)
+    assert loss[0] == pytest.approx(loss[1], rel=1e-3)
 
 
 def test_damaged_checkpoint_is_passed_over(reference, tmp_path):
@@ -590,7 +590,6 @@ def test_a_step_that_is_bad_on_one_process_is_skipped_on_all(tmp_path):
             env=ENV,
             check=True,
             capture_output=True,
-            timeout=500,
         )
     sums = [eval((tmp_path / "2" / f"sums{k}.txt").read_text()) for k in (0, 1)]
     assert (

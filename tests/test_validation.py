@@ -230,3 +230,18 @@ def test_the_batch_size_changes_rounding_alone():
 def test_too_few_pictures_for_the_levels_are_refused():
     with pytest.raises(ValueError, match="validation_loss: n, got 4, expected at least 8"):
         validation_loss(fresh(STAGE), WORLD, Letters(), n=4)
+
+
+class Forgetful(Planted):
+    "Half of what it answers is dropped while it is trained."
+
+    def forward(self, *inputs):
+        return nn.functional.dropout(inputs[0], 0.5, self.training)
+
+
+def test_nothing_is_dropped_while_validating():
+    stage = Stage(STAGE, Forgetful(None).train())
+    found = validation_loss(stage, WORLD, Letters(), n=16)
+    assert stage.network.training
+    stage.network.eval()
+    assert found == validation_loss(stage, WORLD, Letters(), n=16)

@@ -1,10 +1,11 @@
 """Proofs of the samplers, into run cards `data/runs/proof-*.json`.
 
-`python tools/measure/prove_samplers.py [parity] [matrix] [order] [bf16]`;
+`python tools/measure/prove_samplers.py [parity] [matrix] [order] [bf16] [--out FOLDER]`;
 without names, all four (about 15 minutes on 2 cores).
 The laboratory itself is `tests/laboratory.py` and `tests/parity.py`.
 """
 
+import argparse
 import itertools
 import math
 import os
@@ -40,14 +41,14 @@ def digits(x, n=4):
     return (float(f"{x:.{n}g}") if math.isfinite(x) else str(x)) if isinstance(x, float) else x
 
 
-def write(name, since, what, **found):
+def write(out, name, since, what, **found):
     "One card, small and rounded."
     seconds = round(time.time() - since)
     command = f"python tools/measure/prove_samplers.py {name}"
-    write_card(RUNS / f"proof-{name}.json", what, command, seconds=seconds, **digits(found))
+    write_card(out / f"proof-{name}.json", what, command, seconds=seconds, **digits(found))
 
 
-def prove_parity():
+def prove_parity(out):
     import diffusers
 
     warnings.simplefilter("ignore")
@@ -66,6 +67,7 @@ def prove_parity():
             kind, "linear", "epsilon", changes.pop("thresholding", False), 20, **changes
         )
     write(
+        out,
         "parity",
         since,
         what="largest difference from diffusers' schedulers over all steps, relative to the largest value",
@@ -138,7 +140,7 @@ def planted_row_of(task):
     )
 
 
-def prove_matrix():
+def prove_matrix(out):
     since = time.time()
     quantiles = dict(zip(lab.GUIDANCE, in_parallel(threshold_of, lab.GUIDANCE)))
     cells = itertools.product(lab.SAMPLERS, lab.SCHEDULES, lab.GUIDANCE)
@@ -151,6 +153,7 @@ def prove_matrix():
         if (row["schedule"], row["guidance"]) == ("linear", "w=3")
     }
     write(
+        out,
         "matrix",
         since,
         what="energy distance of a sampler's results to the law they should have,"
@@ -177,7 +180,7 @@ def series(steps, errors):
     return dict(steps=steps, errors=errors, order=slope, low=low, high=high)
 
 
-def prove_order():
+def prove_order(out):
     since, strong, weak, full, cost = time.time(), {}, {}, {}, {}
     for sampler in lab.SAMPLERS:
         if sampler in ("ddim eta 0", "dpmpp_2m"):
@@ -223,6 +226,7 @@ def prove_order():
             steps=COUNTS[: len(errors)], errors=errors, needed=crossing(COUNTS, errors, spread_goal)
         )
     write(
+        out,
         "order",
         since,
         what="orders of convergence (slope of log error over log steps, 95 % interval)"
@@ -261,7 +265,7 @@ def crossing(steps, errors, goal):
     return math.ceil(n0 * (n1 / n0) ** (math.log(e0 / goal) / math.log(e0 / e1)))
 
 
-def prove_bf16():
+def prove_bf16(out):
     since, n, rows = time.time(), 5000, []
     limit = lab.quantile_of_two(lab.PICTURES, 300, n)
     spread = lab.PICTURES.sample(50_000, lab.seeded()).std().item()
@@ -286,6 +290,7 @@ def prove_bf16():
         for sampler in samplers
     }
     write(
+        out,
         "bf16",
         since,
         what="results when the network's answer carries an error of half precision: energy distance"
@@ -311,5 +316,9 @@ PROOFS = dict(parity=prove_parity, matrix=prove_matrix, order=prove_order, bf16=
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or PROOFS:
-        PROOFS[name]()
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("names", nargs="*", choices=[*PROOFS, []])
+    arguments.add_argument("--out", type=Path, default=RUNS)
+    given = arguments.parse_args()
+    for name in given.names or PROOFS:
+        PROOFS[name](given.out)
