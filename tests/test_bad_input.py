@@ -30,7 +30,7 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.pictures import captioned, decode, pixels, shards
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Crop, crop_images
-from imagen_nb.pictures.tables import clean_caption
+from imagen_nb.pictures.tables import clean_caption, table_rows
 from imagen_nb.text import TextEncoder
 
 UNKNOWN = "not JPEG, PNG, WebP, BMP, GIF or TIFF"
@@ -872,6 +872,14 @@ def test_the_report_counts_and_names(tmp_path):
         "not looked at: 1 .md",
     ]
     assert ds.report().startswith(f"{tmp_path.name}: 10 pictures, 4 kept, 6 left out")
+
+
+def test_a_stray_quote_costs_its_own_row(tmp_path):
+    "The quote that ends row 3 would close it, and make one row of three."
+    lines = ["file_name,text", "0.png,red", '1.png,"a disc', "2.png,blue", '3.png,of 5"', "4.png,a"]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    found = {line: row and row["text"] for line, row in table_rows(tmp_path / "list.csv")}
+    assert found == {2: "red", 3: None, 4: "blue", 5: 'of 5"', 6: "a"}
 
 
 def test_broken_rows_are_named_by_line(tmp_path):

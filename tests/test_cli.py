@@ -23,7 +23,7 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
-from imagen_nb.runs import results, setup
+from imagen_nb.runs import results, run, setup
 from imagen_nb.runs.options import USES
 from imagen_nb.store.checkpoint import load_directory
 from imagen_nb.store.config import change
@@ -693,6 +693,14 @@ def test_embed_data_env(folder, tmp_path, capsys):
     assert main([*command[:-1], str(tmp_path / "data")]) == 2
     assert "data.png" in capsys.readouterr().err and not (tmp_path / "data").exists()
     assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
+
+
+def test_a_run_s_request_is_checked_before_anything_is_written():
+    for stage, processes in ((None, None), (0, 1), (2, 4)):
+        run.check_request(3, stage, processes, 2)
+    for wrong in ((3, 3, None, 2), (3, -1, None, 2), (3, None, 0, 2), (3, None, None, 1)):
+        with pytest.raises(ValueError, match="train: "):
+            run.check_request(*wrong)
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,11 @@ def test_a_closed_pipe_ends_quietly(monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_command_s_answer_is_its_exit_code():
+    assert in_one_line("x", lambda: None) == in_one_line("x", lambda: 0) == 0
+    assert in_one_line("x", lambda: 1) == 1
+
+
 def test_no_output_at_all(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert in_one_line("data", lambda: print("a")) == 0
