@@ -154,7 +154,10 @@ class Learned(NamedTuple):
             )
         load_into(self.average, tensors["average"], f"{where}, average")
         load_into(self.network, tensors["network"], f"{where}, network")
-        load_optimizer_tensors(self.optimizers, tensors["optimizer"])
+        try:
+            load_optimizer_tensors(self.optimizers, tensors["optimizer"])
+        except CheckpointError as e:
+            raise CheckpointError(f"{where}: {e}.\n{WAY_ON}") from e
 
 
 class Keeper:
