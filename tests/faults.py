@@ -337,6 +337,38 @@ FAULTS = [
         "pass",
     ),
     (
+        "Adafactor factors the last two axes",
+        "engine.optim",
+        "largest = sorted(range(len(shape)), key=shape.__getitem__)[-2:]",
+        "largest = sorted(range(len(shape)))[-2:]",
+    ),
+    (
+        "Adafactor factors small axes",
+        "engine.optim",
+        "shape[largest[0]] < 128",
+        "shape[largest[0]] < 127",
+    ),
+    ("Adafactor forgets too slowly", "engine.optim", "1 - step**-0.8", "1 - (step + 1) ** -0.8"),
+    ("Adafactor's steps not cut", "engine.optim", "g = g / rms(g).clamp(min=1)", "pass"),
+    (
+        "Adafactor's least size",
+        "engine.optim",
+        "rms(x).clamp(min=1e-3)",
+        "rms(x).clamp(min=1e-2)",
+    ),
+    (
+        "Adafactor weighs rows by their sum",
+        "engine.optim",
+        "rows / rows.mean(second, keepdim=True)",
+        "rows / rows.sum(second, keepdim=True)",
+    ),
+    (
+        "Adafactor's memory never checked",
+        "engine.optim",
+        "if got != (expected := adafactor_shapes(shapes[k])):",
+        "if False and (expected := ()):",
+    ),
+    (
         "low-res pictures share one seed",
         "stage",
         "keyed_noise(seeds, low.shape[1:]",

@@ -114,17 +114,18 @@ def test_the_witness_tells_other_axes_apart():
     assert a @ b / np.sqrt((a @ a) * (b @ b)) < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [True, False])
 def test_adafactor_is_that_of_optax(scaled):
-    "Only where optax is installed: `pip install optax`."
+    "Where the extra `witness` is installed."
     optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
     start = weights(zero="convolution")
     x = {k: jax.numpy.asarray(v, dtype="float32") for k, v in start.items()}
     rule = optax.adafactor(RATE, multiply_by_parameter_scale=scaled)
-    state, expected = rule.init(x), {k: [] for k in x}
+    state, expected, update = rule.init(x), {k: [] for k in x}, jax.jit(rule.update)
     for step in range(STEPS):
         grads = {k: jax.numpy.asarray(v, dtype="float32") for k, v in gradients(step).items()}
-        updates, state = rule.update(grads, state, x)
+        updates, state = update(grads, state, x)
         x = optax.apply_updates(x, updates)
         for name, v in x.items():
             expected[name].append(np.asarray(v, dtype="float64"))

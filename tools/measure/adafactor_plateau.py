@@ -2,9 +2,9 @@
 
     python tools/measure/adafactor_plateau.py
 
-Layers that start at zero have no size, so scaled steps are small there: 1e-3 of the rate. Each curve is a run with a constant
-rate and no warm-up. All see the same pictures and draws, and start from the same weights. Curves that the card has are kept:
-delete it to measure all of them.
+Layers that start at zero have no size, so scaled steps are small there: 1e-3 of the rate. Each curve is a run with a
+constant rate and no warm-up. All see the same pictures and draws, and start from the same weights. Curves that the
+card has are kept: delete it to measure all of them.
 """
 
 import json
