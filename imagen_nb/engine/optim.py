@@ -127,7 +127,8 @@ class Adafactor(torch.optim.Optimizer):
 
     def update(self, params: list[Tensor], decay: float, group: dict):
         "Tensors of one shape; `decay` is the weight of what is remembered."
-        x, g = torch.stack(params), torch.stack([p.grad for p in params])
+        x = torch.stack(params)
+        g = torch.stack([p.grad for p in params if p.grad is not None])
         squares, axes = g.square().add_(1e-30), factored_axes(params[0].shape)
 
         def remember(name: str, news: Tensor) -> Tensor:
