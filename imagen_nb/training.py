@@ -89,7 +89,7 @@ class TrainConfig:
 
     batch: int = option(2048, least=1)  # samples per step, over all processes
     steps: int = option(2_500_000, least=1)  # optimizer steps
-    optimizer: str = option("adafactor", among=OPTIMIZERS)  # "adamw", "muon" are not in paper
+    optimizer: str = option("adafactor", among=OPTIMIZERS)  # in the paper: it, and "adam"
     lr: float = option(1e-4, above=0)  # peak learning rate
     betas: tuple[float, float] = option((0.9, 0.999), least=0, most=1)  # of Adam and AdamW
     weight_decay: float = option(0.0, least=0)  # the paper has none

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from imagen_nb.store.files import CheckpointError
 
 if TYPE_CHECKING:
     from imagen_nb.training import TrainConfig
@@ -64,6 +66,101 @@ class Muon(torch.optim.Optimizer):
                     p.add_(u.reshape(p.shape), alpha=-group["lr"] * scale)
 
 
+CHUNK = 2**24  # numbers that Adafactor updates at once: few calls for small tensors, little memory
+
+
+def factored_axes(
+    shape: Sequence[int],  # of a weight
+) -> tuple[int, int] | None:  # second largest axis, largest axis; None: too small to be worth it
+    "The two largest axes, if both have 128 entries: of a convolution, its channels."
+    largest = sorted(range(len(shape)), key=shape.__getitem__)[-2:]
+    if len(largest) < 2 or shape[largest[0]] < 128:
+        return None
+    return largest[0], largest[1]
+
+
+def adafactor_shapes(
+    shape: Sequence[int],  # of a weight
+) -> dict[str, list[int]]:  # shapes of what Adafactor keeps of it, by name
+    "Of squared gradients: means over each of the two largest axes, or all of them."
+    if (axes := factored_axes(shape)) is None:
+        return dict(squares=list(shape))
+    second, first = ([1 if i == axis else n for i, n in enumerate(shape)] for axis in axes)
+    return dict(rows=first, columns=second)
+
+
+def rms(
+    x: Tensor,  # tensors of one shape, (k ...)
+) -> Tensor:  # (k 1 ...)
+    "Root mean square of each."
+    return x.reshape(len(x), -1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
+
+
+class Adafactor(torch.optim.Optimizer):
+    "Of Shazeer & Stern, by the defaults of optax (paper F.1): no momentum, steps scaled by size."
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],  # tensors of any shape
+        lr: float = 1e-4,  # size of a step / size of its tensor; unscaled: size of a step
+        weight_decay: float = 0.0,  # decoupled, and times lr as in AdamW; optax's is not
+        scaled: bool = True,  # by the tensor's root mean square, at least 1e-3
+    ):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, scaled=scaled))
+
+    @torch.no_grad()
+    def step(self):
+        "Update every tensor that has a gradient, equal shapes together; the host never waits."
+        for group in self.param_groups:
+            alike = {}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not (state := self.state[p]):
+                    state |= {k: p.new_zeros(v) for k, v in adafactor_shapes(p.shape).items()}
+                state["step"] = int(state.get("step", 0)) + 1  # on the host, resumed or not
+                alike.setdefault((p.shape, state["step"]), []).append(p)
+            for (shape, step), params in alike.items():
+                n = max(1, CHUNK // max(1, shape.numel()))
+                for i in range(0, len(params), n):
+                    self.update(params[i : i + n], 1 - step**-0.8, group)
+
+    def update(self, params: list[Tensor], decay: float, group: dict):
+        "Tensors of one shape; `decay` is the weight of what is remembered."
+        x = torch.stack(params)
+        g = torch.stack([p.grad for p in params if p.grad is not None])
+        squares, axes = g.square().add_(1e-30), factored_axes(params[0].shape)
+
+        def remember(name: str, news: Tensor) -> Tensor:
+            kept = [self.state[p][name] for p in params]
+            torch._foreach_lerp_(kept, list(news), 1 - decay)
+            return torch.stack(kept)
+
+        if axes is None:
+            g = g * remember("squares", squares).rsqrt()
+        else:
+            second, first = (axis + 1 for axis in axes)
+            rows = remember("rows", squares.mean(first, keepdim=True))
+            columns = remember("columns", squares.mean(second, keepdim=True))
+            g = g * (rows / rows.mean(second, keepdim=True)).rsqrt() * columns.rsqrt()
+        g = g / rms(g).clamp(min=1)
+        if group["scaled"]:
+            g = g * rms(x).clamp(min=1e-3)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, list(g), alpha=-group["lr"])
+
+    def load_state_dict(self, state_dict: dict):
+        "Put the state back; refuse that of torch's Adafactor, which factors the last two axes."
+        shapes = [p.shape for group in self.param_groups for p in group["params"]]
+        for k, state in state_dict["state"].items():
+            got = {name: list(v.shape) for name, v in state.items() if name != "step"}
+            if got != (expected := adafactor_shapes(shapes[k])):
+                raise CheckpointError(
+                    f"Adafactor: memory of a weight {list(shapes[k])}, got {got}, expected {expected}"
+                )
+        super().load_state_dict(state_dict)
+
+
 def trainable(network: nn.Module) -> list[nn.Parameter]:
     "The parameters that learn."
     return [p for p in network.parameters() if p.requires_grad]
@@ -76,8 +173,13 @@ def adam_options(params: list, c: TrainConfig) -> dict:
 
 
 def adafactor(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
-    "The paper's for the base (4.1)."
-    return [torch.optim.Adafactor(trainable(network), lr=c.lr, weight_decay=c.weight_decay)]
+    "The paper's for the base (4.1, F.1)."
+    return [Adafactor(trainable(network), c.lr, c.weight_decay)]
+
+
+def adafactor_unscaled(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
+    "Adafactor's memory with steps as large as Adam's.  # not in paper"
+    return [Adafactor(trainable(network), c.lr, c.weight_decay, scaled=False)]
 
 
 def adam(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -110,9 +212,13 @@ def muon_with_adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Opti
     ]
 
 
-OPTIMIZERS = dict(
-    adafactor=adafactor, adam=adam, adamw=adamw, muon=muon_with_adamw
-)  # yours may be added
+OPTIMIZERS = dict(  # yours may be added
+    adafactor=adafactor,
+    adafactor_unscaled=adafactor_unscaled,
+    adam=adam,
+    adamw=adamw,
+    muon=muon_with_adamw,
+)
 
 
 def make_optimizers(
