@@ -28,6 +28,7 @@ from imagen_nb.engine import logs
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.optim import OPTIMIZERS, Muon, make_optimizers, orthogonalize
+from imagen_nb.lab.judge import JudgeConfig, TwoTowers, World
 from imagen_nb.layers import Attention, FeedForward, ResBlock
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
@@ -639,9 +640,61 @@ def job_rows(tmp_path, worked):
     )
 
 
+# ---------------------------------------------------------------- the judge
+
+
+def judge_rows(tmp_path):
+    first = JudgeConfig(
+        size=16, width=8, channels=(4, 8), blocks=(1, 1), text_width=12, text_layers=1, heads=2
+    )
+    pieces = ["[PAD]", *"abcdefgh", *(f"##{c}" for c in "abcdefgh")]
+
+    def made(c):
+        torch.manual_seed(0)
+        return TwoTowers(c, pieces).eval()
+
+    def seen(c):
+        looked = made(c).looked_at(torch.zeros(1, 3, 32, 32))
+        return tuple(looked.shape[2:])
+
+    def heads(c):
+        return made(c).text_tower.tokens(*made(c).pieces(["abc de"]))
+
+    def cut(c):
+        return made(c).pieces(["abcdefgh"])[0].shape[1]
+
+    return first, dict(
+        size=(24, seen, (16, 16), (24, 24)),
+        width=(6, lambda c: made(c).text_vectors(["ab"]).shape[1], 8, 6),
+        channels=(
+            (4, 6),
+            lambda c: made(c).image_features(torch.zeros(1, 3, 16, 16)).shape[1],
+            8,
+            6,
+        ),
+        blocks=((1, 2), lambda c: len(made(c).image_tower.parts), 6, 7),
+        text_width=(16, lambda c: heads(c).shape[2], 12, 16),
+        text_layers=(2, lambda c: len(made(c).text_tower.layers), 1, 2),
+        heads=(3, heads, ANY, ANY),
+        max_length=(5, cut, 8, 5),
+    )
+
+
+def world_rows(tmp_path):
+    first = World(objects=("cat", "ear"), styles=("3d",), tones=("", "light"), toned=("ear",))
+    return first, dict(
+        objects=(("ear",), lambda c: len(c.facts()), 3, 2),
+        styles=(("3d", "flat"), lambda c: len(c.facts()), 3, 6),
+        tones=(("", "light", "dark"), lambda c: len(c.facts()), 3, 4),
+        toned=((), lambda c: len(c.facts()), 3, 2),
+    )
+
+
 # ---------------------------------------------------------------- all of them
 
 ROWS = dict(
+    JudgeConfig=judge_rows,
+    World=world_rows,
     StageConfig=stage_rows,
     UNetConfig=base_rows,
     EfficientUNetConfig=efficient_rows,
