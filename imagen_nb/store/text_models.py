@@ -133,7 +133,9 @@ def load_text_model(
             f" kind, got {config.model_type!r}, expected one of {[*FAMILIES]}"
         )
     tokenizer = load_tokenizer(name)
-    extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+    extra: dict[str, Any] = {}
+    if config.model_type == "bert":
+        extra["add_pooling_layer"] = False
     if reduced := restored_weights(Path(name)):
         extra |= {"config": config, "state_dict": reduced}
     with in_one_line(transformers, name):
