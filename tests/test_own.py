@@ -152,6 +152,8 @@ def test_a_folder_is_looked_at(case, english, tmp_path, capsys):
     assert ("--init toy" in told) == (case == "shapes")
     assert ("are read in pieces, as zebra" in told) == (case == "english")
     assert (f"{len(captions)} are fewer" in told) and out.exists()
+    said = [caption for caption in captions if caption]
+    assert f"captions: {len(set(said))} different of {len(said)}" in told
 
 
 # ---------------------------------------------------------------- stamps
