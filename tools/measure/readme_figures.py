@@ -12,6 +12,18 @@ from cards import ROOT, read_card
 
 WORDS = {  # the few words of the tables, per language
     "README.md": dict(
+        emoji=dict(
+            head="right, % (95 % interval)",
+            columns=(
+                "object, 32 px",
+                "among five",
+                "style",
+                "object, 256 px",
+                "other captions",
+                "real renders",
+            ),
+            parts={"trained": "trained", "held out": "held out", "words": "words"},
+        ),
         right="right, %",
         held="never trained on",
         other="other captions",
@@ -29,6 +41,15 @@ WORDS = {  # the few words of the tables, per language
         ),
     ),
     "README.zh.md": dict(
+        emoji=dict(
+            head="正确率 %（95 % 置信区间）",
+            columns=("物体，32 px", "前五", "风格", "物体，256 px", "换成别的描述", "真实图片"),
+            parts={
+                "trained": "训练过的描述",
+                "held out": "训练中从未出现的组合",
+                "words": "训练中从未出现的词",
+            },
+        ),
         right="正确率 %",
         held="训练中从未出现的组合",
         other="换成别的描述",
@@ -71,6 +92,27 @@ def shipped(words: dict) -> str:
         small, large, *others = [f"{100 * o['share']:.1f}" if o else "–" for o in found]
         low, high = (100 * found[1][end] for end in ("low", "high"))
         lines.append(row(label, small, large, f"{low:.1f}–{high:.1f}", *others))
+    return "\n".join(lines)
+
+
+def emoji(words: dict) -> str:
+    "What the emoji model draws: shares of right pictures, by part."
+
+    def cell(marks: dict | None) -> str:
+        if not marks:
+            return "–"
+        share, low, high = (100 * marks[k] for k in ("share", "low", "high"))
+        return f"{share:.1f} ({low:.0f}–{high:.0f})"
+
+    parts, w = read_card("emoji-scores")["parts"], words["emoji"]
+    lines = [row(w["head"], *w["columns"]), "|---" * 7 + "|"]
+    for name, label in w["parts"].items():
+        sides = [marks for side, marks in parts[name].items() if side.endswith("px")]
+        small, large, real = sides[0], sides[-1], parts[name].get("real renders", {})
+        shares = [small["object"], small["top5"], small["style"], large["object"]]
+        lines.append(
+            row(label, *map(cell, [*shares, small["shuffled"]["object"], real.get("object")]))
+        )
     return "\n".join(lines)
 
 
@@ -123,6 +165,7 @@ def fill(name: str):
             flags=re.S,
         )
 
+    text = between("emoji", "\n" + emoji(WORDS[name]) + "\n")
     text = between("shipped", "\n" + shipped(WORDS[name]) + "\n")
     if "<!-- inputs -->" in text:
         text = between("inputs", "\n" + inputs() + "\n")
