@@ -56,6 +56,7 @@ def toy_stages(
     dim: int,  # of the base
     channels: tuple[tuple[int, int], tuple[int, int]],  # of both enlargers
     time_law: tuple[float, float],  # of the base
+    text_dim: int = 128,  # d of the text encoder
 ) -> tuple[StageConfig, StageConfig, StageConfig]:
     "32 -> 128 -> 512, narrow networks that two CPU cores can train."
     network = UNetConfig(
@@ -64,7 +65,7 @@ def toy_stages(
         blocks=1,
         attention=(False, True),
         head_dim=32,
-        text_dim=128,
+        text_dim=text_dim,
         text_width=128,
         emb_dim=128,
         text_depth=1,
@@ -82,7 +83,7 @@ def toy_stages(
         text_attention=(False, True),
         stem=channels[0][0],
         patch=4,
-        text_dim=128,
+        text_dim=text_dim,
         text_width=64,
         heads=2,
         emb_dim=128,
@@ -167,14 +168,13 @@ def emoji(seed: int = 0) -> Recipe:
     """32 -> 128 -> 256 on the emoji that `imagen-nb emoji FOLDER` draws, in words that an English model reads.
 
     Not the paper's: the encoder (BERT family), target, sampler, optimizer and sizes of `toy_full`."""
-    base, middle, last = toy_stages(64, ((64, 96), (48, 64)), (0.5, 1.15))
+    base, middle, last = toy_stages(64, ((64, 96), (48, 64)), (0.5, 1.15), text_dim=384)
     stages = (base, replace(middle, aug_max=0.2), replace(last, size=256, crop=64))
-    reading = [replace(o, network=replace(o.network, text_dim=384)) for o in stages]
     training = [
         replace(config, steps=n, decay="late")
-        for config, n in zip(toy(seed).training, (5000, 1500, 800))
+        for config, n in zip(toy(seed).training, (4500, 1500, 900))
     ]
-    return Recipe(name="emoji", encoder="english", stages=tuple(reading), training=tuple(training))
+    return Recipe(name="emoji", encoder="english", stages=stages, training=tuple(training))
 
 
 # dim, text_width

@@ -706,7 +706,7 @@ def test_a_run_s_request_is_checked_before_anything_is_written():
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["train", "nonsense"], "expected one of toy, toy-full, paper"),
+        (["train", "nonsense"], "expected one of emoji, toy, toy-full, paper"),
         (["train", "toi"], "did you mean toy?"),
         (["train", "toy", "--held-out", "0"], "at least 2"),
         (["train", "toy", "--stage", "3"], "expected 0 to 2"),

@@ -355,8 +355,8 @@ def assembled(
     meta: dict,  # config, world and word pieces
 ) -> Judge:  # on the CPU, in float32 and in eval mode
     "A judge from what its files hold."
-    parts = (config_from_dict(meta[k]) for k in ("config", "world"))
-    judge = Judge(*parts, meta["pieces"]).eval()
+    config, world = config_from_dict(meta["config"]), config_from_dict(meta["world"])
+    judge = Judge(config, world, meta["pieces"]).eval()
     wide = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     load_into(judge, wide, "Judge.from_pretrained")
     return judge

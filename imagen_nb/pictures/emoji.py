@@ -359,10 +359,12 @@ class Artist:
 
     def _icon(self, emoji: Emoji, style: str, size: int) -> Image.Image | None:
         name, tone, ending = slug(emoji.label), TONES[emoji.tone], STYLES[style][1]
-        if tone and ending is None:
-            return None  # drawn without colours
-        svg = self.icons[style].svg(f"{name}-{ending.format(tone)}" if tone else name)
-        return svg and draw_svg(svg, size)
+        if tone:
+            if ending is None:
+                return None  # drawn without colours
+            name += "-" + ending.format(tone)
+        svg = self.icons[style].svg(name)
+        return None if svg is None else draw_svg(svg, size)
 
 
 # ---------------------------------------------------------------- the folder
@@ -388,7 +390,8 @@ def make_emoji(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as part:
         rows = _draw_all(Artist(found), all_emoji, size, Path(part) / out.name)
-        out.exists() and out.rmdir()
+        if out.exists():
+            out.rmdir()
         (Path(part) / out.name).rename(out)
     return {split: len(kept) for split, kept in rows.items()}
 

@@ -65,8 +65,10 @@ def seconds_per_step(
         samples = Samples(config, pictures, NoText(max(config.network.text_dim, 1)), training)
         for few in (1, min(TIMED, training.batch)):  # the first warms up
             since = now()
-            batch, draws = (to_device(rows, device) for rows in samples(torch.arange(few)))
-            gradient(stage, batch, draws, 1).tolist()  # a GPU has finished
+            batch, draws = samples(torch.arange(few))
+            gradient(
+                stage, to_device(batch, device), to_device(draws, device), 1
+            ).tolist()  # a GPU has finished
             passed = now()
             update(learned, 0, training)
         return (passed - since) * training.batch / few + now() - passed
