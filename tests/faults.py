@@ -765,7 +765,7 @@ FAULTS = [
         "runs.look",
         "epochs = training.steps * training.batch / len(pictures)",
         "epochs = training.steps / len(pictures)",
-        "test_cli.py::test_data_counts_the_tokens_of_an_encoder",
+        "test_cli.py::test_a_source_is_told_in_epochs_and_sides",
     ),
     (
         "no suggestion",
@@ -1339,10 +1339,10 @@ FAULTS = [
         "test_english.py::test_what_is_restored_is_what_was_rounded_bit_for_bit",
     ),
     (
-        "skin tones kept back are trained on",
+        "styles kept back are trained on",
         "pictures.emoji",
         "return style == lost or (emoji.tone > 0 and emoji.tone == pale)",
-        "return style == lost",
+        "return emoji.tone > 0 and emoji.tone == pale",
         "test_emoji.py::test_a_thing_keeps_all_styles_but_one_and_a_gesture_all_tones_but_one",
     ),
 ]
