@@ -1,8 +1,8 @@
 """Measure again what run cards and documents claim: `make prove`, or `python tools/checks/prove.py [STEP ...]`.
 
 slow: the tests marked slow, with the whole matrix of samplers. soak: runs that are killed and files that are damaged,
-a few of each. parity: our samplers beside diffusers'. faults: one wrong line after the other, in every module; each must
-be caught. A step that fails does not stop the others.
+a few of each. parity: our samplers beside diffusers'. faults: a wrong line in every module, one after the other; each
+must be caught. A step that fails does not stop the others.
 """
 
 import json
