@@ -814,6 +814,7 @@ FAULTS = [
         "runs.pace",
         "epochs = training.steps * training.batch / len(pictures)",
         "epochs = training.steps / len(pictures)",
+<<<<<<< HEAD
         "test_own.py::test_a_few_samples_are_timed_and_nothing_else_is_touched",
     ),
     (
@@ -843,6 +844,9 @@ FAULTS = [
         "rows.new_zeros(len(rows), n).index_add(1, numbers, rows)",
         "rows.new_zeros(len(rows), n).scatter(1, numbers.expand_as(rows), rows)",
         "test_judge.py::test_reading_sums_the_captions_of_an_object",
+=======
+        "test_cli.py::test_a_source_is_told_in_epochs_and_sides",
+>>>>>>> letter
     ),
     (
         "no suggestion",
@@ -1416,10 +1420,10 @@ FAULTS = [
         "test_english.py::test_what_is_restored_is_what_was_rounded_bit_for_bit",
     ),
     (
-        "skin tones kept back are trained on",
+        "styles kept back are trained on",
         "pictures.emoji",
         "return style == lost or (emoji.tone > 0 and emoji.tone == pale)",
-        "return style == lost",
+        "return emoji.tone > 0 and emoji.tone == pale",
         "test_emoji.py::test_a_thing_keeps_all_styles_but_one_and_a_gesture_all_tones_but_one",
     ),
 ]

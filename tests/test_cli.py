@@ -10,7 +10,9 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -23,7 +25,7 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
-from imagen_nb.runs import results, run, setup
+from imagen_nb.runs import look, results, run, setup
 from imagen_nb.runs.options import USES
 from imagen_nb.store.checkpoint import load_directory
 from imagen_nb.store.config import change
@@ -693,6 +695,28 @@ def test_embed_data_env(folder, tmp_path, capsys):
     assert main([*command[:-1], str(tmp_path / "data")]) == 2
     assert "data.png" in capsys.readouterr().err and not (tmp_path / "data").exists()
     assert main(["env"]) == 0 and "torch" in capsys.readouterr().out
+
+
+class Four:
+    "Pictures of four sides that are read at once."
+
+    catalog = SimpleNamespace(sizes=lambda: np.array([8, 16, 32, 64]))
+
+    def __len__(self):
+        return 4
+
+    def images(self, indices, size):
+        return None
+
+
+def test_a_source_is_told_in_epochs_and_sides():
+    recipe = SimpleNamespace(
+        stages=[SimpleNamespace(size=32)], training=[SimpleNamespace(steps=10, batch=6)]
+    )
+    [line] = look.forecast(Four(), recipe)
+    assert "10 steps of 6 are 15.0 epochs" in line and "2 pictures are smaller" in line
+    found = [look.clock(seconds) for seconds in (99.94, 100, 5999, 6000)]
+    assert found == ["99.9 s", "2 min", "100 min", "1.7 h"]
 
 
 def test_a_run_s_request_is_checked_before_anything_is_written():
