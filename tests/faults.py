@@ -814,7 +814,6 @@ FAULTS = [
         "runs.pace",
         "epochs = training.steps * training.batch / len(pictures)",
         "epochs = training.steps / len(pictures)",
-<<<<<<< HEAD
         "test_own.py::test_a_few_samples_are_timed_and_nothing_else_is_touched",
     ),
     (
@@ -844,9 +843,6 @@ FAULTS = [
         "rows.new_zeros(len(rows), n).index_add(1, numbers, rows)",
         "rows.new_zeros(len(rows), n).scatter(1, numbers.expand_as(rows), rows)",
         "test_judge.py::test_reading_sums_the_captions_of_an_object",
-=======
-        "test_cli.py::test_a_source_is_told_in_epochs_and_sides",
->>>>>>> letter
     ),
     (
         "no suggestion",
