@@ -165,7 +165,8 @@ def fill(name: str):
             flags=re.S,
         )
 
-    text = between("emoji", "\n" + emoji(WORDS[name]) + "\n")
+    if "<!-- emoji -->" in text:
+        text = between("emoji", "\n" + emoji(WORDS[name]) + "\n")
     text = between("shipped", "\n" + shipped(WORDS[name]) + "\n")
     if "<!-- inputs -->" in text:
         text = between("inputs", "\n" + inputs() + "\n")
