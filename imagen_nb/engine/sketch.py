@@ -54,17 +54,14 @@ class Block:
     widest: int = 0  # numbers of its largest tensor
 
 
+@dataclass
 class Sketch:
-    "A pass through a network, eager: GroupNorm, LayerNorm and SiLU after them in fp32, matrices in `item` bytes."
+    "A pass through a network, not compiled: matrices in `item` bytes, GroupNorm and what follows it in fp32."
 
-    def __init__(
-        self,
-        item: int = 2,  # bytes of a number in matrix products: 2 under autocast, 4 without
-        length: int = LENGTH,  # tokens of a caption
-        folds: bool = False,  # `upsample_conv` as on a CPU
-    ):
-        self.item, self.length, self.folds = item, length, folds
-        self.blocks: list[Block] = []
+    item: int = 2  # bytes of a number in matrix products: 2 under autocast, 4 without
+    length: int = LENGTH  # tokens of a caption
+    folds: bool = False  # `upsample_conv` as on a CPU
+    blocks: list[Block] = field(default_factory=list)
 
     def begin(self, *parts: nn.Module | None, unit: int | None = None, given: Iterable = ()):
         "What follows belongs to these modules, and they to a part of the network."
@@ -90,16 +87,6 @@ class Sketch:
         block.copies += weight.numel() * self.item if self.item < 4 else 0
         return Sheet(weight.shape[0], places, self.item)
 
-    def enlarge(self, conv: nn.Conv2d, x: Sheet) -> Sheet:
-        "`upsample_conv`: on a CPU four small convolutions in one, of a picture that is not enlarged."
-        if not self.folds:
-            return self.multiply(conv.weight, Sheet(x.width, 4 * x.places, x.item))
-        pairs = 16 * conv.in_channels * conv.out_channels
-        self.keep(self.cast(x, self.item))
-        self.blocks[-1].flops += 2 * pairs * (math.isqrt(x.places) + 1) ** 2
-        self.blocks[-1].copies += pairs * self.item
-        return Sheet(conv.out_channels, 4 * x.places, self.item)
-
     def norm(self, norm: nn.GroupNorm | nn.LayerNorm, x: Sheet) -> Sheet:
         "Normalize in fp32."
         rows = norm.num_groups if isinstance(norm, nn.GroupNorm) else x.places
@@ -109,12 +96,6 @@ class Sketch:
     def silu(self, x: Sheet) -> Sheet:
         "Keeps what it was given."
         return self.keep(x) and Sheet(x.width, x.places, x.item)
-
-    def attend(self, q: Sheet, heads: int, keys: int) -> Sheet:
-        "Scaled dot products in one kernel: the result and a number for each row are kept, no matrix."
-        self.blocks[-1].flops += 4 * q.width * q.places * keys
-        out = Sheet(q.width, q.places, self.item)
-        return self.keep(out, Sheet(heads, q.places))
 
     @property
     def flops(self) -> float:
@@ -135,6 +116,24 @@ class Sketch:
 # ---------------------------------------------------------------- parts of a network
 
 
+def enlarge(s: Sketch, conv: nn.Conv2d, x: Sheet) -> Sheet:
+    "`upsample_conv`: on a CPU four small convolutions in one, of a picture that is not enlarged."
+    if not s.folds:
+        return s.multiply(conv.weight, Sheet(x.width, 4 * x.places, x.item))
+    pairs = 16 * conv.in_channels * conv.out_channels
+    s.keep(s.cast(x, s.item))
+    s.blocks[-1].flops += 2 * pairs * (math.isqrt(x.places) + 1) ** 2
+    s.blocks[-1].copies += pairs * s.item
+    return Sheet(conv.out_channels, 4 * x.places, s.item)
+
+
+def attend(s: Sketch, q: Sheet, heads: int, keys: int) -> Sheet:
+    "Scaled dot products in one kernel: the result and a number for each row are kept, no matrix."
+    s.blocks[-1].flops += 4 * q.width * q.places * keys
+    out = Sheet(q.width, q.places, s.item)
+    return s.keep(out, Sheet(heads, q.places))
+
+
 def residual(s: Sketch, block: ResBlock, x: Sheet, emb: Sheet) -> Sheet:
     "`ResBlock.forward`."
     h = s.silu(s.norm(block.norm1, x))
@@ -142,7 +141,7 @@ def residual(s: Sketch, block: ResBlock, x: Sheet, emb: Sheet) -> Sheet:
         s.keep(h, x)
         h, x = (Sheet(o.width, o.places // 4, o.item) for o in (h, x))
     if block.resample == "up":
-        h, x = s.enlarge(block.conv1, h), Sheet(x.width, 4 * x.places, x.item)
+        h, x = enlarge(s, block.conv1, h), Sheet(x.width, 4 * x.places, x.item)
     else:
         h = s.multiply(block.conv1.weight, h)
     s.multiply(block.film.weight, s.silu(emb))
@@ -168,7 +167,7 @@ def attention(s: Sketch, block: Attention, x: Sheet, words: Sheet | None) -> She
         else:
             s.keep(told)
     heads = x.width // block.head_dim
-    out = s.attend(Sheet(x.width, read.places), heads, keys)
+    out = attend(s, Sheet(x.width, read.places), heads, keys)
     return s.multiply(block.out.weight, out)
 
 
@@ -184,7 +183,7 @@ def project(s: Sketch, text: TextProjection, dim: int) -> Sheet:
         words, attention = Sheet(words.width, words.places, s.item), layer.self_attn
         read = s.multiply(attention.in_proj_weight, s.norm(layer.norm1, words))
         s.keep(read, Sheet(attention.num_heads, s.length, s.item))  # q, k and v; the mask
-        told = s.attend(words, attention.num_heads, s.length)
+        told = attend(s, words, attention.num_heads, s.length)
         s.multiply(attention.out_proj.weight, Sheet(told.width, told.places, s.item))
         words = Sheet(words.width, words.places, s.item)
         inner = s.multiply(layer.linear1.weight, s.norm(layer.norm2, words))
@@ -258,7 +257,7 @@ def one_layer(
 def resized(s: Sketch, part: Downsample | Upsample, h: Sheet) -> Sheet:
     "A convolution that changes the resolution."
     if isinstance(part, Upsample) and part.stride == 2:
-        return s.enlarge(part.conv, h)
+        return enlarge(s, part.conv, h)
     return s.multiply(part.conv.weight, h, part.conv.stride[0] ** 2)
 
 

@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -396,52 +398,53 @@ def optimizer_of(p: StagePlan, name: str) -> str:
     return ("* " if name == own else "") + gib(p.memory.optimizer * sizes[name] / sizes[own])
 
 
-def table(made: Plan) -> Iterator[tuple[str, list[str]]]:
-    "Name and a value for each stage; no values make a heading."
-    on = made.on
+Values = Callable[[StagePlan], object]  # of a stage
 
-    def row(name, value):
-        return name, [str(value(p)) for p in made.stages]
 
-    how = "3 x forward" if on.passes == 3 else "4 x forward"
-    yield row("", lambda p: f"{p.costed.stage.size} px")
-    yield row("parameters", lambda p: scaled(p.costed.parameters, ""))
-    yield row(
-        f"to train on a picture, {how}", lambda p: scaled(on.passes * p.costed.sketch.flops, "FLOP")
-    )
-    yield row("to draw a picture", lambda p: scaled(p.costed.drawing, "FLOP"))
-    yield row("  passes, two for each guided step", lambda p: p.costed.passes)
-    yield "memory of a GPU", []
-    yield row("  weights", lambda p: gib(p.memory.weights))
-    yield row("  average of them (EMA)", lambda p: gib(p.memory.average))
-    yield row("  gradients", lambda p: gib(p.memory.gradients))
+def work(on: Machines) -> Iterator[tuple[str, Values]]:
+    "What is computed."
+    yield "", lambda p: f"{p.costed.stage.size} px"
+    yield "parameters", lambda p: scaled(p.costed.parameters, "")
+    name = f"to train on a picture, {on.passes} x forward"
+    yield name, lambda p: scaled(on.passes * p.costed.sketch.flops, "FLOP")
+    yield "to draw a picture", lambda p: scaled(p.costed.drawing, "FLOP")
+    yield "  passes, two for each guided step", lambda p: p.costed.passes
+
+
+def room_taken(on: Machines) -> Iterator[tuple[str, Values]]:
+    "What a GPU holds."
+    yield "memory of a GPU", lambda p: ""
+    yield "  weights", lambda p: gib(p.memory.weights)
+    yield "  average of them (EMA)", lambda p: gib(p.memory.average)
+    yield "  gradients", lambda p: gib(p.memory.gradients)
     for name in OPTIMIZERS:
-        yield row(f"  optimizer {name}", lambda p, name=name: optimizer_of(p, name))
+        yield f"  optimizer {name}", partial(optimizer_of, name=name)
     if on.parts > 1:
-        yield row("  layers gathered for a moment", lambda p: gib(p.memory.gathered))
+        yield "  layers gathered for a moment", lambda p: gib(p.memory.gathered)
     elif on.count > 1:
-        yield row("  gradients again, in DDP's buckets", lambda p: gib(p.memory.buckets))
-    yield row("  weights again, in bf16", lambda p: gib(p.memory.copies))
-    yield row("  a picture's activations", lambda p: gib(p.memory.each))
+        yield "  gradients again, in DDP's buckets", lambda p: gib(p.memory.buckets)
+    yield "  weights again, in bf16", lambda p: gib(p.memory.copies)
+    yield "  a picture's activations", lambda p: gib(p.memory.each)
     if not on.recompute:
-        yield row("    with --recompute", lambda p: gib(p.recomputed.each))
-    yield row("pictures at once", lambda p: p.batch)
-    yield row("  take at the fullest moment", lambda p: gib(p.memory.peak(p.batch)))
-    yield row(f"  at most, in {GPUS[on.gpu].memory} GB", lambda p: p.memory.most(on.room))
+        yield "    with --recompute", lambda p: gib(p.recomputed.each)
+    yield "pictures at once", lambda p: p.batch
+    yield "  take at the fullest moment", lambda p: gib(p.memory.peak(p.batch))
+    yield f"  at most, in {GPUS[on.gpu].memory} GB", lambda p: p.memory.most(on.room)
     if not on.recompute:
-        yield row("    with --recompute", lambda p: p.recomputed.most(on.room))
-    yield row("  a GPU's share of a step, --accumulate", lambda p: p.micro)
-    yield row(
-        "pictures a second, all GPUs",
-        lambda p: figure(on.count * on.speed / on.passes / p.costed.sketch.flops),
-    )
-    yield row("steps", lambda p: f"{p.costed.train.steps:,} x {p.costed.train.batch:,}")
-    yield row("GPU time of all steps", lambda p: duration(p.gpu_seconds(on)))
-    if on.price is not None:
-        yield row(
-            f"  at {on.price:g} an hour", lambda p: figure(p.gpu_seconds(on) / 3600 * on.price)
-        )
-    yield row("a checkpoint", lambda p: scaled(checkpoint(p.costed), "B"))
+        yield "    with --recompute", lambda p: p.recomputed.most(on.room)
+    yield "  micro-batches of a step, --accumulate", lambda p: p.micro
+
+
+def time_taken(on: Machines) -> Iterator[tuple[str, Values]]:
+    "How long, and for how much."
+    speed = on.count * on.speed / on.passes
+    yield "pictures a second, all GPUs", lambda p: figure(speed / p.costed.sketch.flops)
+    yield "steps", lambda p: f"{p.costed.train.steps:,} x {p.costed.train.batch:,}"
+    yield "GPU time of all steps", lambda p: duration(p.gpu_seconds(on))
+    if (price := on.price) is not None:
+        name = f"  at {price:g} an hour"
+        yield name, lambda p: figure(p.gpu_seconds(on) / 3600 * price)
+    yield "a checkpoint", lambda p: scaled(checkpoint(p.costed), "B")
 
 
 def report(
@@ -455,7 +458,8 @@ def report(
         f"{gpu.memory} GB and {gpu.peak:g} TFLOP/s each ({gpu.source}), {on.share:.0%} of the speed"
         f" and {1 - FREE:.0%} of the memory used",
     ]
-    lines += [f"{name:<40}" + "".join(f"{v:>18}" for v in values) for name, values in table(made)]
+    for name, value in chain(work(on), room_taken(on), time_taken(on)):
+        lines.append(f"{name:<40}" + "".join(f"{value(p):>18}" for p in made.stages).rstrip())
     return "\n".join([*lines, *whole(made), *misfits(made)])
 
 
