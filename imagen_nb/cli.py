@@ -25,7 +25,6 @@ def wanted(args):
     "The recipe with every change that was asked for."
     from imagen_nb.recipes import find_recipe
     from imagen_nb.runs.pretrained import read_with, start_from
-    from imagen_nb.store.config import change
 
     recipe = find_recipe(args.recipe, args.seed)
     if args.init:
@@ -36,7 +35,14 @@ def wanted(args):
         recipe = dataclasses.replace(recipe, data=own_pictures(args))
     elif args.image_column or args.caption_column or args.min_size:
         raise ValueError("--image-column, --caption-column, --min-size: only with --data")
-    for text in args.set:
+    return changed(recipe, args.set)
+
+
+def changed(recipe, changes: list[str]):
+    "A recipe with what --set says."
+    from imagen_nb.store.config import change
+
+    for text in changes:
         path, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set {text}: expected path=value, as in training.0.steps=500")
@@ -173,6 +179,18 @@ def doctor(args):
     return int(any(f.level == "error" for f in findings))
 
 
+def plan(args):
+    "What a recipe takes before it is trained; 1 if a stage does not fit."
+    from imagen_nb.recipes import find_recipe
+    from imagen_nb.runs.plan import Machines, plan, report
+
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Machines)}
+    on = Machines(**{name: value for name, value in given.items() if value is not None})
+    made = plan(changed(find_recipe(args.recipe), args.set), on)
+    print(report(made))
+    return int(not all(stage.fits for stage in made.stages))
+
+
 def env(args):
     "What a bug report needs."
     from imagen_nb.runs.env import versions
@@ -233,7 +251,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, sample, upscale, export, embed, data, emoji, doctor, env)
+    for command in (train, plan, sample, upscale, export, embed, data, emoji, doctor, env)
 }
 
 

@@ -194,18 +194,23 @@ def adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
     return [torch.optim.AdamW(params, **adam_options(params, c))]
 
 
+def inner_matrices(params: list) -> list:
+    "What Muon turns: no vectors, no thin matrices, no first and last convolution: they see and give pixels."
+    layers = [p for p in params if p.ndim == 4] or [p for p in params if p.ndim > 1]
+    ends = {id(p) for p in layers[:1] + layers[-1:]}
+    return [
+        p
+        for p in params
+        if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in ends
+    ]
+
+
 def muon_with_adamw(network: nn.Module, c: TrainConfig) -> list[torch.optim.Optimizer]:
     "Muon for inner matrices, AdamW for vectors, thin matrices and the layers at both ends."
     params = trainable(network)
-    layers = [p for p in params if p.ndim == 4] or [p for p in params if p.ndim > 1]
-    ends = {
-        id(p) for p in layers[:1] + layers[-1:]
-    }  # first and last convolution: see and give pixels
-
-    def is_inner(p):
-        return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in ends
-
-    inner, rest = [p for p in params if is_inner(p)], [p for p in params if not is_inner(p)]
+    inner = inner_matrices(params)
+    turned = set(map(id, inner))
+    rest = [p for p in params if id(p) not in turned]
     return [
         *([Muon(inner, c.lr, weight_decay=c.weight_decay)] if inner else []),
         *([torch.optim.AdamW(rest, **adam_options(rest, c))] if rest else []),

@@ -104,6 +104,18 @@ TRAIN = {
     "--held-out N": "on drawn scenes: test captions to draw and score (default 200);"
     " with --data: share kept back as valid, and as much as test (default 0)",
 }
+PLAN = {
+    "recipe": "emoji, toy, toy-full or paper",
+    "--gpu NAME": "b200, h200, h100, a100, a100-40, l40s, l4, 5090, 4090 or 3090 (default h100)",
+    "--count N": "GPUs (default 1)",
+    "--strategy": "ddp: every GPU holds all of it; fsdp: each holds a part (default ddp)",
+    "--batch N": "pictures at once on a GPU (default: as many as fit)",
+    "--recompute": "compute activations twice instead of keeping them: less memory",
+    "--share": "of the GPU's peak in its data sheet that is reached (default 0.4)",
+    "--price": "of a GPU for an hour, in any currency",
+    "--pictures N": "to train on, for sizes on disk (default: as many as the recipe says, if it does)",
+    "--set path=value": "change the recipe, as in training.0.batch=256; may be repeated",
+}
 SAMPLING = {
     "--model": "toy (default) or emoji, which ship with the package; a directory of a model or a run; a hub name",
     "--encoder DIR": "folder of the text encoder, for a model trained with one of your own",
@@ -203,6 +215,23 @@ USES = {
             validate_every=INT,
             sample_every=INT,
             track=MANY,
+        ),
+    ),
+    "plan": Use(
+        "count what training a recipe takes: memory, FLOPs, time, money, disk; exit code 1 if a stage does not fit",
+        """\
+  imagen-nb plan emoji --gpu 4090
+  imagen-nb plan paper --gpu h100 --count 8 --strategy fsdp --price 2.5
+  imagen-nb plan paper --gpu a100 --count 64 --recompute --set training.0.optimizer=adam""",
+        PLAN,
+        dict(
+            count=INT,
+            batch=INT,
+            recompute=FLAG | dict(default=None),
+            share=dict(type=float),
+            price=dict(type=float),
+            pictures=INT,
+            set=MANY,
         ),
     ),
     "sample": Use(
