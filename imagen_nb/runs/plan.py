@@ -61,7 +61,7 @@ def optimizer_bytes(
     "What an optimizer remembers, exactly: moments in fp32, and how many steps it has taken."
     params = trainable(network)
     turned = set(map(id, inner_matrices(params))) if name == "muon" else set()
-    rules = dict(adam=two_moments, adamw=two_moments, adafactor=rows_and_columns, muon=two_moments)
+    rules = dict(adam=two_moments, adamw=two_moments, muon=two_moments)
     if name not in rules:
         return first_step(network, name)
     return sum(4 * p.numel() if id(p) in turned else rules[name](p) for p in params)
@@ -72,15 +72,8 @@ def two_moments(p: Tensor) -> int:
     return 8 * p.numel() + 4
 
 
-def rows_and_columns(p: Tensor) -> int:
-    "Bytes that torch's Adafactor keeps of a weight: means over each of its last two axes."
-    if p.ndim < 2:
-        return 4 * p.numel() + 4
-    return 4 * (p.numel() // p.shape[-1] + p.numel() // p.shape[-2]) + 4
-
-
 def first_step(network: nn.Module, name: str) -> int:
-    "An optimizer of one's own is asked: it takes its first step on shapes."
+    "Another optimizer is asked: it takes its first step on shapes."
     for p in network.parameters():
         p.grad = torch.empty_like(p)
     optimizers = make_optimizers(network, TrainConfig(optimizer=name))
