@@ -24,9 +24,7 @@ __all__ = ["GPUS", "Gpu", "Machines", "Plan", "StagePlan", "plan", "report"]
 GIB = 2**30
 WORDS = 25  # tokens of a caption on disk, where padding is not kept
 FREE = 0.05  # share of a GPU's memory kept for its driver and allocator: assumed, not measured
-WORK = (
-    14  # bytes of work going back, for each number of a block's largest tensor: fitted, see tests
-)
+WORK = 7  # bytes of passing work for each number of a block's largest tensor, fitted on one stage
 PICTURES = {"paper": 860_000_000}  # of a recipe that says how many (paper 4.1)
 
 
@@ -422,9 +420,9 @@ def room_taken(on: Machines) -> Iterator[tuple[str, Values]]:
         yield "    with --recompute", lambda p: gib(p.recomputed.each)
     yield "pictures at once", lambda p: p.batch
     yield "  take at the fullest moment", lambda p: gib(p.memory.peak(p.batch))
-    yield f"  at most, in {GPUS[on.gpu].memory} GB", lambda p: p.memory.most(on.room)
+    yield f"  at most, in {GPUS[on.gpu].memory} GB", lambda p: f"{p.memory.most(on.room):,}"
     if not on.recompute:
-        yield "    with --recompute", lambda p: p.recomputed.most(on.room)
+        yield "    with --recompute", lambda p: f"{p.recomputed.most(on.room):,}"
     yield "  micro-batches of a step, --accumulate", lambda p: p.micro
 
 
