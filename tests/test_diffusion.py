@@ -27,6 +27,7 @@ from imagen_nb.diffusion import (
     to_eps,
     to_v,
     to_x0,
+    train_plane_mlp,
 )
 
 LEVELS = torch.tensor([-20.0, -9.0, -2.5, 0.0, 1.3, 7.0, 20.0])
@@ -503,3 +504,24 @@ def test_parity_of_noising_and_velocity_with_diffusers(target, theirs):
     assert_close(
         truth(x0, eps, log_snr)["v"], scheduler.get_velocity(x0, eps, steps), atol=2e-5, rtol=0
     )
+
+
+# ---------------------------------------------------------------- a network that is trained
+
+
+def test_a_small_network_learns_and_a_seed_decides_everything():
+    def sample(n, generator):  # two points, as far apart as their mean is from both
+        return torch.randint(2, (n, 1), generator=generator) * 2.0 - torch.ones(1, 2)
+
+    before = torch.get_rng_state()
+    network, losses = train_plane_mlp(sample, steps=150)
+    again, _ = train_plane_mlp(sample, steps=150)
+    other, _ = train_plane_mlp(sample, steps=1, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
+    assert losses.shape == (150,) and losses[-20:].mean() < 0.8 * losses[:5].mean()
+    z, log_snr = torch.tensor([[0.9, 0.9], [-0.9, -0.9]]), torch.tensor([0.0, 0.0])
+    assert torch.equal(network(z, log_snr), again(z, log_snr))
+    assert not torch.equal(network(z, log_snr), other(z, log_snr))
+    assert torch.equal(network(z, log_snr[0]), network(z, log_snr))  # one level for all
+    assert (to_x0(network(z, log_snr), z, log_snr, "v") * z.sign()).min() > 0.75  # 0.64 for v = 0
+    assert not any(p.requires_grad for p in network.parameters())
