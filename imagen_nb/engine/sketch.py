@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from imagen_nb.efficient_unet import DBlock, EfficientUNet
 from imagen_nb.layers import (
     Attention,
     AttentionPool,
-    Downsample,
     NoiseEmbedding,
     ResBlock,
     TextProjection,
@@ -24,6 +24,7 @@ from imagen_nb.layers import (
 )
 from imagen_nb.unet import Conditioner, Layer, UNet
 
+Part = Any  # a weight or a module inside a module: torch knows their types at run time alone
 LENGTH = 128  # tokens of a caption on a GPU, padding included
 
 
@@ -79,7 +80,7 @@ class Sketch:
         "A copy in another precision, or the tensor itself."
         return x if x.item == item else Sheet(x.width, x.places, item)
 
-    def multiply(self, weight: Tensor, x: Sheet, shrink: int = 1) -> Sheet:
+    def multiply(self, weight: Part, x: Sheet, shrink: int = 1) -> Sheet:
         "A convolution or a linear map: as many products as it has weights, at every place of the result."
         block, places = self.blocks[-1], max(1, x.places // shrink)
         self.keep(self.cast(x, self.item))
@@ -87,7 +88,7 @@ class Sketch:
         block.copies += weight.numel() * self.item if self.item < 4 else 0
         return Sheet(weight.shape[0], places, self.item)
 
-    def norm(self, norm: nn.GroupNorm | nn.LayerNorm, x: Sheet) -> Sheet:
+    def norm(self, norm: Part, x: Sheet) -> Sheet:
         "Normalize in fp32."
         rows = norm.num_groups if isinstance(norm, nn.GroupNorm) else x.places
         self.keep(self.cast(x, 4), Sheet(2, rows))
@@ -179,6 +180,7 @@ def perceptron(s: Sketch, layers: nn.Sequential, x: Sheet) -> Sheet:
 def project(s: Sketch, text: TextProjection, dim: int) -> Sheet:
     "`TextProjection.forward`."
     words = s.multiply(text.proj[1].weight, s.norm(text.proj[0], Sheet(dim, s.length)))
+    layer: Part
     for layer in text.mix:
         words, attention = Sheet(words.width, words.places, s.item), layer.self_attn
         read = s.multiply(attention.in_proj_weight, s.norm(layer.norm1, words))
@@ -239,6 +241,7 @@ def one_layer(
     s: Sketch, layer: Layer, unit: int, h: Sheet, emb: Sheet, words: Sheet | None
 ) -> Sheet:
     "`Layer.forward`."
+    part: Part
     s.begin(layer.block, unit=unit, given=(h, emb, words))
     if isinstance(layer.block, ResBlock):
         h = residual(s, layer.block, h, emb)
@@ -254,7 +257,7 @@ def one_layer(
     return h
 
 
-def resized(s: Sketch, part: Downsample | Upsample, h: Sheet) -> Sheet:
+def resized(s: Sketch, part: Part, h: Sheet) -> Sheet:
     "A convolution that changes the resolution."
     if isinstance(part, Upsample) and part.stride == 2:
         return enlarge(s, part.conv, h)
@@ -279,7 +282,7 @@ def unet(s: Sketch, net: UNet, side: int):
 
 def efficient_unet(s: Sketch, net: EfficientUNet, side: int):
     "`EfficientUNet.forward`."
-    c, skips = net.config, []
+    c, skips = net.config, list[Sheet]()
     emb, words = condition(s, net.cond, c.text_dim)
     h = entry(s, net.conv_in, side, c.patch)
     for unit, part in enumerate([*net.down, *net.up]):

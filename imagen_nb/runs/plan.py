@@ -147,7 +147,8 @@ def held_whole(
     for b in blocks:
         sizes[b.unit] += b.parameters
     ends, last = sizes.pop(None), len(sizes) - 1
-    whole = {u: ends + 2 * n + sizes[u - 1] + sizes[u + 1] for u, n in sizes.items()}
+    parts = [(u, n) for u, n in sizes.items() if u is not None]
+    whole: dict[int | None, int] = {u: ends + 2 * n + sizes[u - 1] + sizes[u + 1] for u, n in parts}
     return whole | {None: 2 * ends + sizes[last]}
 
 
