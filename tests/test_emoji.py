@@ -49,7 +49,8 @@ def test_no_caption_holds_a_word_that_is_kept_back():
 def test_captions_name_style_and_tone_and_some_do_without():
     lines = emoji_captions(one("waving hand", 5, ("bye",)), "black and white")
     assert lines[0] == "a black and white emoji of a waving hand with dark skin"
-    assert "a waving hand with dark skin" in lines and "a black and white emoji" in lines
+    assert "a waving hand with dark skin" in lines
+    assert sum("black and white emoji" in line for line in lines) == len(lines) - 1
     assert any("bye" in line for line in lines) and len(lines) == len(set(lines))
 
 
@@ -163,7 +164,7 @@ def test_every_picture_that_the_packages_have_is_drawn_and_opens(packages, tmp_p
         assert Image.open(out / split / row["file_name"]).size == (32, 32)
     pictures = load_captioned(str(out), 16)
     assert len(pictures) == counts["train"]
-    assert pictures.captions(0)[0].startswith("a ") and len(pictures.captions(0)) > 4
+    assert pictures.captions(0)[0].startswith("a ") and len(pictures.captions(0)) == 4
     assert "MIT" in (out / "LICENSES.txt").read_text()
 
 

@@ -164,17 +164,15 @@ def emoji_captions(
     emoji: Emoji,
     style: str,  # a key of `STYLES`
 ) -> list[str]:  # the plainest first
-    "What people may call the picture: with its style and without, by keywords, by the style alone."
+    "What people may call the picture: nearly always with its style, by name or by keywords."
     kind = f"{style} emoji"
     label = emoji.label.replace("’", "'")
     skin = f" with {TONES[emoji.tone].replace('-', ' ')} skin" if emoji.tone else ""
     thing = with_article(label) + skin
     tags = [t for t in emoji.tags if not stems(t) & _unused() and t.lower() not in label.lower()]
     tags.sort(key=lambda tag: keyed_share(f"emoji tag {style} {emoji.code} {tag}"))
-    lines = [f"a {kind} of {thing}", f"{thing}, {kind}", thing, f"an emoji of {thing}", f"a {kind}"]
-    if tags:
-        lines += [f"{kind}: {label}{skin}, {', '.join(tags[:3])}", f"a {kind} of {tags[0]}{skin}"]
-    return lines
+    named = ", ".join([f"{kind}: {label}{skin}", *tags[:3]])
+    return [f"a {kind} of {thing}", f"{thing}, {kind}", named, thing]
 
 
 NUMBERS = re.compile(r"\b(two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
