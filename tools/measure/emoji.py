@@ -27,7 +27,7 @@ from imagen_nb.pictures.emoji import emoji_words, with_article
 from imagen_nb.pictures.pixels import resize, to_square
 from imagen_nb.plots import save_picture, show_images
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
-from imagen_nb.training import newest_checkpoint
+from imagen_nb.store.checkpoint import newest_checkpoint
 
 SHOWN = 40  # pictures in a grid
 

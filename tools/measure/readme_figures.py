@@ -18,9 +18,7 @@ WORDS = {  # the few words of the tables, per language
                 "object, 32 px",
                 "among five",
                 "style",
-                "object, 256 px",
                 "other captions",
-                "real renders",
             ),
             parts={"trained": "trained", "held out": "held out", "words": "words"},
         ),
@@ -43,7 +41,7 @@ WORDS = {  # the few words of the tables, per language
     "README.zh.md": dict(
         emoji=dict(
             head="正确率 %（95 % 置信区间）",
-            columns=("物体，32 px", "前五", "风格", "物体，256 px", "换成别的描述", "真实图片"),
+            columns=("物体，32 px", "前五", "风格", "换成别的描述"),
             parts={
                 "trained": "训练过的描述",
                 "held out": "训练中从未出现的组合",
@@ -105,14 +103,11 @@ def emoji(words: dict) -> str:
         return f"{share:.1f} ({low:.0f}–{high:.0f})"
 
     parts, w = read_card("emoji-scores")["parts"], words["emoji"]
-    lines = [row(w["head"], *w["columns"]), "|---" * 7 + "|"]
+    lines = [row(w["head"], *w["columns"]), "|---" * 5 + "|"]
     for name, label in w["parts"].items():
         sides = [marks for side, marks in parts[name].items() if side.endswith("px")]
-        small, large, real = sides[0], sides[-1], parts[name].get("real renders", {})
-        shares = [small["object"], small["top5"], small["style"], large["object"]]
-        lines.append(
-            row(label, *map(cell, [*shares, small["shuffled"]["object"], real.get("object")]))
-        )
+        marks = [sides[0][kind] for kind in ("object", "top5", "style")]
+        lines.append(row(label, *map(cell, [*marks, sides[0]["shuffled"]["object"]])))
     return "\n".join(lines)
 
 
