@@ -845,6 +845,20 @@ FAULTS = [
         "test_judge.py::test_reading_sums_the_captions_of_an_object",
     ),
     (
+        "a pass back counts as one forward",
+        "runs.plan",
+        "return 4 if self.recompute else 3",
+        "return 3 if self.recompute else 2",
+        "test_fields.py::test_a_field_is_read",
+    ),
+    (
+        "the shortcut of a block is not counted",
+        "engine.sketch",
+        "s.multiply(block.shortcut.weight, x)",
+        "pass",
+        "test_plan.py::test_flops_are_what_torch_counts",
+    ),
+    (
         "no suggestion",
         "runs.options",
         'f" Did you mean {near[0]}?" if near',

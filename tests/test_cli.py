@@ -714,7 +714,7 @@ def test_a_source_is_told_in_epochs_and_sides():
         stages=[SimpleNamespace(size=32)], training=[SimpleNamespace(steps=10, batch=6)]
     )
     [line] = look.forecast(Four(), recipe)
-    assert "10 steps of 6 are 15.0 epochs" in line and "2 pictures are smaller" in line
+    assert "stage 0, 32 px: 2 pictures are smaller" in line
     found = [look.clock(seconds) for seconds in (99.94, 100, 5999, 6000)]
     assert found == ["99.9 s", "2 min", "100 min", "1.7 h"]
 

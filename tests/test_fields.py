@@ -32,8 +32,9 @@ from imagen_nb.lab.judge import JudgeConfig, TwoTowers, World
 from imagen_nb.layers import Attention, FeedForward, ResBlock
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.pixels import Batch
-from imagen_nb.recipes import DataConfig, Recipe
+from imagen_nb.recipes import DataConfig, Recipe, find_recipe
 from imagen_nb.runs import work
+from imagen_nb.runs.plan import Machines, plan, report
 from imagen_nb.runs.setup import first_stages, open_data
 from imagen_nb.stage import Stage, StageConfig, denoiser
 from imagen_nb.store.checkpoint import checkpoints
@@ -358,7 +359,7 @@ def train_rows(tmp_path):
         optimizer=("adamw", lambda c: type(*make_optimizers(nn.Linear(2, 2), c)), ANY, ANY),
         lr=(0.02, lambda c: learning_rate(4, c), 0.01, 0.02),
         betas=((0.5, 0.9), two_steps, (adam,) * 3, (quick,) * 3),
-        weight_decay=(0.1, decays, (False,) * 4, (True,) * 4),
+        weight_decay=(0.1, decays, (False,) * 5, (True,) * 5),
         warmup=(2, lambda c: learning_rate(0, c), 0.0025, 0.005),
         decay=("constant", lambda c: learning_rate(20, c), 0.0, 0.01),
         final=(0.5, lambda c: learning_rate(20, c), 0.0, 0.005),
@@ -690,11 +691,36 @@ def world_rows(tmp_path):
     )
 
 
+# ---------------------------------------------------------------- a plan
+
+
+def machines_rows(tmp_path):
+    recipe = find_recipe("toy")
+
+    def first_stage(c):
+        return plan(recipe, c).stages[0]
+
+    def told(c):
+        return report(plan(recipe, c))
+
+    return Machines(count=2), dict(
+        gpu=("h200", lambda c: c.room, ANY, ANY),
+        count=(3, lambda c: replace(c, strategy="fsdp").parts, 2, 3),
+        strategy=("fsdp", lambda c: c.parts, 1, 2),
+        batch=(8, lambda c: first_stage(c).batch, ANY, 8),
+        recompute=(True, lambda c: c.passes, 3, 4),
+        share=(0.2, lambda c: c.speed / 989e12, 0.4, 0.2),
+        price=(2.5, lambda c: " in all" in told(c), False, True),
+        pictures=(1234, lambda c: "1,234" in told(c), False, True),
+    )
+
+
 # ---------------------------------------------------------------- all of them
 
 ROWS = dict(
     JudgeConfig=judge_rows,
     World=world_rows,
+    Machines=machines_rows,
     StageConfig=stage_rows,
     UNetConfig=base_rows,
     EfficientUNetConfig=efficient_rows,

@@ -97,7 +97,7 @@ def test_the_next_command_is_one_that_is_understood(monkeypatch):
     monkeypatch.setattr(verdict, "is_there", lambda model, n: model == "emoji" and n == 3)
     told = said(10**6, [SENTENCE])
     assert "--encoder english --init emoji --stage 0" in told and "stage 1" not in told
-    assert "training.0.steps=5000" in told  # never more than the recipe's
+    assert "training.0.steps=4500" in told  # never more than the recipe's
     other = said(10**6, [SENTENCE], reading=Reading(words.MULTILINGUAL, "a script"))
     assert f"--encoder {words.MULTILINGUAL} --set" in other and "stage 2" in other
 

@@ -367,7 +367,8 @@ def fact_numbers(world: World) -> Tensor:  # (h 3): object, style, tone of each 
     "The facts of a world, by the places of their names."
     known = (world.objects, world.styles, world.tones)
     place = [{name: i for i, name in enumerate(names)} for names in known]
-    return torch.tensor([[p[name] for p, name in zip(place, fact)] for fact in world.facts()])
+    rows = [[p[name] for p, name in zip(place, fact)] for fact in world.facts()]
+    return torch.tensor(rows, device="cpu")
 
 
 def readings(

@@ -81,8 +81,8 @@ class NoText:
         self.width = width
 
     def __getitem__(self, captions: list[str]) -> TextEmbedding:
-        tokens = torch.zeros(len(captions), 16, self.width)
-        return TextEmbedding(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+        tokens = torch.zeros(len(captions), 16, self.width, dtype=torch.float32, device="cpu")
+        return TextEmbedding(tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool))
 
 
 @contextmanager

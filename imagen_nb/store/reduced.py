@@ -88,7 +88,7 @@ def read_reduced(
 
 def _levels(bits: int) -> Tensor:  # (2^bits,)
     "The number that each code stands for: the highest bit is the sign."
-    magnitudes = torch.arange(2.0 ** (bits - 1))
+    magnitudes = torch.arange(2.0 ** (bits - 1), dtype=torch.float32, device="cpu")
     return torch.cat([magnitudes, -magnitudes])
 
 
