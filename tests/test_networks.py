@@ -349,7 +349,8 @@ def test_a_network_of_ones_own_trains_saves_and_loads(optimizer, tmp_path):
     pictures = [
         o.sample(["a red circle"], seeds=[1]) for o in (again, Imagen(Words.encoder, stages))
     ]
-    assert pictures[0].shape == (1, 3, 16, 16) and torch.equal(*pictures)
+    assert pictures[0].shape == (1, 3, 16, 16)
+    torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)  # kernels may round otherwise
 
 
 # ---------------------------------------------------------------- what training makes of it

@@ -198,7 +198,9 @@ class TextTower(nn.Module):
         super().__init__()
         d = config.text_width
         self.piece = nn.Embedding(pieces, d)
-        self.place = nn.Parameter(torch.zeros(config.max_length, d))
+        self.place = nn.Parameter(
+            torch.zeros(config.max_length, d, dtype=torch.float32, device="cpu")
+        )
         self.layers = nn.ModuleList(Layer(d, config.heads) for _ in range(config.text_layers))
         self.norm, self.last = nn.LayerNorm(d), nn.Linear(d, config.width)
         nn.init.normal_(self.piece.weight, std=0.5)
@@ -238,7 +240,7 @@ class TwoTowers(nn.Module):
         self.config, self.pieces = config, Pieces(pieces, config.max_length)
         self.image_tower = ImageTower(config)
         self.text_tower = TextTower(config, len(pieces))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07), device="cpu"))
 
     @property
     def scale(self) -> Tensor:

@@ -65,7 +65,7 @@ def seconds_per_step(
         samples = Samples(config, pictures, NoText(max(config.network.text_dim, 1)), training)
         for few in (1, min(TIMED, training.batch)):  # the first warms up
             since = now()
-            batch, draws = samples(torch.arange(few))
+            batch, draws = samples(torch.arange(few, device="cpu"))
             gradient(
                 stage, to_device(batch, device), to_device(draws, device), 1
             ).tolist()  # a GPU has finished
