@@ -300,13 +300,14 @@ def train_plane_mlp(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = PlaneMLP()
-    g, plain = torch.Generator().manual_seed(seed), dict(dtype=torch.float32, device="cpu")
-    losses = torch.zeros(steps, **plain)
+    g, cpu = torch.Generator().manual_seed(seed), torch.device("cpu")
+    losses = torch.zeros(steps, dtype=torch.float32, device=cpu)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for i in range(steps):
         x0 = sample(256, g)
-        eps = torch.randn(x0.shape, generator=g, **plain)
-        log_snr = cosine_log_snr(torch.rand(len(x0), generator=g, **plain))
+        eps = torch.randn(x0.shape, generator=g, dtype=torch.float32, device=cpu)
+        t = torch.rand(len(x0), generator=g, dtype=torch.float32, device=cpu)
+        log_snr = cosine_log_snr(t)
         prediction = network(q_sample(x0, eps, log_snr), log_snr)
         loss = diffusion_loss(prediction, x0, eps, log_snr, "v", "v").mean()
         optimizer.zero_grad()
