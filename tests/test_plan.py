@@ -73,6 +73,7 @@ def kept(network: nn.Module, side: int, b: int) -> int:
     return sum(s.nbytes() for s in storages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_activations_are_what_autograd_keeps(name):
     config, side = EVERY[name]
@@ -93,6 +94,7 @@ def counted(network: nn.Module, side: int, device: str = "cpu") -> float:
     return mode.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_flops_are_what_torch_counts(name):
     config, side = EVERY[name]
@@ -110,6 +112,7 @@ def test_flops_of_the_paper_at_full_size(k):
     assert s.flops == pytest.approx(counted(network, PAPER[k].side, "meta"), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_parameter_is_in_one_block(recipe):
     for p in plan(RECIPES[recipe]()).stages:
@@ -118,6 +121,7 @@ def test_every_parameter_is_in_one_block(recipe):
         assert all(q.is_meta for q in p.costed.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [toy, emoji])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_learned_is_exact(recipe, optimizer):
