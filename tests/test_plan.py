@@ -20,6 +20,8 @@ from imagen_nb.text import TextEmbedding
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
+pytestmark = pytest.mark.slow  # the sizes of the paper's stages take long to walk through
+
 LENGTH = 13  # tokens of a caption
 PAPER = paper().stages
 SHRUNK = {  # the paper's networks with every part that they have, small
@@ -73,7 +75,6 @@ def kept(network: nn.Module, side: int, b: int) -> int:
     return sum(s.nbytes() for s in storages.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_activations_are_what_autograd_keeps(name):
     config, side = EVERY[name]
@@ -94,7 +95,6 @@ def counted(network: nn.Module, side: int, device: str = "cpu") -> float:
     return mode.get_total_flops()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_flops_are_what_torch_counts(name):
     config, side = EVERY[name]
@@ -103,7 +103,6 @@ def test_flops_are_what_torch_counts(name):
     assert s.flops == pytest.approx(counted(network, side), rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("k", range(3))
 def test_flops_of_the_paper_at_full_size(k):
     with torch.device("meta"):
@@ -112,7 +111,6 @@ def test_flops_of_the_paper_at_full_size(k):
     assert s.flops == pytest.approx(counted(network, PAPER[k].side, "meta"), rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_parameter_is_in_one_block(recipe):
     for p in plan(RECIPES[recipe]()).stages:
@@ -121,7 +119,6 @@ def test_every_parameter_is_in_one_block(recipe):
         assert all(q.is_meta for q in p.costed.network.parameters())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [toy, emoji])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_learned_is_exact(recipe, optimizer):
