@@ -24,6 +24,7 @@ from imagen_nb.engine.optim import Muon, load_optimizer_tensors, optimizer_tenso
 from imagen_nb.lab.judge import Judge, JudgeConfig, Pieces, World, contrastive_loss
 from imagen_nb.pictures.emoji import STYLES, TONES, emoji_objects
 from imagen_nb.pictures.pixels import cut_square, resize
+from imagen_nb.stage import has_fast_bf16
 from imagen_nb.store.checkpoint import load_directory, save_directory
 from imagen_nb.store.keyed import keyed_generator, keyed_share, permute
 
@@ -203,8 +204,10 @@ class Run:
         which = torch.tensor([permute(first + k, n, self.args.seed) for k in range(batch)])
         ids, mask, true = self.texts.draw(which, generator)
         images = vary(self.renders.images[which], generator, side(self.step, self.args))
-        seen = self.judge.image_tower(images.contiguous(memory_format=torch.channels_last))
-        logits = self.judge.scale * seen @ self.judge.text_tower(ids, mask).T
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16("cpu")):
+            seen, said = self.judge.image_tower(images), self.judge.text_tower(ids, mask)
+        logits = self.judge.scale * seen.float() @ said.float().T
         loss = contrastive_loss(logits, true)
         for o in self.optimizers:
             o.zero_grad()
