@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -158,6 +159,20 @@ def image_grid(
     return Image.fromarray(sheet.numpy())
 
 
+def _wrapped(texts: Sequence[str] | None, width: float) -> list[str]:
+    "Texts of 7 point in lines that fit so many inches."
+    lines = max(int(width * 72 / 7 / 0.56), 6)  # letters in a line
+    plain = (str(t).encode(errors="replace").decode() for t in texts or [])
+    return [
+        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in t.split("\n")) for t in plain
+    ]
+
+
+def _tall(texts: list[str]) -> float:
+    "Inches that the longest of them needs."
+    return max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72
+
+
 def show_images(
     images,  # (b 3 h w), a list of (3 h w), or of batches
     captions: Sequence[str] | None = None,  # one under each image, wrapped
@@ -166,43 +181,49 @@ def show_images(
     *,
     width: float | None = None,  # inches of one image
     title: str | None = None,  # over the figure
+    rows: Sequence[str] | None = None,  # a label at the left of each row
+    heads: Sequence[str] | None = None,  # a label above each column
     dpi: int = 100,  # dots per inch
 ):  # matplotlib Figure
-    "Show images on the fixed scale [-1, 1], with captions under them."
+    "Show images on the fixed scale [-1, 1], with captions under them and labels around them."
     import matplotlib.pyplot as plt
 
     pictures, row = _pictures(images, "show_images")
-    if captions is not None and len(captions) != len(pictures):
-        raise ValueError(f"show_images: captions, got {len(captions)}, expected {len(pictures)}")
     columns = min(columns or row or 8, len(pictures))
-    width = width or min(WIDTH / columns, 1.6)
-    lines = max(int(width * 72 / 7 / 0.56), 6)  # letters of 7 point in a line
-    texts = [
-        "\n".join("\n".join(textwrap.wrap(line, lines)) for line in c.split("\n"))
-        for c in (str(c).encode(errors="replace").decode() for c in captions or [])
-    ]
-    rows = math.ceil(len(pictures) / columns)
-    below = max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72 + 0.04
-    tall = max(p.shape[1] / p.shape[2] for p in pictures) * width
-    above = 0.3 if title else 0
-    size = (columns * width, rows * (tall + below) + above)
+    count = math.ceil(len(pictures) / columns)
+    for name, given, n in (
+        ("captions", captions, len(pictures)),
+        ("rows", rows, count),
+        ("heads", heads, columns),
+    ):
+        if given is not None and len(given) != n:
+            raise ValueError(f"show_images: {name}, got {len(given)}, expected {n}")
+    beside = 0.7 if rows else 0  # inches for the labels of rows
+    width = width or min((WIDTH - beside) / columns, 1.6)
+    texts, tops, sides = _wrapped(captions, width), _wrapped(heads, width), _wrapped(rows, beside)
+    below, tall = _tall(texts) + 0.04, max(p.shape[1] / p.shape[2] for p in pictures) * width
+    above = (0.3 if title else 0) + (_tall(tops) + 0.04 if tops else 0)
+    size = (beside + columns * width, count * (tall + below) + above)
     fig = plt.figure(figsize=size, dpi=dpi)
+    style: dict[str, Any] = dict(fontsize=7, linespacing=1.15, parse_math=False)
     for i, picture in enumerate(pictures):
-        left, top = i % columns * width, i // columns * (tall + below) + above
+        left, top = beside + i % columns * width, i // columns * (tall + below) + above
         (x, w), (y, h) = (left + 0.02, width - 0.04), (size[1] - top - tall, tall - 0.02)
         ax = fig.add_axes((x / size[0], y / size[1], w / size[0], h / size[1]))
         _draw(ax, picture)
         if texts:
-            ax.text(
-                0.5,
-                -0.03,
-                texts[i],
-                transform=ax.transAxes,
-                fontsize=7,
-                ha="center",
-                va="top",
-                linespacing=1.15,
-                parse_math=False,
+            ax.text(0.5, -0.03, texts[i], transform=ax.transAxes, ha="center", va="top", **style)
+        if tops and i < columns:
+            ax.text(0.5, 1.03, tops[i], transform=ax.transAxes, ha="center", va="bottom", **style)
+        if sides and i % columns == 0:
+            text = sides[i // columns]
+            fig.text(
+                (beside - 0.05) / size[0],
+                (y + h / 2) / size[1],
+                text,
+                ha="right",
+                va="center",
+                **style,
             )
     if title:
         fig.suptitle(title, fontsize=9, y=1 - 0.06 / size[1], va="top")

@@ -49,6 +49,22 @@ def test_grid_ends_of_the_scale():
     assert sheet[0, :, 0].tolist() == [0, 255, 0, 255, 128, 0]
 
 
+def test_labels_stand_beside_their_rows_and_above_their_columns():
+    labels = dict(rows=["first", "second"], heads=["a", "b", "c"])
+    fig = show_images(noise(6, 3, 4, 4), columns=3, **labels)
+    fig.canvas.draw()
+    first, second = (t.get_window_extent() for t in fig.texts)
+    axes = [ax.get_window_extent() for ax in fig.axes]
+    for text, ax in ((first, axes[0]), (second, axes[3])):
+        assert 0 <= text.x0 and text.x1 <= ax.x0 and ax.y0 < (text.y0 + text.y1) / 2 < ax.y1
+    for ax, box in zip(fig.axes[:3], axes):
+        (head,) = (t.get_window_extent() for t in ax.texts)
+        assert head.y0 >= box.y1 and box.x0 < (head.x0 + head.x1) / 2 < box.x1
+        assert head.y1 <= fig.bbox.y1
+    with pytest.raises(ValueError, match="rows, got 1, expected 2"):
+        show_images(noise(6, 3, 4, 4), columns=3, rows=["only"])
+
+
 def test_grid_of_stages_side_by_side():
     base, fine = noise(2, 3, 4, 4), noise(2, 3, 16, 16)
     image = image_grid([base, fine], padding=0)

@@ -8,7 +8,7 @@ import imagen_nb
 
 PACKAGE = Path(imagen_nb.__file__).parent
 ROOT = PACKAGE.parent
-DOORS = ("plots", "recipes", "cli")
+DOORS = ("plots", "diagrams", "recipes", "cli")
 STARTED = re.compile(r"\bimagen_nb(?:\.[a-z_]+)+")
 
 
