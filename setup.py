@@ -16,7 +16,7 @@ statuses = (
     "1 - Planning,2 - Pre-Alpha,3 - Alpha,4 - Beta,5 - Production/Stable,6 - Mature,7 - Inactive"
 ).split(",")
 licenses = {"apache2": "Apache-2.0", "mit": "MIT", "bsd3": "BSD-3-Clause"}
-extras = "nb emoji track bench witness docs dev".split()
+extras = "nb emoji eval track bench witness docs dev".split()
 
 setup(
     name=c["lib_name"],

@@ -170,6 +170,33 @@ def emoji(args):
     print(f"{args.out}: imagen-nb train emoji --data {args.out}")
 
 
+def evaluate(args):
+    "A model against real pictures."
+    from imagen_nb.lab.extractors import find_extractor
+    from imagen_nb.pictures.captioned import load_captioned
+    from imagen_nb.runs.embed import read_share
+    from imagen_nb.runs.evaluate import PROTOCOLS, evaluate, report, stages_for
+
+    is_coco = args.protocol == "coco-fid30k"
+    if bool(args.coco) != is_coco or bool(args.data) == is_coco:
+        raise ValueError(
+            f"evaluate: --protocol {args.protocol}, expected {'--coco DIR' if is_coco else '--data SOURCE'}"
+            " beside it, and it alone"
+        )
+    imagen, rules = load_model(args), PROTOCOLS[args.protocol]
+    stages, size = stages_for(imagen, rules.size)
+    default = "judge" if args.extractor == "judge" else "clip:openai/clip-vit-base-patch16"
+    wanted = args.matcher or default
+    extractor = find_extractor(args.extractor, device())
+    matcher = None if wanted == "none" else find_extractor(wanted, device())
+    pictures = load_captioned(str(args.coco or args.data), size, rules.split)
+    out = args.out or as_path("evaluations") / args.protocol
+    how = dict(n=args.n, seed=args.seed, share=read_share(args.share))
+    options = sampling_options(args, stages)
+    scores = evaluate(imagen, pictures, args.protocol, out, extractor, matcher, **how, **options)
+    print(report(scores) if scores else f"{out}: other shares have still to draw")
+
+
 def doctor(args):
     "What is wrong with a run; 1 if there is an error."
     from imagen_nb.runs.doctor import doctor, report
@@ -204,12 +231,16 @@ def env(args):
 
 def load_model(args):
     "The model the user named, on the GPU if there is one."
-    import torch
-
     from imagen_nb.cascade import Imagen
 
-    imagen = Imagen.from_pretrained(args.model, args.encoder)
-    return imagen.to("cuda") if torch.cuda.is_available() else imagen
+    return Imagen.from_pretrained(args.model, args.encoder).to(device())
+
+
+def device() -> str:
+    "Where networks go."
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def sampling_options(args, n: int) -> dict:
@@ -251,7 +282,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, plan, sample, upscale, export, embed, data, emoji, doctor, env)
+    for command in (train, plan, sample, upscale, export, embed, data, emoji, evaluate, doctor, env)
 }
 
 

@@ -14,10 +14,7 @@ from test_cascade import BASE_STAGE, SR_STAGE, awake, text
 from imagen_nb.data import ShapesWorld, render, wordings
 from imagen_nb.lab import oracle
 from imagen_nb.lab.measures import (
-    bootstrap_mean,
     drawing_error,
-    frechet_distance,
-    jackknife,
     other_drawing,
     right_share,
     sample_watched,
@@ -157,65 +154,6 @@ def test_other_drawings_follow_the_law_of_the_world():
 def test_thumbnails_are_means_of_the_picture():
     x = torch.full((1, 3, 32, 32), 0.25)
     assert thumbnails(x).shape == (1, 48) and torch.allclose(thumbnails(x), torch.tensor(0.25))
-
-
-def test_frechet_distance_of_a_shift_and_of_a_scale():
-    a, shift = random_normal(400, 5), torch.tensor([1.0, 0, -2, 0, 0.5]).double()
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(a, a + shift) == pytest.approx(shift.square().sum().item())
-    wide = a.mean(0) + 3 * (a - a.mean(0))  # covariance times 9: (3 - 1)^2 times its trace
-    assert frechet_distance(a, wide) == pytest.approx(4 * torch.cov(a.T).trace().item())
-
-
-def test_frechet_distance_against_the_eigenvalues_of_a_product():
-    a, b = (
-        random_normal(300, 6) @ random_normal(6, 6, seed=1),
-        random_normal(200, 6, seed=2) @ random_normal(6, 6, seed=3),
-    )
-    p, q = torch.cov(a.T), torch.cov(b.T)
-    shared = torch.linalg.eigvals(p @ q).sqrt().real.sum()  # tr (pq)^1/2, another way
-    expected = (a.mean(0) - b.mean(0)).square().sum() + p.trace() + q.trace() - 2 * shared
-    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-8)
-    assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-8)
-
-
-@pytest.mark.parametrize("a, b", [((3, 4), (3, 5)), ((1, 4), (3, 4)), ((4,), (4,))])
-def test_frechet_distance_refuses(a, b):
-    with pytest.raises(ValueError, match="frechet_distance: features"):
-        frechet_distance(torch.zeros(a), torch.zeros(b))
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def test_bootstrap_covers():
-    "The interval of a mean of 60 values contains the truth about 95 times in 100."
-    hits = 0
-    for k in range(300):
-        found = bootstrap_mean(random_normal(60, seed=k).exp(), resamples=500)
-        hits += found["low"] <= torch.tensor(0.5).exp().item() <= found["high"]
-    assert 0.86 < hits / 300 < 0.98  # skewed values: slightly below the promise
-
-
-def test_bootstrap_is_keyed_and_refuses():
-    values = random_normal(20)
-    assert bootstrap_mean(values) == bootstrap_mean(values)
-    for bad in (torch.zeros(1), torch.zeros(2, 2), torch.tensor([1.0, float("nan")])):
-        with pytest.raises(ValueError, match="bootstrap_mean: values"):
-            bootstrap_mean(bad)
-
-
-def test_jackknife_of_a_mean_is_the_textbook_interval():
-    values = random_normal(50)
-    found, half = (
-        jackknife(lambda kept: values[kept].mean().item(), 50),
-        1.96 * values.std().item() / 50**0.5,
-    )
-    assert found["high"] - found["mean"] == pytest.approx(half) and found["mean"] - found[
-        "low"
-    ] == pytest.approx(half)
-    with pytest.raises(ValueError, match="jackknife: n"):
-        jackknife(lambda kept: 0.0, 1)
 
 
 # ---------------------------------------------------------------- the runner

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from imagen_nb.cascade import Imagen
 from imagen_nb.diffusion import q_sample, to_eps
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.evaluation import tally
-from imagen_nb.lab.measures import bootstrap_mean
+from imagen_nb.evaluation import bootstrap_mean, tally
 from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.store.config import config, option

@@ -161,7 +161,7 @@ def test_metadata(built):
         "tqdm",
     }
     extras = set(re.findall(r"^Provides-Extra: (\w+)$", text, re.M))
-    assert extras == {"nb", "emoji", "track", "bench", "witness", "docs", "dev"}
+    assert extras == {"nb", "emoji", "eval", "track", "bench", "witness", "docs", "dev"}
 
 
 @pytest.mark.slow

@@ -1,11 +1,10 @@
-"""Measure a claim about sampling: what the sampler saw on its way, and numbers with intervals.
+"""Measure a claim about sampling: what the sampler saw on its way, and how right a drawing is.
 
 The pages in `nbs/experiments` use these; `tools/measure/run_experiments.py` draws what they show.
 """
 
 import dataclasses
 import random
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from imagen_nb.lab.oracle import read
 from imagen_nb.pictures.pixels import resize
 from imagen_nb.pictures.scenes import Scene, pair_places, quarter_places, radius_of
 from imagen_nb.stage import Stage
-from imagen_nb.store.keyed import keyed_generator
 from imagen_nb.text import TextEmbedding
 from imagen_nb.thresholding import row_quantile
 from imagen_nb.thresholding import threshold as apply_threshold
@@ -27,9 +25,6 @@ __all__ = [
     "saturated_share",
     "other_drawing",
     "thumbnails",
-    "frechet_distance",
-    "bootstrap_mean",
-    "jackknife",
 ]
 
 
@@ -123,67 +118,3 @@ def thumbnails(
 ) -> Tensor:  # (b, 3*side*side)
     "Features that hide nothing: the picture itself, at 4x4 pixels."
     return resize(images, side).flatten(1)
-
-
-def frechet_distance(
-    a: Tensor,  # features of one set of pictures, (n d)
-    b: Tensor,  # of another, (m d)
-) -> float:  # squared distance, 0 for equal means and covariances
-    "Distance between the two Gaussians fitted to a and b: FID's formula, with any features."
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"frechet_distance: features, got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}, expected (n d) and (m d) with n, m > 1"
-        )
-    a, b = a.double(), b.double()
-    root = _square_root(torch.cov(a.T).reshape(a.shape[1], -1))
-    other = torch.cov(b.T).reshape(b.shape[1], -1)
-    shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    spread = root.square().sum() + other.trace() - 2 * shared  # trace of root @ root
-    return ((a.mean(0) - b.mean(0)).square().sum() + spread).item()
-
-
-def _square_root(matrix: Tensor) -> Tensor:
-    "Of a symmetric matrix without negative eigenvalues."
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def bootstrap_mean(
-    values: Tensor,  # one number per caption, (n,)
-    resamples: int = 4000,  # draws of n captions with replacement
-) -> dict:  # mean, low and high (95 %), n
-    "A mean with its percentile bootstrap interval over captions; the draws are keyed."
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    if values.ndim != 1 or len(values) < 2 or not values.isfinite().all():
-        raise ValueError(
-            f"bootstrap_mean: values, got {tuple(values.shape)}, expected (n,) "
-            "finite numbers, n > 1"
-        )
-    n = len(values)
-    g = keyed_generator("bootstrap", n)
-    rows = torch.randint(n, (resamples, n), generator=g, device="cpu")
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float32, device="cpu").double()
-    low, high = values[rows].mean(1).quantile(ends).tolist()
-    return dict(mean=values.mean().item(), low=low, high=high, n=n)
-
-
-def jackknife(
-    statistic: Callable,  # statistic(kept) -> float, kept: int64 (n,) or (n-1,)
-    n: int,  # captions
-) -> dict:  # mean (the statistic of all), low and high (95 %), n
-    """A statistic of all captions, plus and minus 1.96 jackknife standard errors.
-
-    For statistics that a bootstrap would bias: captions drawn twice shrink a covariance.
-    """
-    if n < 2:
-        raise ValueError(f"jackknife: n, got {n}, expected 2 or more")
-    every = torch.arange(n, device="cpu")
-    left_out = [statistic(every[every != k]) for k in range(n)]
-    without = torch.tensor(left_out, dtype=torch.float32, device="cpu").double()
-    error = ((n - 1) * without.var(correction=0)).sqrt().item()
-    whole = statistic(every)
-    return dict(mean=whole, low=whole - 1.96 * error, high=whole + 1.96 * error, n=n)

@@ -169,6 +169,20 @@ EMOJI = {
     "--packages DIR": "where npm's packages lie or are put (default: beside FOLDER)",
     "--all": "every emoji but flags, not only the things that the shipped model learned",
 }
+EVALUATE = {
+    "model MODEL": "toy, emoji, a directory of a model or a run, or a hub name",
+    "--protocol": "own: captions and pictures of a folder (default); coco-fid30k: 30,000 random captions of COCO's"
+    " validation set, 256 px",
+    "--data SOURCE": f"with own: {DATA_HELP}",
+    "--coco DIR": "with coco-fid30k: folder with COCO's annotations and pictures",
+    "--extractor NAME": "who looks at pictures for FID, KID, precision and recall: inception (default), inception:FILE"
+    " with its weights, clip:NAME, or judge, which ships and knows emoji",
+    "--matcher NAME": "who compares pictures with captions: clip:NAME, judge or none"
+    " (default clip:openai/clip-vit-base-patch16; with extractor judge: judge)",
+    "--n": "pictures to draw (default: the protocol's; own: as many as there are real ones)",
+    "--out": "folder of the evaluation (default evaluations/PROTOCOL)",
+    "--share K/N": "draw the K-th of N shares; one process for each, one --out for all",
+}
 DECODE = {
     "--decode": "decode every picture, not just look at both its ends",
     "--no-timing": "do not time a few training samples: quicker, and no forecast of hours",
@@ -307,6 +321,23 @@ USES = {
   imagen-nb train emoji --data emoji-set""",
         EMOJI,
         dict(out=PATH, size=INT | dict(default=256), packages=PATH, all=FLAG),
+    ),
+    "evaluate": Use(
+        "draw captions and compare with real pictures: FID, KID, CLIP score; run the same command again to go on",
+        """\
+  imagen-nb evaluate emoji --data emoji-set --extractor judge --n 200
+  imagen-nb evaluate runs/paper --protocol coco-fid30k --coco coco --w 1.35,8 --aug-t 0
+  CUDA_VISIBLE_DEVICES=1 imagen-nb evaluate runs/paper --protocol coco-fid30k --coco coco --share 1/8""",
+        EVALUATE | {flag: text for flag, text in SAMPLING.items() if flag != "--model"},
+        dict(
+            protocol=dict(choices=["own", "coco-fid30k"], default="own"),
+            coco=PATH,
+            extractor=dict(default="inception"),
+            n=INT,
+            out=PATH,
+            share=dict(default="0/1"),
+            seed=INT | dict(default=0),
+        ),
     ),
     "doctor": Use(
         "look for faults in a run: data, log, checkpoints, validation, pictures; exit code 1 if there is an error",

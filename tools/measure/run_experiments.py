@@ -21,12 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld, render
-from imagen_nb.evaluation import score_pictures
+from imagen_nb.evaluation import bootstrap_mean, frechet_distance, jackknife, score_pictures
 from imagen_nb.lab.measures import (
-    bootstrap_mean,
     drawing_error,
-    frechet_distance,
-    jackknife,
     other_drawing,
     right_share,
     sample_watched,
