@@ -197,6 +197,35 @@ def evaluate(args):
     print(report(scores) if scores else f"{out}: other shares have still to draw")
 
 
+def drawbench(args):
+    "Draw difficult prompts and score them."
+    from imagen_nb.runs.drawbench import drawbench, score_table
+    from imagen_nb.runs.results import count_trained
+
+    if args.n < 1:
+        raise ValueError(f"drawbench: --n, got {args.n}, expected at least 1")
+    imagen = load_model(args)
+    options = sampling_options(args, max(count_trained(imagen), 1))
+    out = args.out or as_path("drawbench") / (as_path(args.model).name or "model")
+    source = args.prompts or dict(toy="shapes", emoji="emoji").get(args.model, "own")
+    print(score_table(drawbench(imagen, args.model, source, out, args.n, options)))
+    print(out / "report.html")
+
+
+def rate(args):
+    "A page for people who compare two models, or what they answered."
+    from imagen_nb.runs import drawbench as bench
+
+    if args.ratings:
+        found = bench.count_ratings(args.out, args.ratings, (args.a.name, args.b.name))
+        print(f"A is {args.a}, B is {args.b}\n\n{bench.rating_table(found)}")
+        print(args.out / "preferences.png")
+        return
+    page, key = bench.make_rating(args.a, args.b, args.out, args.protocol, args.each, args.seed)
+    print(f"{page}: send it to raters; each sends back a file, and --ratings counts them")
+    print(f"{key}: whose pictures are whose; keep it from raters")
+
+
 def doctor(args):
     "What is wrong with a run; 1 if there is an error."
     from imagen_nb.runs.doctor import doctor, report
@@ -282,7 +311,21 @@ def read_size(text: str) -> tuple[int, int]:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, plan, sample, upscale, export, embed, data, emoji, evaluate, doctor, env)
+    for command in (
+        train,
+        plan,
+        sample,
+        upscale,
+        export,
+        embed,
+        data,
+        emoji,
+        evaluate,
+        drawbench,
+        rate,
+        doctor,
+        env,
+    )
 }
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "plot_log",
     "plot_reference",
     "interval_line",
+    "preference_bars",
 ]
 
 BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
@@ -582,3 +583,38 @@ def interval_line(
     mean, low, high = ([s[k] for s in summaries] for k in ("mean", "low", "high"))
     below, above = ([abs(a - b) for a, b in zip(mean, edge)] for edge in (low, high))
     ax.errorbar(x, mean, [below, above], capsize=2, lw=1.2, elinewidth=0.8, **style)
+
+
+def preference_bars(
+    found: dict[str, dict[str, dict]],  # question -> category -> mean, low, high: shares of A
+    names: tuple[str, str] = ("A", "B"),  # of the models
+):  # matplotlib Figure
+    "How often people preferred either model, with 95 % intervals: a panel for each question (as in Fig. 3)."
+    import matplotlib.pyplot as plt
+
+    rows = list(dict.fromkeys(name for own in found.values() for name in own))
+    rows = [*(["all"] if "all" in rows else []), *(name for name in rows if name != "all")]
+    size = (WIDTH, 1.1 + 0.36 * len(rows))
+    fig, axes = plt.subplots(
+        1, len(found), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (question, own) in zip(axes[0], found.items()):
+        for k, (name, colour) in enumerate(zip(names, (BLUE, ORANGE))):
+            means, low, high = (
+                [own[r][v] for r in rows if r in own] for v in ("mean", "low", "high")
+            )
+            if k:  # the other one's share
+                means, low, high = ([1 - v for v in x] for x in (means, high, low))
+            error = [[100 * (m - v) for m, v in zip(means, low)]]
+            error += [[100 * (v - m) for m, v in zip(means, high)]]
+            y = [i + 0.38 * k for i, r in enumerate(rows) if r in own]
+            style = dict(height=0.36, color=colour, label=name, error_kw=dict(lw=0.8), capsize=2)
+            ax.barh(y, [100 * m for m in means], xerr=error, **style)
+        ax.axvline(50, color="0.4", lw=0.8, ls=":")
+        ax.set(xlim=(0, 100), xlabel="preferred, %")
+        ax.set_title(question, fontsize=9)
+    axes[0, 0].set_yticks([i + 0.19 for i in range(len(rows))], rows)
+    axes[0, 0].invert_yaxis()
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return _finished(fig)

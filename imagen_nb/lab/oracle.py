@@ -148,11 +148,11 @@ def read(
             thing = dataclasses.replace(thing, fill=_read_fill(image, thing))
         things.append(thing if likeness > 0.85 else dataclasses.replace(thing, shape="unknown"))
     things.sort(key=lambda o: o.x + o.y)
-    relation = _stands(*things) if len(things) == 2 else None
+    relation = stands(*things) if len(things) == 2 else None
     return Scene(tuple(things), _read_background(small), relation)
 
 
-def _stands(a: Thing, b: Thing) -> str:
+def stands(a: Thing, b: Thing) -> str:
     "Relation of a to b: the direction of the longer of the two offsets."
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) > abs(dy):
@@ -197,7 +197,7 @@ def _relation_holds(wanted: Scene, found: Scene) -> bool:
     if not all(alike):
         return False
     a, b = (max(things, key=lambda o: o.r) for things in alike)
-    return _stands(a, b) == wanted.relation
+    return stands(a, b) == wanted.relation
 
 
 def score(

@@ -163,6 +163,24 @@ DATA = {
     "--split": "train, valid or test (default train)",
     "--held-out SHARE": "of train, kept back as valid and as much as test (default 0)",
 }
+DRAWBENCH = {
+    "model": "toy or emoji, which ship with the package; a directory of a model or a run; a hub name",
+    "--prompts SOURCE": "own (our 200), shapes or emoji (one world of them); a .csv, .tsv or .jsonl file with"
+    " columns Category and Prompts, or a dataset of the hub: those are drawn, not scored (default: the model's world,"
+    " else own)",
+    "--n": "pictures of each prompt (default 2; the paper shows people 8)",
+    "--out": "folder for pictures, grids, report.html and scores.json (default drawbench/MODEL)",
+} | {k: v for k, v in SAMPLING.items() if k not in ("--model", "--seed")}
+RATE = {
+    "a": "folder that `imagen-nb drawbench` has filled: model A",
+    "b": "another one: model B, or the originals for --protocol coco",
+    "--out": "folder for rating.html, which raters open, and key.json, which they must not see (default rating)",
+    "--protocol": "drawbench: which represents the caption better, which is of higher quality; coco: which looks more"
+    " real, does the caption describe it (default drawbench)",
+    "--each N": "prompts of a category, at most (default: all)",
+    "--seed": "decides which pictures come first (default 0)",
+    "--ratings FILE": "count what raters sent: one file or more, for the page in --out",
+}
 EMOJI = {
     "out FOLDER": "a new folder, for pictures to train on and pictures held out",
     "--size N": "side of the pictures in pixels (default 256)",
@@ -337,6 +355,35 @@ USES = {
             out=PATH,
             share=dict(default="0/1"),
             seed=INT | dict(default=0),
+        ),
+    ),
+    "drawbench": Use(
+        "draw difficult prompts by kind, score them atom by atom; run the same command again to go on",
+        """\
+  imagen-nb drawbench toy
+  imagen-nb drawbench runs/mine --prompts shapes --n 4
+  imagen-nb drawbench runs/mine --prompts drawbench.csv --n 8     the published prompts, for people to rate""",
+        DRAWBENCH,
+        dict(
+            model=dict(),
+            n=INT | dict(default=2),
+            out=PATH,
+        ),
+    ),
+    "rate": Use(
+        "ask people which of two models is better: a page that needs no server; then count their answers",
+        """\
+  imagen-nb rate drawbench/old drawbench/new --out rating
+  imagen-nb rate drawbench/old drawbench/new --out rating --ratings ratings-ann.json ratings-bob.json""",
+        RATE,
+        dict(
+            a=PATH,
+            b=PATH,
+            out=PATH | dict(default=Path("rating")),
+            protocol=dict(choices=["drawbench", "coco"], default="drawbench"),
+            each=INT,
+            seed=INT | dict(default=0),
+            ratings=dict(nargs="+", type=path),
         ),
     ),
     "doctor": Use(
