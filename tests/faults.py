@@ -852,6 +852,13 @@ FAULTS = [
         "test_fields.py::test_a_field_is_read",
     ),
     (
+        "Adafactor remembers rows alone",
+        "runs.plan",
+        "4 * sum(map(math.prod, adafactor_shapes(p.shape).values()))",
+        "4 * max(map(math.prod, adafactor_shapes(p.shape).values()))",
+        "test_plan.py::test_what_is_learned_is_exact",
+    ),
+    (
         "the shortcut of a block is not counted",
         "engine.sketch",
         "s.multiply(block.shortcut.weight, x)",

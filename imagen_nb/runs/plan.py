@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from imagen_nb.data import SPLITS
-from imagen_nb.engine.optim import OPTIMIZERS, inner_matrices, make_optimizers, trainable
+from imagen_nb.engine.optim import (
+    OPTIMIZERS,
+    adafactor_shapes,
+    inner_matrices,
+    make_optimizers,
+    trainable,
+)
 from imagen_nb.engine.sketch import LENGTH, Block, Sketch, sketch, total
 from imagen_nb.recipes import Recipe
 from imagen_nb.stage import StageConfig
@@ -59,10 +65,9 @@ def optimizer_bytes(
     "What an optimizer remembers, exactly: moments in fp32, and how many steps it has taken."
     params = trainable(network)
     turned = set(map(id, inner_matrices(params))) if name == "muon" else set()
-    rules = dict(adam=two_moments, adamw=two_moments, muon=two_moments)
-    if name not in rules:
+    if name not in STATE:
         return first_step(network, name)
-    return sum(4 * p.numel() if id(p) in turned else rules[name](p) for p in params)
+    return sum(4 * p.numel() if id(p) in turned else STATE[name](p) for p in params)
 
 
 def two_moments(p: Tensor) -> int:
@@ -70,8 +75,22 @@ def two_moments(p: Tensor) -> int:
     return 8 * p.numel() + 4
 
 
+def squared_gradients(p: Tensor) -> int:
+    "Bytes that Adafactor keeps of a weight; it counts steps on the host."
+    return 4 * sum(map(math.prod, adafactor_shapes(p.shape).values()))
+
+
+STATE = dict(  # bytes of a weight; what Muon turns has one moment
+    adafactor=squared_gradients,
+    adafactor_unscaled=squared_gradients,
+    adam=two_moments,
+    adamw=two_moments,
+    muon=two_moments,
+)
+
+
 def first_step(network: nn.Module, name: str) -> int:
-    "Another optimizer is asked: it takes its first step on shapes."
+    "An optimizer of your own is asked: it takes its first step on shapes."
     for p in network.parameters():
         p.grad = torch.empty_like(p)
     optimizers = make_optimizers(network, TrainConfig(optimizer=name))
