@@ -180,7 +180,8 @@ def test_a_part_of_the_state_is_a_part_of_the_bytes():
         assert b.memory.each == a.memory.each
         assert b.memory.gathered > 0 == a.memory.gathered
     ddp = plan(paper(), Machines(count=8)).stages[0].memory
-    assert ddp.buckets == ddp.gradients == one[0].memory.gradients
+    more = [a.fixed - b.fixed for a, b in zip(ddp.moments, one[0].memory.moments)]
+    assert more[0] == pytest.approx(ddp.gradients, rel=0.01) and more[-1] == 0 == min(more)
 
 
 @pytest.mark.parametrize("words", ["--gpu 4090", "--gpu a100-40 --set training.0.optimizer=adam"])
