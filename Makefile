@@ -22,7 +22,7 @@ TIMED_INSTALL := BUDGET=warn $(PYTHON) tools/checks/timed.py
 # Compiling every module of every library takes a minute; each is compiled when first used.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: toy test gates form types slow soak prove docs clean
+.PHONY: toy test gates form types slow soak prove gpu docs clean
 
 toy: $(VENV)/.installed
 	$(BIN)/imagen-nb train toy --out $(OUT) --seed $(SEED)
@@ -53,6 +53,10 @@ soak: $(VENV)/.installed-dev
 # what cards and documents claim, measured again: slow tests, a short soak, parity, planted faults
 prove: $(VENV)/.installed-dev
 	$(BIN)/python tools/checks/prove.py $(STEPS)
+
+# what nobody has measured yet, worthiest first, into data/runs/gpu-*.json; eight minutes
+gpu: $(VENV)/.installed
+	PYTHONPATH=tools/measure:. $(BIN)/python tools/measure/first_gpu.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/site/build_docs.py

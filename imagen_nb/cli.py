@@ -18,7 +18,8 @@ def train(args):
 
     scored = results.HELD_OUT if args.data or args.held_out is None else args.held_out
     out = args.out or f"runs/{args.recipe}"
-    run.train(wanted(args), out, args.stage, args.processes, scored, **execution(args))
+    how = (args.stage, args.processes, scored, args.device)
+    run.train(wanted(args), out, *how, **execution(args))
 
 
 def wanted(args):

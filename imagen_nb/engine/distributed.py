@@ -21,8 +21,7 @@ class Process:
         self.rank, self.ranks = int(os.environ.get("RANK", 0)), team_size()
         self.device, is_gpu = torch.device("cpu"), torch.cuda.is_available()
         if is_gpu:
-            local = os.environ.get("LOCAL_RANK", torch.cuda.current_device())
-            self.device = torch.device("cuda", int(local))
+            self.device = torch.device("cuda", own_gpu())
             torch.cuda.set_device(self.device)
         if self.ranks > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if is_gpu else "gloo")
@@ -50,7 +49,18 @@ class Process:
         if self.ranks == 1:
             return network
         here = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=here)
+        return DistributedDataParallel(network, device_ids=here, gradient_as_bucket_view=True)
+
+
+def own_gpu() -> int:
+    "Number of this process's GPU on its machine."
+    local, there = int(os.environ.get("LOCAL_RANK", -1)), torch.cuda.device_count()
+    if local >= there:
+        raise ValueError(
+            f"Trainer: processes of this machine, got {local + 1} or more, expected at most {there},"
+            " one for each GPU"
+        )
+    return local if local >= 0 else torch.cuda.current_device()
 
 
 def team_size() -> int:
@@ -78,7 +88,8 @@ def is_finite(
     network: nn.Module,  # any
 ) -> bool:  # no weight is NaN or infinite
     "May these weights be kept?"
-    return all(bool(p.isfinite().all()) for p in network.parameters())
+    largest = torch._foreach_norm(list(network.parameters()), float("inf"))
+    return bool(torch.stack(largest).isfinite().all())  # a GPU is waited for once
 
 
 # ---------------------------------------------------------------- what torch is told beforehand

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 from imagen_nb.pictures.pixels import Batch, crop_images
@@ -113,9 +114,49 @@ def share_of(
 def to_device(
     rows: Rows,  # a Batch or Draws
     device: torch.device | str,  # where it goes
+    is_pinned: bool = False,  # by way of memory that a GPU reads by itself: nobody waits
 ) -> Rows:  # the same, moved
     "Move what can be moved."
-    return type(rows)(*(v.to(device) if hasattr(v, "to") else v for v in rows))
+
+    def moved(v):
+        if isinstance(v, Tensor):
+            return (v.pin_memory() if is_pinned else v).to(device, non_blocking=is_pinned)
+        return to_device(v, device, is_pinned) if hasattr(v, "_fields") else v
+
+    return type(rows)(*map(moved, rows))
+
+
+class Mover:
+    "Copies to a GPU on a stream of its own: one does not wait behind the step that is computed."
+
+    def __init__(
+        self,
+        device: torch.device | str,  # a GPU
+    ):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def move(
+        self,
+        pair: tuple[Batch, Draws],  # on the CPU
+    ) -> tuple[tuple[Batch, Draws], torch.cuda.Event]:  # on its way; arrived
+        "Begin to copy; called in another thread."
+        with torch.cuda.stream(self.stream):
+            batch = to_device(pair[0], self.device, is_pinned=True)
+            draws = to_device(pair[1], self.device, is_pinned=True)
+            return (batch, draws), self.stream.record_event()
+
+    def arrive(
+        self,
+        moved: tuple[tuple[Batch, Draws], torch.cuda.Event],  # what `move` gave
+    ) -> tuple[Batch, Draws]:  # for what the GPU is told from now on
+        "The GPU waits for the copy, the host does not."
+        pair, event = moved
+        now = torch.cuda.current_stream(self.device)
+        now.wait_event(event)
+        for x in tree_leaves(pair):
+            if isinstance(x, Tensor):
+                x.record_stream(now)  # its memory is free again when the step is done with it
+        return pair
 
 
 def in_parts(
@@ -145,15 +186,19 @@ def ahead(
 ) -> Iterator[tuple[Batch, Draws]]:  # on the device, in order
     "What each step trains on; where a GPU computes, the next one is moved over meanwhile."
 
-    def move(pair):
+    def padded(pair):
         batch, draws = pair
         if multiple > 1:
             length = math.ceil(batch.text.mask.shape[1] / multiple) * multiple
             batch = batch._replace(text=batch.text.pad(length))
-        return to_device(batch, device), to_device(draws, device)
+        return batch, draws
 
     ready = in_order(make, indices, workers)
-    yield from map(move, ready) if torch.device(device).type == "cpu" else one_ahead(move, ready)
+    if torch.device(device).type != "cuda":
+        yield from (tuple(to_device(rows, device) for rows in padded(pair)) for pair in ready)
+        return
+    mover = Mover(device)
+    yield from map(mover.arrive, one_ahead(lambda pair: mover.move(padded(pair)), ready))
 
 
 class Arrivals:

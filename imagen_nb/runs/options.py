@@ -100,7 +100,8 @@ TRAIN = {
     "--set path=value": "change the recipe, as in training.0.lr=1e-3; may be repeated",
     "--out": "directory of the run (default runs/RECIPE)",
     "--seed": "of weights and draws (default 0)",
-    "--processes": "on a CPU (default one per core, at most 2)",
+    "--processes N": "one for each GPU (default 1); on a CPU one for each core (default 2 at most)",
+    "--device": "cuda or cpu (default: GPUs where there are some)",
     "--held-out N": "on drawn scenes: test captions to draw and score (default 200);"
     " with --data: share kept back as valid, and as much as test (default 0)",
 }
@@ -231,7 +232,9 @@ USES = {
   imagen-nb train toy --data photos --out runs/photos   your pictures, from scratch
   imagen-nb train toy --data photos --init toy          your pictures, from the weights that ship
   imagen-nb train toy --data list.tsv --image-column path --caption-column title --min-size 256 --held-out .05
-  imagen-nb train toy --stage 0 --set training.0.steps=300 --set stages.0.network.dim=32""",
+  imagen-nb train toy --stage 0 --set training.0.steps=300 --set stages.0.network.dim=32
+  imagen-nb train paper --data shards --processes 8     eight GPUs of this machine
+  srun imagen-nb train paper --data shards              one task for each GPU, any number of machines""",
         TRAIN | COLUMNS | EXECUTION,
         dict(
             stage=INT,
@@ -239,6 +242,7 @@ USES = {
             out=PATH,
             seed=INT | dict(default=0),
             processes=INT,
+            device=dict(choices=["cuda", "cpu"]),
             held_out=dict(type=number),
             min_size=INT | dict(default=0),
             accumulate=INT,

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from imagen_nb.data import SPLITS
-from imagen_nb.engine.optim import OPTIMIZERS, inner_matrices, make_optimizers, trainable
+from imagen_nb.engine.optim import (
+    OPTIMIZERS,
+    adafactor_shapes,
+    inner_matrices,
+    make_optimizers,
+    trainable,
+)
 from imagen_nb.engine.sketch import LENGTH, Block, Sketch, sketch, total
 from imagen_nb.recipes import Recipe
 from imagen_nb.stage import StageConfig
@@ -59,10 +65,9 @@ def optimizer_bytes(
     "What an optimizer remembers, exactly: moments in fp32, and how many steps it has taken."
     params = trainable(network)
     turned = set(map(id, inner_matrices(params))) if name == "muon" else set()
-    rules = dict(adam=two_moments, adamw=two_moments, muon=two_moments)
-    if name not in rules:
+    if name not in STATE:
         return first_step(network, name)
-    return sum(4 * p.numel() if id(p) in turned else rules[name](p) for p in params)
+    return sum(4 * p.numel() if id(p) in turned else STATE[name](p) for p in params)
 
 
 def two_moments(p: Tensor) -> int:
@@ -70,8 +75,22 @@ def two_moments(p: Tensor) -> int:
     return 8 * p.numel() + 4
 
 
+def squared_gradients(p: Tensor) -> int:
+    "Bytes that Adafactor keeps of a weight; it counts steps on the host."
+    return 4 * sum(map(math.prod, adafactor_shapes(p.shape).values()))
+
+
+STATE = dict(  # bytes of a weight; what Muon turns has one moment
+    adafactor=squared_gradients,
+    adafactor_unscaled=squared_gradients,
+    adam=two_moments,
+    adamw=two_moments,
+    muon=two_moments,
+)
+
+
 def first_step(network: nn.Module, name: str) -> int:
-    "Another optimizer is asked: it takes its first step on shapes."
+    "An optimizer of your own is asked: it takes its first step on shapes."
     for p in network.parameters():
         p.grad = torch.empty_like(p)
     optimizers = make_optimizers(network, TrainConfig(optimizer=name))
@@ -97,7 +116,6 @@ class Memory:
     average: int  # of the weights, fp32
     gradients: int  # fp32
     optimizer: int  # what it remembers
-    buckets: int  # DDP's second copy of the gradients
     gathered: int  # FSDP's largest layers, whole for a moment
     copies: int  # weights in bf16
     each: int  # activations and inputs of one picture
@@ -223,11 +241,11 @@ def inputs(
     stage: StageConfig,  # what is trained
     length: int = LENGTH,  # tokens of a caption
 ) -> int:  # bytes of one picture
-    "What a batch brings: pictures and noise in fp32, captions as they came and without the dropped ones."
+    "What a batch brings, in fp32: pictures and noise, captions as they came and without the dropped ones."
     pixels = (stage.side + 2 * stage.margin) ** 2 + 3 * stage.side**2  # eps, z_t, error
     if stage.lowres_size:
         pixels += 2 * stage.side**2  # the picture to enlarge, alone and beside z_t
-    return 12 * pixels + 2 * 2 * length * stage.network.text_dim
+    return 12 * pixels + 2 * 4 * length * stage.network.text_dim
 
 
 def memory(
@@ -240,12 +258,17 @@ def memory(
     weights = [(p.shape[0], p.numel()) for p in costed.network.parameters()]
     local = sum(math.ceil(rows / parts) * (size // rows) for rows, size in weights)
     state = round(costed.optimizers[optimizer or costed.train.optimizer] * local / n)
-    buckets = 4 * n if on.strategy == "ddp" and on.count > 1 else 0
+    early = (
+        on.strategy == "ddp" and on.count > 1
+    )  # gradients live in DDP's buckets, made beforehand
     whole = 4 if parts > 1 else 0  # bytes of a number that is gathered
-    base, extra = 8 * local + state + buckets, inputs(costed.stage)
+    base, extra = 8 * local + state, inputs(costed.stage)
+
+    def gradients(p: Point) -> float:
+        return 4 * (n if early else p.learned) * local / n
+
     moments = [
-        Moment(base + whole * p.whole + p.copies + 4 * p.learned * local / n, extra + p.kept)
-        for p in way
+        Moment(base + whole * p.whole + p.copies + gradients(p), extra + p.kept) for p in way
     ]
     moments.append(Moment(base + 4 * local, extra))  # the update
     return Memory(
@@ -253,7 +276,6 @@ def memory(
         average=4 * local,
         gradients=4 * local,
         optimizer=state,
-        buckets=buckets,
         gathered=whole * max(p.whole for p in way),
         copies=max(p.copies for p in way),
         each=extra + max(p.kept for p in way),
@@ -413,8 +435,6 @@ def room_taken(on: Machines) -> Iterator[tuple[str, Values]]:
         yield f"  optimizer {name}", partial(optimizer_of, name=name)
     if on.parts > 1:
         yield "  layers gathered for a moment", lambda p: gib(p.memory.gathered)
-    elif on.count > 1:
-        yield "  gradients again, in DDP's buckets", lambda p: gib(p.memory.buckets)
     yield "  weights again, in bf16", lambda p: gib(p.memory.copies)
     yield "  a picture's activations", lambda p: gib(p.memory.each)
     if not on.recompute:

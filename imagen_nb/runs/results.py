@@ -14,6 +14,7 @@ from imagen_nb.evaluation import chance, report, score_pictures, tally
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import open_data
+from imagen_nb.store.checkpoint import load_meta
 from imagen_nb.store.files import picture_file, writable_folder
 
 __all__ = [
@@ -33,14 +34,13 @@ EXAMPLES = 8  # captions drawn at the end of a run on the user's pictures
 def finish(
     recipe: Recipe,  # of the run
     out: Path,  # its directory, with `model`
-    world,  # what it was trained on
-    encoder,  # its text encoder
     held_out: int,  # test captions that were drawn
     seconds: float,  # that the run took
+    device: torch.device | str = "cpu",  # where to draw
 ):
     "Draw or score, write the overview, say where everything is."
-    imagen = Imagen.from_pretrained(out / "model", encoder)
-    untrained = [str(k) for k, o in enumerate(imagen.stages) if not o.is_trained]
+    trained = load_meta(out / "model")["trained"]
+    untrained = [str(k) for k, is_trained in enumerate(trained) if not is_trained]
     if untrained:
         print(
             f"\nModel: {out / 'model'}; stages never trained: {', '.join(untrained)}"
@@ -50,7 +50,8 @@ def finish(
     if recipe.data is None:
         caption = score_run(recipe, out, held_out, seconds)
     else:
-        captions = examples(world)
+        captions, imagen = examples(open_data(recipe)), Imagen.from_pretrained(out / "model")
+        imagen.to(device)
         caption, seeds = captions[0], list(range(len(captions)))
         draw_captions(imagen, captions, seeds, out / "samples", out / "samples.png")
     print(

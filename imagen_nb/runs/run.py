@@ -23,10 +23,11 @@ from imagen_nb.runs.setup import (
     open_data,
     settle_encoder,
 )
+from imagen_nb.runs.team import check_team, how_many, leave, prepared_by_first, was_started
 from imagen_nb.runs.work import Job, work
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config_to_dict
-from imagen_nb.store.files import WINDOWS, as_path
+from imagen_nb.store.files import as_path
 
 __all__ = ["train"]
 
@@ -35,14 +36,40 @@ def train(
     recipe: Recipe,  # what to train, on what, and how
     out: str | Path,  # directory of the run
     stage: int | None = None,  # train this one alone, 0 is the base; None: all, in turn
-    processes: int | None = None,  # on a CPU; None: one per core, at most 2
+    processes: int | None = None,  # one for each GPU, or on a CPU; None: see `team.how_many`
     held_out: int = HELD_OUT,  # test captions of ShapesWorld to draw and score
+    device: str | None = None,  # "cuda" or "cpu"; None: GPUs where there are some
     **execution,  # of `Execution`: how to train and watch; may change when a run goes on
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     check_request(len(recipe.stages), stage, processes, held_out)
     out, since = as_path(out), time.time()
     job = Job(out=str(out), stage=stage, held_out=held_out, execution=Execution(**execution))
+    ready = partial(prepare, recipe, out, stage)
+    if was_started():
+        check_team(processes, device)
+        if prepared_by_first(ready):
+            process = work(job)
+            if process.rank == 0:
+                finish(recipe, out, held_out, time.time() - since, process.device)
+            leave()
+        return
+    processes, device = how_many(processes, device)
+    if not ready():
+        return
+    if processes == 1 and (device == "cuda" or not torch.cuda.is_available()):
+        work(job)
+    else:
+        launch(job, processes, device)
+    finish(recipe, out, held_out, time.time() - since, device)
+
+
+def prepare(
+    recipe: Recipe,  # what to train
+    out: Path,  # directory of the run
+    stage: int | None,  # asked for; None: all
+) -> bool:  # False: the run is finished
+    "Claim the directory and encode the captions."
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
@@ -52,17 +79,10 @@ def train(
         print(
             f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
         )
-        return
+        return False
     (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
     build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
-    if processes is None:
-        is_alone = torch.cuda.is_available() or WINDOWS  # where torchrun may lack what it needs
-        processes = 1 if is_alone else min(2, os.cpu_count() or 1)
-    if processes == 1:
-        work(job)
-    else:
-        launch(job, processes)
-    finish(recipe, out, world, encoder, held_out, time.time() - since)
+    return True
 
 
 def is_finished(
@@ -105,10 +125,13 @@ def check_request(n: int, stage: int | None, processes: int | None, held_out: in
 
 def launch(
     job: Job,  # for each process
-    processes: int,  # 2 or more, on a CPU
+    processes: int,  # one for each GPU, or on a CPU
+    device: str = "cpu",  # or "cuda"
 ):
     "One thread for each process: on a busy machine two threads of a process wait for each other."
-    env = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    if device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     worker = [f"--nproc-per-node={processes}", "-m", "imagen_nb.runs.work"]
     child = subprocess.Popen([*torchrun, *worker, json.dumps(config_to_dict(job))], env=env)

@@ -30,6 +30,7 @@ __all__ = [
     "settle_encoder",
     "check_width",
     "build_cache",
+    "first_stage",
     "first_stages",
     "trained_stages",
 ]
@@ -159,6 +160,16 @@ def first_stages(
         for k, (stage, config) in enumerate(zip(old, recipe.stages))
     ]
     return kept + [fresh_stage(*pair) for pair in zip(recipe.stages[n:], recipe.training[n:])]
+
+
+def first_stage(
+    recipe: Recipe,  # as for `first_stages`
+    k: int,  # which
+) -> Stage:
+    "One of them; those that begin with random weights are made without the others."
+    if recipe.init is not None:
+        return first_stages(recipe)[k]
+    return fresh_stage(recipe.stages[k], recipe.training[k])
 
 
 def fresh_stage(config, training) -> Stage:

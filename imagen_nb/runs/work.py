@@ -1,16 +1,19 @@
 """What each process of a run does: `python -m imagen_nb.runs.work JOB`, started by `runs.run`."""
 
+import gc
 import json
 import sys
 from pathlib import Path
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.distributed import Process
 from imagen_nb.engine.execution import Execution
 from imagen_nb.evaluation import draw_and_score
+from imagen_nb.recipes import Recipe
 from imagen_nb.runs.errors import in_one_line
 from imagen_nb.runs.setup import (
-    first_stages,
+    first_stage,
     held_back,
     load_recipe,
     make_encoder,
@@ -35,29 +38,50 @@ class Job:
 
 def work(
     job: Job,  # the same for every process
-):
+) -> Process:  # this one
     "Train the stages in turn, then draw this process's share of the held-out captions."
     out = Path(job.out)
     recipe = load_recipe(out)
-    encoder, world, valid = make_encoder(recipe.encoder), open_data(recipe), held_back(recipe)
-    text, stages = EmbeddingCache.open(out / "captions", encoder), first_stages(recipe)
-    for k in range(len(stages)) if job.stage is None else [job.stage]:
-        folder = out / f"{stages[k].config.size}px"
-        trainer = Trainer(stages[k], world, text, recipe.training[k], folder, valid, job.execution)
+    world, valid, text = open_data(recipe), held_back(recipe), EmbeddingCache.open(out / "captions")
+    for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
+        folder, how = out / f"{recipe.stages[k].size}px", recipe.training[k]
+        trainer = Trainer(first_stage(recipe, k), world, text, how, folder, valid, job.execution)
         trainer.fit()
-    imagen, is_first = Imagen(encoder, trained_stages(recipe, out)), trainer.process.rank == 0
-    if is_first:
+        process = trainer.process
+        del trainer
+        gc.collect()  # wrappers and their networks hold each other, and a GPU's memory
+    if process.rank == 0 or recipe.data is None:
+        close(job, recipe, text, process)
+    process.wait()
+    return process
+
+
+def close(
+    job: Job,  # whose stages are trained
+    recipe: Recipe,  # of the run
+    text: EmbeddingCache,  # it knows whose embeddings it holds
+    process: Process,  # this one
+):
+    "The first process saves the model; of a drawn world each draws its share, where it has trained."
+    out = Path(job.out)
+    imagen = Imagen(text, trained_stages(recipe, out))  # whose identity is all that is saved
+    if process.rank == 0:
         imagen.save_pretrained(out / "model")
     if recipe.data is None and all(o.is_trained for o in imagen.stages):
-        share = list(range(job.held_out))[trainer.process.rank :: trainer.process.ranks]
-        test = open_data(recipe, "test")
+        imagen.encoder = make_encoder(recipe.encoder)
+        share = list(range(job.held_out))[process.rank :: process.ranks]
+        test, is_first = open_data(recipe, "test"), process.rank == 0
+        imagen.to(process.device)
         draw_and_score(imagen, test, share, out / "samples", progress=is_first)
-    trainer.process.wait()
 
 
 def main() -> int:
     "Entry point of a process."
-    return in_one_line("train", lambda: work(config_from_dict(json.loads(sys.argv[1]))))
+
+    def call():
+        work(config_from_dict(json.loads(sys.argv[1])))
+
+    return in_one_line("train", call)
 
 
 if __name__ == "__main__":

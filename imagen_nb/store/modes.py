@@ -14,14 +14,30 @@ __all__ = ["evaluating", "plain_torch"]
 def evaluating(
     network: nn.Module,  # that is asked, not trained
 ) -> Iterator[None]:
-    "Switch dropout and its like off; at the end, or after an error, each part is in the mode it was in."
+    "Switch dropout and its like off and cast weights once; afterwards each part is in the mode it was in."
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        yield
+        with casting_once(next(network.parameters()).device.type):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def casting_once(
+    kind: str,  # of device: "cuda", "cpu", ...
+) -> Iterator[None]:
+    "Inside, `torch.autocast` casts each weight at its first use alone: no weight may change meanwhile."
+    if not torch.amp.is_autocast_available(kind):
+        yield
+        return
+    with torch.autocast(kind, enabled=False, cache_enabled=True):
+        try:
+            yield
+        finally:
+            torch.clear_autocast_cache()  # torch would keep it to the end of an outer block
 
 
 @contextmanager
