@@ -61,6 +61,7 @@ gpu: $(VENV)/.installed
 docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/site/build_docs.py
 	$(BIN)/python tools/site/check_site.py docs/_build/html
+	$(BIN)/python tools/site/ask_site.py docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 $(VENV)/.created: constraints.txt

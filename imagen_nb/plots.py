@@ -285,20 +285,20 @@ def _draw(ax, picture: Tensor):
 # ---------------------------------------------------------------- slider
 
 MOVE = (
-    "var f=this.closest('figure'),k=+this.value,v=JSON.parse(this.dataset.labels)[k];"
-    "f.querySelector('img').src='data:image/png;base64,'"
-    "+this.dataset.frames.split(' ')[k];"
+    "var f=this.closest('figure'),k=+this.value,v=JSON.parse(this.dataset.labels)[k],"
+    "i=f.querySelector('img');i.src='data:image/png;base64,'+this.dataset.frames.split(' ')[k];"
+    "i.alt=i.dataset.shows+v;"
     "f.querySelector('output').textContent=v;this.setAttribute('aria-valuetext',v)"
 )
 
 FIGURE = """\
 <figure class="nbslider" id="{uid}" data-lm-suppress-shortcuts="true" \
 style="margin:0;max-width:{width}px">
-<img alt="{alt}" src="data:image/png;base64,{first}" \
+<img alt="{shows}{label}" data-shows="{shows}" src="data:image/png;base64,{first}" \
 style="width:100%;image-rendering:{rendering}">
 <figcaption><label style="display:flex;gap:.6em;align-items:center">{name}
-<input type="range" min="0" max="{last}" step="1" value="{start}" style="flex:1" \
-aria-valuetext="{label}" data-labels="{labels}" data-frames="{frames}" \
+<input type="range" min="0" max="{last}" step="1" value="{start}" style="flex:1;min-height:24px" \
+aria-label="{title}" aria-valuetext="{label}" data-labels="{labels}" data-frames="{frames}" \
 oninput="{move}"><output>{label}</output></label></figcaption>
 </figure>
 """
@@ -347,11 +347,12 @@ class FrameSlider:
         "The HTML, with everything it needs inside."
         coded = [base64.b64encode(f).decode() for f in self.frames]
         label = self.labels[self.start]
-        alt = ": ".join(t for t in (self.alt or self.name, label) if t)
+        shows = self.alt or self.name
         return FIGURE.format(
             uid=self.uid,
             width=self.width,
-            alt=escape(alt),
+            shows=escape(f"{shows}: " if shows else ""),
+            title=escape(self.name or self.alt or "frame"),
             first=coded[self.start],
             rendering="pixelated" if self.pixelated else "auto",
             name=escape(self.name),

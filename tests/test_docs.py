@@ -119,6 +119,7 @@ LESSON = [
     ),
     ("code", "#| export\n" + MODULE[MODULE.index("class Pair") : MODULE.index("def half")]),
     ("code", "#| export\n" + MODULE[MODULE.index("def half") : MODULE.index("def _hidden")]),
+    ("code", "#| export\n" + MODULE[MODULE.index("def _hidden") :]),
     ("code", "#| hide\nsecret = 1"),
     ("code", '#| fig-cap: "What *it* shows."\n#| fig-alt: "A line."\n1+1'),
     ("code", "#| code-fold: true\n2+2"),
@@ -189,7 +190,8 @@ def converted(root, out):
 
 def test_a_notebook_becomes_a_page(checkout, tmp_path):
     pages = converted(checkout, tmp_path / "out")
-    assert set(pages) == {"index", "small", "tools", "shed", "shed/rake", "experiments/try"}
+    modules = {"tools", "shed", "shed/rake"}
+    assert set(pages) == {"index", "small", "experiments/try", "api", "api/small"} | modules
     text = "\n".join(c["source"] for c in pages["small"])
     assert "[`half`](#small.half), not `other`" in text
     assert (
@@ -200,15 +202,46 @@ def test_a_notebook_becomes_a_page(checkout, tmp_path):
     headings = [
         line for c in pages["small"] for line in c["source"].split("\n") if line.startswith("##")
     ]
-    assert headings == ["## Part", "### `Pair`", "#### `Pair.total`", "### `half`"]
-    folds = [
-        c["metadata"]["mystnb"].get("code_prompt_show")
-        for c in pages["small"]
-        if "hide-input" in c["metadata"].get("tags", [])
-    ]
-    assert folds == ["Imports", "Code of Pair", "Code of half", "Solution"]
+    assert headings == ["## Part"]
+    solutions = [c for c in pages["small"] if "hide-input" in c["metadata"].get("tags", [])]
+    assert [c["metadata"]["mystnb"]["code_prompt_show"] for c in solutions] == ["Solution"]
     code = [c for c in pages["small"] if c["cell_type"] == "code"]
     assert all(c["outputs"][0]["data"] == {"text/plain": ["stored"]} for c in code)
+
+
+def test_a_lesson_has_a_line_for_each_name_and_a_fold_for_the_rest(checkout, tmp_path):
+    pages = converted(checkout, tmp_path / "out")
+    text = "\n".join(c["source"] for c in pages["small"])
+    line = (
+        "(small.half)=\n{.nb-name}\n[`half(x, *, times=1)`](#api.small.half) Divide `x` by two.\n"
+    )
+    assert line in text
+    folds = re.findall(r"<summary>(.*?)</summary>\n\n(.*?)</details>", text, re.S)
+    names = ["Code of Pair", "Code of half", "Imports and helpers of this page"]
+    assert [name for name, _ in folds] == names
+    assert "| `x` | `float` |" in folds[1][1] and "def half(" in folds[1][1]
+    assert "from typing import NamedTuple" in folds[2][1] and "def _hidden" in folds[2][1]
+    outside = re.sub(r"<details.*?</details>", "", text, flags=re.S)
+    assert "|" not in outside and "def _hidden" not in outside
+
+
+def test_the_reference_has_every_name(checkout, tmp_path):
+    pages = converted(checkout, tmp_path / "out")
+    small = "\n".join(c["source"] for c in pages["api/small"])
+    for label in ("api.small.pair", "small.pair.total", "api.small.half"):
+        assert f"({label})=\n## `" in small or f"({label})=\n### `" in small
+    assert "[The chapter](../small.ipynb)" in small
+    text = "\n".join(c["source"] for c in pages["api"])
+    for name, label in (("half", "api.small.half"), ("gather", "shed.rake.gather")):
+        assert f"- [`{name}`](#{label})" in text
+    assert "- [`shed`](shed.ipynb): Things nobody needs to see." in text
+    assert "- [`tools`](tools.ipynb): Plain things." in text
+
+
+def test_names_that_differ_in_capitals_have_links_of_their_own(tmp_path):
+    (tmp_path / "m.py").write_text("class Sketch: pass\n\ndef sketch(): pass\n")
+    found = [s.label for s in api_docs.read_symbols(tmp_path / "m.py", tmp_path, "m")]
+    assert found == ["m.sketch", "m.sketch-function"]
 
 
 def test_folders_and_sidebar(checkout, tmp_path):
@@ -219,8 +252,7 @@ def test_folders_and_sidebar(checkout, tmp_path):
     assert build_docs.groups(site) == {
         "Diffusion": ["03 Small <small>"],
         "Experiments": ["experiments/try"],
-        "The doors": ["tools <tools>"],
-        "Plain modules": ["shed <shed>"],
+        "Look up": ["Reference <api>"],
     }
 
 
@@ -282,8 +314,13 @@ def test_every_exported_symbol_has_an_entry():
     site = build_docs.Site(ROOT)
     for n in site.notebooks:
         text = "\n".join(c["source"] for c in build_docs.convert(n, site)["cells"])
-        for symbol in site.symbols.get(n.page, []):
-            assert text.count(f"({symbol.label})=\n") == 1, f"{n.file}: entries of {symbol.name}"
+        lines = [s for s in site.symbols.get(n.page, []) if "." not in s.name]
+        for symbol in lines:
+            assert text.count(f"({symbol.label})=\n") == 1, f"{n.file}: lines of {symbol.name}"
+    for page in site.lessons:
+        text = "\n".join(c["source"] for c in build_docs.lesson_page(page, site)["cells"])
+        for symbol in site.symbols[page]:
+            assert text.count(f"({site.reference(symbol)})=\n") == 1, f"entries of {symbol.name}"
 
 
 # ---------------------------------------------------------------- names in prose
@@ -291,7 +328,7 @@ def test_every_exported_symbol_has_an_entry():
 
 def pages_of_prose():
     "Name -> text of everything that tells people what to run: documents, notebooks, code."
-    documents = [*ROOT.glob("*.md"), ROOT / "Makefile"]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/pages/*.md"), ROOT / "Makefile"]
     code = [
         p
         for folder in ("imagen_nb", "tests", "tools", "bench")
@@ -313,7 +350,7 @@ def test_scripts_exist_where_they_are_named_and_are_named_where_they_are_needed(
     assert not missing
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     scripts = {
-        p for p in (ROOT / "tools").rglob("*.py") if p.name != "api_docs.py"
+        p for p in (ROOT / "tools").rglob("*.py") if p.name not in ("api_docs.py", "facts.py")
     }  # of build_docs
     assert all(p.relative_to(ROOT).as_posix() in named or p.name in told for p in scripts)
 

@@ -177,7 +177,11 @@ def test_slider_is_self_contained_and_repeatable():
     frames = tags["input"]["data-frames"].split(" ")
     assert len(frames) == 3 and len(set(frames)) == 3
     assert tags["img"]["src"] == "data:image/png;base64," + frames[0]
-    assert tags["img"]["alt"] == "a line: t = 0"
+    assert tags["img"]["alt"] == "a line: t = 0" and tags["img"]["data-shows"] == "a line: "
+    assert (
+        tags["input"]["aria-label"] == "time"
+        and "i.alt=i.dataset.shows+v" in tags["input"]["oninput"]
+    )
     assert tags["input"]["max"] == "2"
     assert re.search(r"max-width:240px", tags["figure"]["style"])
     assert repr(a) == "FrameSlider(3 frames)"
@@ -188,7 +192,8 @@ def test_slider_takes_png_bytes_and_pil_images():
     from_images = frame_slider([grid, grid], ["a", "b"], start=1, pixelated=True)
     from_bytes = frame_slider(from_images.frames, ["a", "b"], start=1, pixelated=True)
     assert from_images._repr_html_() == from_bytes._repr_html_()
-    assert dict(Page(from_bytes.data).tags)["img"]["alt"] == "b"
+    tags = dict(Page(from_bytes.data).tags)
+    assert tags["img"]["alt"] == "b" and tags["input"]["aria-label"] == "frame"
 
 
 def test_slider_size_is_checked_and_colours_help():

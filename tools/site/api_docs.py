@@ -6,10 +6,12 @@ are plain text; only `backticks` mean something in them.
 
 import ast
 import copy
+import html
 import io
 import re
 import tokenize
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CODE = re.compile(r"(`[^`]*`)")
@@ -37,11 +39,18 @@ class Symbol:
     signature: str  # "Stage.sample(text, lowres=None, *, size=None)"
     parameters: tuple[Parameter, ...]
     docstring: str
+    is_twin: bool = False  # the page has a class of the same letters
 
     @property
     def label(self) -> str:
-        "What links to it: its page and its name."
-        return f"{self.page}.{self.name}".replace("/", ".").lower()
+        "What links to it: its page and its name; capitals do not count in a link."
+        twin = "-function" if self.is_twin else ""
+        return f"{self.page}.{self.name}".replace("/", ".").lower() + twin
+
+    @property
+    def promise(self) -> str:
+        "The first line of its docstring."
+        return self.docstring.split("\n")[0]
 
 
 def is_generated(source: str) -> bool:
@@ -79,7 +88,13 @@ def read_symbols(path: Path, root: Path, page: str) -> list[Symbol]:
                 method = _symbol(child, name, page, path.relative_to(root), comments)
                 if method.docstring or any(p.meaning for p in method.parameters):
                     found.append(method)
-    return found
+    return _without_twins(found)
+
+
+def _without_twins(symbols: list[Symbol]) -> list[Symbol]:
+    "Of two names that differ in capitals alone, the function's says so."
+    count = Counter(s.label for s in symbols)
+    return [replace(s, is_twin=count[s.label] > 1 and s.name[0].islower()) for s in symbols]
 
 
 def read_docstring(path: Path) -> str:
@@ -223,11 +238,17 @@ def parameter_table(parameters) -> str:
     return "\n".join(_row(*cells) for cells in rows)
 
 
-def entry(symbol: Symbol, level: int, source_url: str, linkify=lambda text: text) -> str:
+def entry(
+    symbol: Symbol,
+    level: int,  # of its heading
+    source_url: str,  # of the repository
+    linkify=lambda text: text,  # names in backticks become links
+    label: str = "",  # another one than the symbol's
+) -> str:
     "MyST of one symbol: target, heading, link to its source, signature, docstring, table."
     first, last = symbol.lines
     paragraphs = [
-        f"({symbol.label})=\n{'#' * min(level, 6)} `{symbol.name}`",
+        f"({label or symbol.label})=\n{'#' * min(level, 6)} `{symbol.name}`",
         "::::{container} nb-api",
         f"[source]({source_url}/{symbol.path}#L{first}-L{last}){{.nb-source}}",
         f"```python\n{symbol.signature}\n```",
@@ -236,3 +257,18 @@ def entry(symbol: Symbol, level: int, source_url: str, linkify=lambda text: text
         "::::",
     ]
     return "\n\n".join(p for p in paragraphs if p) + "\n"
+
+
+def line(symbol: Symbol, reference: str, linkify=lambda text: text) -> str:
+    "MyST of one symbol in a lesson: a line with its call and its promise."
+    promise = linkify(escape(symbol.promise))
+    return (
+        f"({symbol.label})=\n{{.nb-name}}\n[`{symbol.signature}`](#{reference}) {promise}".rstrip()
+        + "\n"
+    )
+
+
+def fold(summary: str, *inside: str) -> str:
+    "MyST that shows one line until it is opened."
+    head = f'<details class="nb-fold"><summary>{html.escape(summary)}</summary>'
+    return "\n\n".join([head, *filter(None, inside), "</details>"]) + "\n"

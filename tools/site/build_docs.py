@@ -1,9 +1,9 @@
-"""Build the site: nbs/ -> docs/_build/src (MyST notebooks) -> docs/_build/html.
+"""Build the site: nbs/ and docs/pages/ -> docs/_build/src (MyST notebooks) -> docs/_build/html.
 
     python tools/site/build_docs.py
 
-Stored outputs are shown as they are: nothing is executed, nothing is imported, and no
-network is needed. A warning of Sphinx fails the build.
+Stored outputs are shown as they are and no network is needed. Nothing is imported but what `facts.py`
+asks: the parser of the command line and the recipes. A warning of Sphinx fails the build.
 """
 
 import configparser
@@ -14,9 +14,20 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from api_docs import entry, escape, is_generated, read_docstring, read_symbols
+from api_docs import (
+    entry,
+    escape,
+    fold,
+    is_generated,
+    line,
+    parameter_table,
+    read_docstring,
+    read_symbols,
+)
+from facts import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "docs" / "_build"
@@ -29,9 +40,17 @@ GROUPS = {
     "The whole system": 10,
     "Training and measuring": 12,
 }
-DOORS, FOLDERS = "The doors", "Plain modules"  # the last captions
+# Pages of docs/pages in the order of the sidebar; `start` comes before the tour.
+TASKS = (
+    *("own-pictures", "settings", "memory", "several-gpus"),
+    *("resume", "noise", "encoder", "evaluate"),
+)
+SHORT = 3  # lines of a cell of constants that is shown
+LOOK_UP = ("commands", "faq", "glossary", "notation", "licences", "versions")
+API = "api"  # page of all names, and folder of the lessons' reference
 DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
+SEARCH = "searchtools|language_data|searchindex"  # scripts of the page of results alone
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAME = re.compile(r"(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![\]`])")
 
@@ -53,6 +72,26 @@ def page_name(path: Path) -> str:
     return path.with_name(re.sub(r"^\d+[a-z]?_", "", path.stem)).as_posix()
 
 
+def title_and_promise(text: str, file: Path) -> tuple[str, str]:
+    "The heading of a page, and the line that says what it is about."
+    title, promise = re.search(r"^# (.+)$", text, re.M), re.search(r"^> (.+)$", text, re.M)
+    if not (title and promise):
+        raise ValueError(
+            f"{file}: got no title or no promise, expected '# Title'"
+            " and '> What it is about.' in the first cells"
+        )
+    return title[1].strip(), promise[1].strip()
+
+
+class Document:
+    "A page that is written in Markdown: docs/pages/NAME.md."
+
+    def __init__(self, path: Path, root: Path):
+        self.path, self.file, self.page = path, path.relative_to(root), path.stem
+        self.text = path.read_text(encoding="utf-8")
+        self.title, self.promise = title_and_promise(self.text, self.file)
+
+
 class Notebook:
     "A notebook of the checkout: its place, its cells, its module, its title."
 
@@ -63,13 +102,7 @@ class Notebook:
         for cell in self.cells:
             cell["source"] = "".join(cell["source"])
         text = "\n".join(c["source"] for c in self.cells if c["cell_type"] == "markdown")
-        title, promise = re.search(r"^# (.+)$", text, re.M), re.search(r"^> (.+)$", text, re.M)
-        if not (title and promise):
-            raise ValueError(
-                f"{self.file}: got no title or no promise, expected '# Title'"
-                " and '> What it is about.' in the first cells"
-            )
-        self.title, self.promise = title[1].strip(), promise[1].strip()
+        self.title, self.promise = title_and_promise(text, self.file)
 
     @property
     def module(self) -> str | None:
@@ -102,7 +135,8 @@ class Site:
             if not any(part[0] in "._" for part in p.relative_to(self.folder).parts)
         )
         self.notebooks = [Notebook(p, self.folder) for p in paths]
-        self.pages = {notebook.path: notebook.page for notebook in self.notebooks}
+        self.documents = [Document(p, root) for p in sorted(root.glob("docs/pages/*.md"))]
+        self.pages = {o.path: o.page for o in [*self.notebooks, *self.documents]}
         self.plain = {
             p.relative_to(self.library).with_suffix("").as_posix(): p
             for p in sorted(self.library.rglob("*.py"))
@@ -114,6 +148,7 @@ class Site:
             for n in self.notebooks
             if n.module
         }
+        self.lessons = modules.copy()  # page -> module
         modules |= self.plain
         self.symbols = {page: read_symbols(path, root, page) for page, path in modules.items()}
 
@@ -136,8 +171,8 @@ class Site:
         lines = text.split("\n")
         return "\n".join(line if line.startswith("#") else NAME.sub(link, line) for line in lines)
 
-    def relink(self, text: str, notebook: Notebook) -> str:
-        "Links to notebooks become links to pages, to other files of ours links to the repository."
+    def relink(self, text: str, notebook: Notebook | Document) -> str:
+        "Links to notebooks and documents become links to pages, to other files links to the repository."
 
         def link(match):
             path, hash, fragment = match[1].partition("#")
@@ -156,10 +191,27 @@ class Site:
 
         return LINK.sub(link, text)
 
+    def reference(self, symbol) -> str:
+        "Label of the full entry of a symbol; that of a lesson's is not the lesson's line."
+        is_told = symbol.page in self.lessons and "." not in symbol.name
+        return f"{API}.{symbol.label}" if is_told else symbol.label
+
     def entry(self, symbol, level: int) -> str:
         "The API entry of a symbol; methods are one heading deeper."
         level += "." in symbol.name
-        return entry(symbol, level, self.blob, lambda text: self.linkify(text, symbol.page))
+        link = partial(self.linkify, page=symbol.page)
+        return entry(symbol, level, self.blob, link, self.reference(symbol))
+
+    def line(self, symbol) -> str:
+        "The line of a symbol in its lesson."
+        link = partial(self.linkify, page=symbol.page)
+        return line(symbol, self.reference(symbol), link)
+
+    def prose(self, text: str, page: Notebook | Document) -> str:
+        "Markdown with its links and names as the site has them; code stays as it is."
+        parts = FENCE.split(text)
+        parts[::2] = [self.linkify(self.relink(p, page), page.page) for p in parts[::2]]
+        return "".join(parts)
 
 
 # ---------------------------------------------------------------- cells
@@ -199,13 +251,21 @@ def definitions(source: str) -> list[str]:
     return [name or value for name, value in found]
 
 
-def exported(cell: dict, body: str, site: Site, page: str, level: int) -> list[dict]:
-    "Entries of the public symbols of an exported cell, then its code, folded."
+def exported(body: str, site: Site, page: str) -> list[dict]:
+    "A line for each public symbol of an exported cell, then tables and code in one fold."
     names = definitions(body)
-    symbols = [s for s in site.symbols[page] if s.name.split(".")[0] in names]
-    entries = [markdown_cell(site.entry(s, level + 1)) for s in symbols]
-    label = "Code of " + ", ".join(names) if names else "Imports"
-    return [*entries, code_cell(cell, body, ["hide-input"], **prompts(label))]
+    symbols = [s for s in site.symbols[page] if s.name in names]
+    tables = [f"`{s.name}`\n\n{t}" for s in symbols if (t := parameter_table(s.parameters))]
+    code = f"```python\n{body}\n```"
+    if not symbols and body.count("\n") < SHORT:  # constants
+        return [markdown_cell(code)]
+    label = "Code of " + ", ".join(names)
+    return [markdown_cell("\n".join([*map(site.line, symbols), fold(label, *tables, code)]))]
+
+
+def is_aside(body: str) -> bool:
+    "Does a cell hold imports or helpers alone?"
+    return all(name.startswith("_") for name in definitions(body))
 
 
 def shown(cell: dict, body: str, found: dict) -> list[dict]:
@@ -224,26 +284,33 @@ def shown(cell: dict, body: str, found: dict) -> list[dict]:
 
 
 def convert(notebook: Notebook, site: Site) -> dict:
-    "The notebook as the site shows it."
-    cells, level = [], 1
+    "The notebook as the site shows it; imports and helpers stand in one fold at its end."
+    cells, aside = [], []
     for cell in notebook.cells:
         source = cell["source"]
         if cell["cell_type"] == "markdown":
-            parts = FENCE.split(source)
-            parts[::2] = [site.linkify(site.relink(p, notebook), notebook.page) for p in parts[::2]]
-            headings = re.findall(r"^(#{1,6}) ", "".join(parts[::2]), re.M)
-            level = len(headings[-1]) if headings else level
-            cells.append(markdown_cell("".join(parts)))
+            cells.append(markdown_cell(site.prose(source, notebook)))
         elif cell["cell_type"] == "code":
             found, body = directives(source), DIRECTIVE.sub("", source).strip("\n")
             if not body or "hide" in found or found.get("include") == "false":
                 continue
-            if "export" in found or "exports" in found:
-                cells += exported(cell, body, site, notebook.page, level)
-            else:
+            if "export" not in found and "exports" not in found:
                 cells += shown(cell, body, found)
+            elif is_aside(body):
+                aside.append(body)
+            else:
+                cells += exported(body, site, notebook.page)
+    if aside:
+        code = "```python\n" + "\n\n\n".join(aside) + "\n```"
+        cells.append(markdown_cell(fold("Imports and helpers of this page", code)))
     put_links(cells, notebook, site)
     return page_of(cells, notebook.promise)
+
+
+def document_page(document: Document, site: Site) -> dict:
+    "A page from Markdown, with the facts that it asks for."
+    text = fill(site.prose(document.text, document), site.root)
+    return page_of([markdown_cell(text)], document.promise)
 
 
 def put_links(cells: list, notebook: Notebook, site: Site):
@@ -289,17 +356,64 @@ def module_page(page: str, site: Site) -> dict:
     return page_of([markdown_cell(c) for c in cells], text.split("\n")[0])
 
 
+def lesson_page(page: str, site: Site) -> dict:
+    "The reference of a lesson: every public name of its module."
+    path = site.lessons[page]
+    name, source = f"{site.library.name}.{page}", f"{site.blob}/{path.relative_to(site.root)}"
+    lesson = next(n for n in site.notebooks if n.page == page)
+    links = f"[The chapter](../{page}.ipynb) · [Source on GitHub]({source})"
+    head = f"# `{name}`\n\n{{.nb-links}}\n{links}\n\n{lesson.promise}"
+    cells = [head, *(site.entry(s, 2) for s in site.symbols[page])]
+    return page_of([markdown_cell(c) for c in cells], lesson.promise)
+
+
 def folder_page(folder: str, site: Site) -> dict:
     "A page for a folder of modules: its promise, and that of each module in it."
     head, text = module_head(folder, site.library / folder / "__init__.py", site)
     inside = {p: path for p, path in site.plain.items() if p.startswith(f"{folder}/")}
-    rows = [
-        f"- [`{path.stem}`]({page}.ipynb): {escape(read_docstring(path).split(chr(10))[0])}"
-        for page, path in inside.items()
-    ]
+    rows = [f"- [`{path.stem}`]({page}.ipynb): {promise(path)}" for page, path in inside.items()]
     lines = [f"{path.stem} <{page}>" for page, path in inside.items()]
     cells = [head, "\n".join(rows), contents(lines)]
     return page_of([markdown_cell(c) for c in cells], text)
+
+
+def promise(path: Path) -> str:
+    "The first line of a module's docstring."
+    return escape(read_docstring(path).split("\n")[0])
+
+
+def api_page(site: Site) -> dict:
+    "Every module with its promise, then every public name in the order of letters."
+    lessons = [
+        f"- [`{page}`]({API}/{page}.ipynb): {next(n.promise for n in site.notebooks if n.page == page)}"
+        for page in site.lessons
+    ]
+    doors = [f"- [`{p}`]({p}.ipynb): {promise(site.plain[p])}" for p in doors_of(site)]
+    folders = [
+        f"- [`{f}`]({f}.ipynb): {promise(site.library / f / '__init__.py')}" for f in site.folders
+    ]
+    parts = ["# Reference", "> Every public name of the package, and what each module is for."]
+    for title, rows in (("Lessons", lessons), ("Doors", doors), ("Folders", folders)):
+        parts += [f"## {title}", "\n".join(rows)] if rows else []
+    parts += ["## All names", "\n".join(index_rows(site))]
+    lines = [f"{page} <{API}/{page}>" for page in site.lessons]
+    lines += [f"{page} <{page}>" for page in [*doors_of(site), *site.folders]]
+    return page_of([markdown_cell(c) for c in [*parts, contents(lines)]], parts[1][2:])
+
+
+def index_rows(site: Site) -> list[str]:
+    "A line for each public name, methods aside."
+    found = [s for symbols in site.symbols.values() for s in symbols if "." not in s.name]
+    found.sort(key=lambda s: (s.name.lower(), s.page))
+    return [
+        f"- [`{s.name}`](#{site.reference(s)}) ({s.page.replace('/', '.')}): {escape(s.promise)}"
+        for s in found
+    ]
+
+
+def doors_of(site: Site) -> list[str]:
+    "Plain modules at the top of the package."
+    return [page for page in site.plain if "/" not in page]
 
 
 # ---------------------------------------------------------------- sidebar
@@ -307,15 +421,19 @@ def folder_page(folder: str, site: Site) -> dict:
 
 def groups(site: Site) -> dict:
     "Caption -> lines of its table of contents, in the order of the sidebar."
-    found = {caption: [] for caption in [*GROUPS, "Experiments", DOORS, FOLDERS]}
+    found = {caption: [] for caption in [*GROUPS, "Experiments", "How to", "Look up"]}
+    titles = {d.page: f"{d.title} <{d.page}>" for d in site.documents}
+    if "start" in titles:
+        found["Start here"].append(titles.pop("start"))
     for n in site.notebooks:
         if n.number is not None:
             caption = [c for c, first in GROUPS.items() if first <= n.number][-1]
             found[caption].append(f"{n.number:02} {n.title} <{n.page}>")
         elif n.page != "index":
             found["Experiments"].append(n.page)
-    found[DOORS] = [f"{page} <{page}>" for page in site.plain if "/" not in page]
-    found[FOLDERS] = [f"{folder} <{folder}>" for folder in site.folders]
+    found["How to"] = [titles.pop(page) for page in TASKS if page in titles]
+    found["Look up"] = [titles.pop(page) for page in LOOK_UP if page in titles]
+    found["Look up"] += [*titles.values(), f"Reference <{API}>"]
     return {caption: lines for caption, lines in found.items() if lines}
 
 
@@ -333,6 +451,9 @@ def write_sources(folder: Path, site: Site):
     pages = {n.page: convert(n, site) for n in site.notebooks}
     pages |= {page: module_page(page, site) for page in site.plain}
     pages |= {folder: folder_page(folder, site) for folder in site.folders}
+    pages |= {d.page: document_page(d, site) for d in site.documents}
+    pages |= {f"{API}/{page}": lesson_page(page, site) for page in site.lessons}
+    pages[API] = api_page(site)
     sidebar = "\n\n".join(
         contents(lines, f":caption: {caption}") for caption, lines in groups(site).items()
     )
@@ -369,11 +490,16 @@ def run_sphinx(source: Path, out: Path) -> int:
 
 
 def tidy(out: Path):
-    "Drop what no page needs: source maps, templates and translations of the theme."
-    for pattern in ("**/*.map", "_static/*.html", ".buildinfo"):
+    "Drop what no page needs: source maps, templates, translations, a script that draws icons anew."
+    for pattern in ("**/*.map", "_static/*.html", ".buildinfo", "_static/scripts/fontawesome*"):
         for path in out.glob(pattern):
             path.unlink()
-    shutil.rmtree(out / "_static" / "locales", ignore_errors=True)
+    for name in ("_static/locales", "_sources"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for path in out.rglob("*.html"):
+        left_out = "fontawesome" if path.name == "search.html" else "fontawesome|" + SEARCH
+        script = rf"\s*<script[^>]*/?(?:{left_out})\.js[^>]*></script>"
+        path.write_text(re.sub(script, "", path.read_text(encoding="utf-8")), encoding="utf-8")
     (out / ".nojekyll").touch()  # GitHub Pages would leave out folders like _static
 
 
