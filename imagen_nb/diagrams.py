@@ -166,7 +166,8 @@ def draw_unet(
     "The way down at the left, the way up at the right, skips across; one box for each size."
     ways = {w: getattr(network, w, ()) for w in ("down", "middle", "up")}
     parts = {f"{w} {i}": layer for w, layers in ways.items() for i, layer in enumerate(layers)}
-    found, levels = seen(parts, network, *inputs), {}
+    found = seen(parts, network, *inputs)
+    levels: dict[tuple[str, int], list[tuple[nn.Module, Tensor]]] = {}
     for name, (given, out) in found.items():
         way = name.split()[0]
         x = given if hasattr(parts[name], "up") else out  # a `UBlock` works before it grows
