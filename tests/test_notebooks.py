@@ -16,7 +16,7 @@ SHORTER = dict.fromkeys(("01_data", "02_text", "10_stage", "11_cascade", "12_tra
 PROSE = (
     6  # words of prose for each line of code, or what a notebook has today; these only ever rise:
 )
-PROSE_TODAY = {"13_evaluation": 3.8}
+PROSE_TODAY: dict[str, float] = {}
 OUTPUT, SLIDER = 150_000, 300_000  # bytes in one cell
 NOTEBOOK, ALL = 600_000, 12_000_000  # bytes in one notebook, in all of nbs/
 TEXT_LINES = 20  # of printed text in one cell
