@@ -40,7 +40,7 @@ QUESTIONS = {  # name -> what is asked, and the answers: of two sets of pictures
     "realism": ("Which picture looks more real?", ("A", "B")),
     "match": ("Does the caption describe the picture?", ("yes", "somewhat", "no")),
 }
-PROTOCOLS = {  # of the paper: DrawBench (section 4.3), COCO (section 4.2)
+PROTOCOLS = {  # of the paper: both in section 3
     "drawbench": ("alignment", "fidelity"),
     "coco": ("realism", "match"),
 }

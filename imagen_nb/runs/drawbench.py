@@ -300,7 +300,7 @@ def count_ratings(
     controls = control_scores(ratings, key)
     least = (
         LEAST if key["protocol"] == "coco" else None
-    )  # DrawBench leaves nobody out (paper, section 4.3)
+    )  # DrawBench leaves nobody out (paper, section 3)
     rows = decode(ratings, key, least)
     if not rows:
         raise ValueError(
