@@ -112,6 +112,9 @@ def test_the_reference_of_commands_is_the_parsers():
             for option in action.option_strings:
                 assert isinstance(action, argparse._HelpAction) or f"`{option}" in section, option
     assert "| `--n N` | `1` |" in text and "| `--model MODEL` | `toy` |" in text
+    assert "| `--seed SEED` | `0` | of weights and draws |" in text
+    assert "| `--validate-every N` | 1 % of the time |" in text
+    assert "(default 200); with --data: share" in text  # two defaults stay where they are told
     assert facts.fill("{{help evaluate nothing}}", ROOT).count("## ") <= 1
 
 
@@ -264,6 +267,24 @@ def test_a_question_counts_where_its_page_is_among_the_first(tmp_path):
     assert ask_site.rank(["runs/doctor"], ["doctor"]) == 1 and ask_site.rank([], ["a"]) == 0
     (tmp_path / "a.html").write_text("<p>How <b>large</b>, is&nbsp;it?</p>")
     assert ask_site.copied(tmp_path, ["how large is it", "how small"]) == ["how large is it"]
+
+
+def test_what_is_missed_is_told_and_what_is_awaited_is_not_forgotten(tmp_path, monkeypatch, capsys):
+    rows = [dict(question=q, pages=["a"]) for q in ("found", "missed", "known gap")]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    answers = {"found": ["b", "a"], "missed": list("bcda"), "known gap": []}
+    monkeypatch.setattr(ask_site, "QUESTIONS", tmp_path / "q.json")
+    monkeypatch.setattr(ask_site, "AWAITED", {"known gap": "chapter 99"})
+    monkeypatch.setattr(ask_site, "search", lambda root, questions: map(answers.get, questions))
+    assert ask_site.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "not among the first 3: missed" in said and "awaited: known gap: chapter 99" in said
+    assert "1 of 3 questions" in said
+    answers["missed"] = ["a"]
+    assert ask_site.main([str(tmp_path)]) == 0
+    answers["known gap"] = ["a"]
+    assert ask_site.main([str(tmp_path)]) == 1
+    assert "no longer awaited, take it off: known gap" in capsys.readouterr().out
 
 
 @pytest.mark.slow

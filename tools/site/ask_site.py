@@ -79,9 +79,14 @@ def main(arguments) -> int:
             surprises.append(f"no longer awaited, take it off: {question}")
     surprises += [f"not among the first {FIRST}: {q}" for q in sorted(missed - AWAITED.keys())]
     surprises += [f"stands on a page: {question}" for question in copied(root, questions)]
-    for line in [*surprises, *(f"awaited: {q}: {AWAITED[q]}" for q in missed & AWAITED.keys())]:
+    for line in [
+        *surprises,
+        *(f"awaited: {q}: {AWAITED[q]}" for q in sorted(missed & AWAITED.keys())),
+    ]:
         print(line)
-    print(f"{len(rows) - missed} of {len(rows)} questions find their page among the first {FIRST}")
+    print(
+        f"{len(rows) - len(missed)} of {len(rows)} questions find their page among the first {FIRST}"
+    )
     return int(bool(surprises))
 
 

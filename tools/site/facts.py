@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = re.compile(r"\{\{(\w+)( [^{}]*)?\}\}")
 COMMAND_LINE = "imagen-nb"
+DEFAULT = re.compile(r" ?\(default:? ([^()]*)\)")  # in the help of an option
 # Run cards of trainings, and what came of each in words that the card holds.
 TRAINED = ("toy", "toy-full", "emoji", "symbols")
 
@@ -228,7 +229,8 @@ def command(root: Path, name: str) -> str:
     parts = [f"## `{COMMAND_LINE} {name}`", sentence(parser.description or "")]
     if parser.epilog:
         lines = parser.epilog.partition("\n")[2].split("\n")
-        parts.append("```bash\n" + "\n".join(line.strip() for line in lines) + "\n```")
+        lines = [re.sub(r" {3,}(?=\S)", "  # ", line.strip()) for line in lines]  # what it does
+        parts.append("```bash\n" + "\n".join(lines) + "\n```")
     rows = [option_row(a) for a in parser._actions if not isinstance(a, argparse._HelpAction)]
     if rows:
         parts.append(table([["argument", "default", "meaning"], *rows]))
@@ -246,14 +248,16 @@ def option_row(action: argparse.Action) -> list[str]:
     takes = "" if action.nargs == 0 else f" {value}"
     names = action.option_strings or [value]
     written = ", ".join(f"`{name}{takes if action.option_strings else ''}`" for name in names)
-    return [written, default_of(action), escaped((action.help or "").replace("%%", "%"))]
+    words, default = (action.help or "").replace("%%", "%"), shown_default(action)
+    if len(told := DEFAULT.findall(words)) == 1:
+        words, default = DEFAULT.sub("", words), default or escaped(told[0])
+    return [written, default, escaped(words)]
 
 
-def default_of(action: argparse.Action) -> str:
-    "The default that the parser holds; an empty one is told by the help, if there is one."
-    if action.default in (None, False, [], argparse.SUPPRESS):
-        return ""
-    return f"`{action.default}`"
+def shown_default(action: argparse.Action) -> str:
+    "The default that the parser holds, if that says something."
+    is_empty = action.default is None or action.default is False or action.default == []
+    return "" if is_empty else f"`{action.default}`"
 
 
 def escaped(text: str) -> str:
