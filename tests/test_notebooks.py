@@ -13,10 +13,7 @@ NBS, LIB = ROOT / "nbs", ROOT / "imagen_nb"
 LINES, CLASS_LINES = 40, 60  # in one cell of code; directives and blank lines apart
 EXPORTED = 300  # lines of code that a notebook exports, or fewer:
 SHORTER = dict.fromkeys(("01_data", "02_text", "10_stage", "11_cascade", "12_training"), 250)
-PROSE = (
-    6  # words of prose for each line of code, or what a notebook has today; these only ever rise:
-)
-PROSE_TODAY: dict[str, float] = {}
+PROSE = 6  # words of prose for each line of code, at least
 OUTPUT, SLIDER = 150_000, 300_000  # bytes in one cell
 NOTEBOOK, ALL = 600_000, 12_000_000  # bytes in one notebook, in all of nbs/
 TEXT_LINES = 20  # of printed text in one cell
@@ -176,13 +173,7 @@ def test_a_notebook_is_a_lesson(path):
     "Enough prose for its code, and no more exported code than a lesson can carry."
     found = count_nbs.count(path)
     assert found.exported <= SHORTER.get(path.stem, EXPORTED)
-    assert found.words_per_line >= PROSE_TODAY.get(path.stem, PROSE)
-
-
-def test_a_count_of_prose_that_is_reached_is_forgotten():
-    counts = {p.stem: count_nbs.count(p).words_per_line for p in NUMBERED}
-    assert PROSE_TODAY.keys() <= counts.keys()
-    assert not {name for name in PROSE_TODAY if counts[name] >= PROSE}, "take them off the table"
+    assert found.words_per_line >= PROSE
 
 
 @pytest.mark.parametrize("path", EVERY, **by_name)
