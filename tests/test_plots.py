@@ -53,6 +53,7 @@ def test_labels_stand_beside_their_rows_and_above_their_columns():
     labels = dict(rows=["first", "second"], heads=["a", "b", "c"])
     fig = show_images(noise(6, 3, 4, 4), columns=3, **labels)
     fig.canvas.draw()
+    assert [t.get_text() for t in fig.texts] == ["first", "second"]  # from the top
     first, second = (t.get_window_extent() for t in fig.texts)
     axes = [ax.get_window_extent() for ax in fig.axes]
     for text, ax in ((first, axes[0]), (second, axes[3])):
