@@ -1,4 +1,4 @@
-"""Write the measured figures of `data/runs/*.json` into the READMEs, between their marks.
+"""Write the measured figures of `data/runs/*.json` into the READMEs and pages of the site, between their marks.
 
 python tools/measure/readme_figures.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from cards import ROOT, read_card
 
 WORDS = {  # the few words of the tables, per language
-    "README.md": dict(
+    "en": dict(
         emoji=dict(
             head="right, % (95 % interval)",
             columns=(
@@ -38,7 +38,7 @@ WORDS = {  # the few words of the tables, per language
             all="**everything**",
         ),
     ),
-    "README.zh.md": dict(
+    "zh": dict(
         emoji=dict(
             head="正确率 %（95 % 置信区间）",
             columns=("物体，32 px", "前五", "风格", "换成别的描述"),
@@ -64,6 +64,14 @@ WORDS = {  # the few words of the tables, per language
             all="**全部正确**",
         ),
     ),
+}
+
+
+FILES = {
+    "README.md": "en",
+    "README.zh.md": "zh",
+    "docs/pages/numbers.md": "en",
+    "docs/pages/odd-files.md": "en",
 }
 
 
@@ -147,9 +155,9 @@ def inputs() -> str:
     ).stdout.strip()
 
 
-def fill(name: str):
+def fill(name: str, language: str):
     "Replace what stands between marks `<!-- NAME -->` and `<!-- /NAME -->`, and numbers marked `<!-- n:NAME -->`."
-    path, numbers = ROOT / name, cost()
+    path, numbers, words = ROOT / name, cost(), WORDS[language]
     text = path.read_text(encoding="utf-8")
 
     def between(mark, new):
@@ -161,8 +169,8 @@ def fill(name: str):
         )
 
     if "<!-- emoji -->" in text:
-        text = between("emoji", "\n" + emoji(WORDS[name]) + "\n")
-    text = between("shipped", "\n" + shipped(WORDS[name]) + "\n")
+        text = between("emoji", "\n" + emoji(words) + "\n")
+    text = between("shipped", "\n" + shipped(words) + "\n")
     if "<!-- inputs -->" in text:
         text = between("inputs", "\n" + inputs() + "\n")
     for key, value in numbers.items():
@@ -171,5 +179,5 @@ def fill(name: str):
 
 
 if __name__ == "__main__":
-    for name in WORDS:
-        fill(name)
+    for name, language in FILES.items():
+        fill(name, language)

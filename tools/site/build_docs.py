@@ -46,7 +46,10 @@ TASKS = (
     *("resume", "noise", "encoder", "evaluate"),
 )
 SHORT = 3  # lines of a cell of constants that is shown
-LOOK_UP = ("commands", "faq", "glossary", "notation", "licences", "versions")
+LOOK_UP = (
+    *("commands", "numbers", "odd-files", "faq"),
+    *("glossary", "notation", "licences", "versions"),
+)
 API = "api"  # page of all names, and folder of the lessons' reference
 DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
