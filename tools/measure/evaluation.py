@@ -40,7 +40,7 @@ from imagen_nb.store.identity import digest_tensors
 CONFIG = dict(
     curve=dict(captions=128, real=1000, w=[1.0, 1.35, 2.0, 3.0, 4.0, 6.0, 10.0]),
     best=dict(captions=64, seeds=8, w=2.0),
-    levels=dict(captions=32, aug_t=[0.0, 0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2], fixed=0.05),
+    levels=dict(captions=64, aug_t=[0.0, 0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2], fixed=0.05),
     grid=dict(captions=6),
 )
 
