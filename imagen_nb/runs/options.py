@@ -14,7 +14,7 @@ __all__ = ["parser"]
 INTRO = """\
 Train Imagen cascades and draw with them.
 
-  imagen-nb sample "a small red circle to the left of a big blue square"
+  imagen-nb sample "a 3d emoji of a strawberry"
   imagen-nb train toy                        train on drawn scenes; minutes on two CPU cores
   imagen-nb data path/to/folder              look at your own pictures before training
   imagen-nb train toy --data path/to/folder  train on them
@@ -118,7 +118,7 @@ PLAN = {
     "--set path=value": "change the recipe, as in training.0.batch=256; may be repeated",
 }
 SAMPLING = {
-    "--model": "toy (default) or emoji, which ship with the package; a directory of a model or a run; a hub name",
+    "--model": "emoji (default) or toy, which ship with the package; a directory of a model or a run; a hub name",
     "--encoder DIR": "folder of the text encoder, for a model trained with one of your own",
     "--seed": "of the noise; the same seed gives the same picture (default 0)",
     "--steps": "network evaluations: one number, or one for each stage as in 16,6,4",
@@ -273,9 +273,9 @@ USES = {
     "sample": Use(
         "draw captions: a PNG for each, and grid.png with all stages",
         """\
-  imagen-nb sample "a small red circle to the left of a big blue square"
-  imagen-nb sample "a striped star on a black background" "two pink rings against white" --n 4 --w 3,1,1 --out stars
-  imagen-nb sample --model emoji "a 3d emoji of a strawberry" """,
+  imagen-nb sample "a 3d emoji of a strawberry"
+  imagen-nb sample "an octopus" "a black and white emoji of a key" --n 4 --w 3,1,1 --out some
+  imagen-nb sample --model toy "a small red circle to the left of a big blue square" """,
         SAMPLE | SAMPLING,
         DRAWS
         | dict(
@@ -287,7 +287,7 @@ USES = {
     "upscale": Use(
         "enlarge a picture with the super-resolution stages",
         """\
-  imagen-nb upscale small.png "a red circle on a gray background" """,
+  imagen-nb upscale small.png "a red apple" """,
         UPSCALE | SAMPLING,
         DRAWS | dict(image=PATH, caption=dict(type=words), out=PATH),
     ),

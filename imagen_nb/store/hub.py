@@ -16,7 +16,7 @@ from imagen_nb.store.files import as_path, assets
 
 __all__ = ["SHIPPED", "Pretrained", "find_model"]
 
-SHIPPED = ("toy", "emoji", "photo-enlarger")  # folders of `assets()`; the first is the default
+SHIPPED = ("emoji", "toy", "photo-enlarger")  # folders of `assets()`; the first is the default
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights on disk
 

@@ -14,6 +14,14 @@ CAPTIONS = (
     "a noto emoji of a strawberry",
     "a flat emoji of a strawberry",
     "a black and white emoji of a strawberry",
+    "a flat emoji of a watermelon",
+    "a 3d emoji of a red apple",
+    "a 3d emoji of a tulip",
+    "a flat emoji of an avocado",
+    "a noto emoji of a cactus",
+    "a flat emoji of a guitar",
+    "a black and white emoji of a bicycle",
+    "a noto emoji of a sunflower",
 )
 
 
