@@ -18,7 +18,6 @@ HERE = Path(__file__).resolve().parent
 QUESTIONS = HERE.parents[1] / "tests" / "data" / "questions.json"
 FIRST = 3
 AWAITED = {  # what a page still has to say; a question that finds its page is taken off
-    "human evaluation and DrawBench prompts": "chapter 14, which is not written yet",
     "super resolution network output is blurry or noisy": "chapter 11 in these words",
 }
 
