@@ -47,8 +47,8 @@ FAULTS = [
     (
         "a hook that stays after a drawing",
         "diagrams",
-        "            hook.remove()\n    return found\n",
-        "            pass\n    return found\n",
+        "            run(*inputs)\n    finally:\n        for hook in hooks:\n            hook.remove()\n",
+        "            run(*inputs)\n    finally:\n        for hook in hooks:\n            pass\n",
         "test_diagrams.py::test_looking_leaves_nothing_behind",
     ),
     (

@@ -626,7 +626,7 @@ def test_other_sizes_and_levels(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.glob("*-*.png")) == [
         f"{name}-seed{k}.png" for name in ("a-red-circle", "two-blue-stars") for k in (0, 1)
     ]
-    assert {Image.open(p).size for p in tmp_path.glob("*-*.png")} == {(192, 128)}
+    assert {Image.open(p).size for p in tmp_path.glob("*-*.png")} == {(96, 64)}
     pixels = {Image.open(p).tobytes() for p in tmp_path.glob("*-*.png")}
     assert (
         len(pixels) == 4

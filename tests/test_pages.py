@@ -111,7 +111,7 @@ def test_the_reference_of_commands_is_the_parsers():
         for action in own._actions:
             for option in action.option_strings:
                 assert isinstance(action, argparse._HelpAction) or f"`{option}" in section, option
-    assert "| `--n N` | `1` |" in text and "| `--model MODEL` | `toy` |" in text
+    assert "| `--n N` | `1` |" in text and "| `--model MODEL` | `emoji` |" in text
     assert "| `--seed SEED` | `0` | of weights and draws |" in text
     assert "| `--validate-every N` | 1 % of the time |" in text
     assert "(default 200); with --data: share" in text  # two defaults stay where they are told

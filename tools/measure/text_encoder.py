@@ -44,9 +44,13 @@ from imagen_nb.unet import Conditioner
 sys.path.insert(0, str(ROOT / "tools" / "make"))
 from judge import read_rows
 
-STEPS, BATCH, WIDTH = 300, 48, 48  # 14,400 samples
-AGAIN = 3  # noise seeds for each held-out caption
-SIDE = 16  # of the renders that samples are compared with, pixels
+CONFIG = dict(
+    steps=300,
+    batch=48,
+    width=48,  # of the U-Net
+    again=3,  # noise seeds for each held-out caption
+    render=16,  # pixels of the renders that samples are compared with
+)
 
 
 # ---------------------------------------------------------------- what is drawn
@@ -105,7 +109,7 @@ class Emojis:
             if thing in by_thing
         ]
         with_caption = [row | dict(caption=row["text"][0]) for row in seen]
-        again = [row | dict(caption=row["text"][0]) for row in held for _ in range(AGAIN)]
+        again = [row | dict(caption=row["text"][0]) for row in held for _ in range(CONFIG["again"])]
         return {"trained": with_caption, "held out": again, "words": words}
 
 
@@ -270,7 +274,7 @@ class Arm:
     def stage(self) -> Stage:
         "Untrained, without layers over the words."
         base = emoji().stages[0]
-        dim = WIDTHS.get(self.name, WIDTH)
+        dim = WIDTHS.get(self.name, CONFIG["width"])
         network = replace(base.network, dim=dim, text_dim=self.text.width, text_depth=0)
         torch.manual_seed(self.seed)
         stage = Stage(replace(base, network=network))
@@ -278,7 +282,13 @@ class Arm:
         return stage
 
     def trained(self) -> Stage:
-        how = replace(emoji().training[0], steps=STEPS, batch=BATCH, decay="cosine", seed=self.seed)
+        how = replace(
+            emoji().training[0],
+            steps=CONFIG["steps"],
+            batch=CONFIG["batch"],
+            decay="cosine",
+            seed=self.seed,
+        )
         watch = Execution(validate_every=0, sample_every=0, progress=False)
         fit = Trainer(
             self.stage, self.emojis, self.text, how, self.folder / "run", execution=watch
@@ -339,7 +349,7 @@ class Scorer:
 
     @staticmethod
     def small(images: Tensor) -> Tensor:
-        return resize(images, SIDE).flatten(1)
+        return resize(images, CONFIG["render"]).flatten(1)
 
     def marks(self, images: Tensor, asked: list[dict]) -> dict[str, list[bool]]:
         "What is right about each picture."
@@ -434,12 +444,13 @@ def main():
         things=len(emojis.world.objects),
         pictures=len(emojis),
         captions=len(emojis.captions()),
-        samples=STEPS * BATCH,
+        samples=CONFIG["steps"] * CONFIG["batch"],
     )
     write_card(
         RUNS / "experiment-text_encoder.json",
         "what a base draws, by who reads its captions: shares with 95 % Wilson intervals",
         "python tools/measure/text_encoder.py EMOJI_SET, then with --card",
+        config=CONFIG,
         data=counts,
         reference=reference(scorer),
         arms={name: scored(scorer, row) for name, row in arms.items()},
