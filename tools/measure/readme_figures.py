@@ -121,8 +121,8 @@ def emoji(words: dict) -> str:
 
 def cost() -> dict:
     "Numbers of the sentences around the tables."
-    stages, speed = read_card("toy-full")["seeds"][0]["stages"], read_card("sampling")
-    toy = read_card("toy")["seeds"]
+    stages, speed = read_card("toy-full")["seeds"][0]["stages"], read_card("sampling-toy")
+    toy, door = read_card("toy")["seeds"], read_card("sampling-emoji")
     shares = [100 * run["scores"][size]["all"]["all"]["share"] for run in toy for size in ("512",)]
     minutes = sorted(seconds / 60 for seconds in read_card("toy")["two_processes"]["seconds"])
     own = [stage for run in read_card("symbols")["seeds"] for stage in run["stages"].values()]
@@ -133,10 +133,10 @@ def cost() -> dict:
         parameters=f"{sum(speed['parameters']) / 1e6:.1f}",
         device=speed["device"],
         torch=speed["torch"],
-        command=f"{speed['command_seconds']['median']:.0f}",
+        command=f"{door['command_seconds']['median']:.0f}",
         one=f"{speed['one_caption']['median']:.1f}",
         four=f"{speed['four_captions']['median']:.1f}",
-        memory=f"{speed['command_memory_gib']:.1f}",
+        memory=f"{door['command_memory_gib']:.1f}",
         toy_low=f"{min(shares):.0f}",
         toy_high=f"{max(shares):.0f}",
         toy_minutes=f"{minutes[0]:.0f}–{minutes[-1]:.0f}",

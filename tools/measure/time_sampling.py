@@ -1,6 +1,6 @@
-"""Seconds and memory of drawing with the weights that ship, into `data/runs/sampling.json`.
+"""Seconds and memory of drawing with weights that ship, into `data/runs/sampling-NAME.json`.
 
-    python tools/measure/time_sampling.py
+    python tools/measure/time_sampling.py emoji       # or toy
 
 The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
 """
@@ -17,12 +17,20 @@ from cards import RUNS, device_name, write_card
 
 from imagen_nb.cascade import Imagen
 
-CAPTIONS = [
-    "a small red circle to the left of a big blue square on a white background",
-    "four striped purple stars against black",
-    "a big shaded green ring on a gray background",
-    "a small pink cross above a big yellow triangle with a white background",
-]
+CAPTIONS = {
+    "emoji": [
+        "a 3d emoji of a strawberry",
+        "a flat emoji of a tiger",
+        "a noto emoji of a cactus",
+        "a black and white emoji of a bicycle",
+    ],
+    "toy": [
+        "a small red circle to the left of a big blue square on a white background",
+        "four striped purple stars against black",
+        "a big shaded green ring on a gray background",
+        "a small pink cross above a big yellow triangle with a white background",
+    ],
+}
 
 
 def seconds(work, n: int) -> list[float]:
@@ -46,20 +54,22 @@ def summary(values: list[float], captions: int) -> dict:
     )
 
 
-def main():
+def main(name: str = "emoji"):
+    captions = CAPTIONS[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "imagen_nb.cli", "sample", CAPTIONS[0], "--out", folder]
+        command = [sys.executable, "-m", "imagen_nb.cli", "sample", captions[0]]
+        command += ["--model", name, "--out", folder]
         whole = seconds(lambda: subprocess.run(command, check=True, capture_output=True), 5)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    imagen = Imagen.from_pretrained("toy").to(device)
-    imagen.sample(CAPTIONS[:1])
-    one = seconds(lambda: imagen.sample(CAPTIONS[:1]), 5)
-    four = seconds(lambda: imagen.sample(CAPTIONS), 5)
+    imagen = Imagen.from_pretrained(name).to(device)
+    imagen.sample(captions[:1])
+    one = seconds(lambda: imagen.sample(captions[:1]), 5)
+    four = seconds(lambda: imagen.sample(captions), 5)
     write_card(
-        RUNS / "sampling.json",
-        "imagen-nb sample, 32 -> 128 -> 512 px",
-        "python tools/measure/time_sampling.py",
+        RUNS / f"sampling-{name}.json",
+        f"imagen-nb sample, {' -> '.join(str(o.config.size) for o in imagen.stages)} px",
+        f"python tools/measure/time_sampling.py {name}",
         device=device_name(device),
         parameters=[sum(p.numel() for p in o.network.parameters()) for o in imagen.stages],
         command_seconds=summary(whole, 1),
@@ -70,4 +80,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
