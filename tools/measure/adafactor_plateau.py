@@ -46,7 +46,9 @@ SHORT = [
     for name in ("adafactor", "adafactor_unscaled", "adam")
     for lr in (1e-4, 1e-3, 1e-2)
 ]
-LONG = [("adafactor", 1e-3, 3000), ("adafactor", 1e-4, 3000), ("adafactor_unscaled", 1e-4, 3000)]
+LONG = [
+    (name, lr, 3000) for name in ("adafactor", "adafactor_unscaled") for lr in (1e-4, 1e-3, 1e-2)
+]
 
 
 def settings(name: str, lr: float, steps: int) -> TrainConfig:
@@ -98,7 +100,7 @@ def main():
     curves = json.loads(OUT.read_text())["curves"] if OUT.exists() else []
     done = {(c["optimizer"], c["lr"], c["steps"]) for c in curves}
     with tempfile.TemporaryDirectory() as folder:
-        seen = samples(settings(*LONG[0]), Path(folder))
+        seen = samples(settings(*LONG[1]), Path(folder))
         batches = list(seen.batches(0))
     for which in (o for o in SHORT + LONG if o not in done):
         curves.append(curve(settings(*which), batches))
@@ -109,7 +111,7 @@ def main():
             f" weights that start at zero; means over {POINTS} equal parts of a run, seed 0",
             "python tools/measure/adafactor_plateau.py",
             stage=config_to_dict(TINY),
-            train=config_to_dict(settings(*LONG[0])),
+            train=config_to_dict(settings(*LONG[1])),
             points=POINTS,
             curves=curves,
         )

@@ -5,13 +5,15 @@ or how the tokens enter it (pooled, or as words; with LayerNorm, or without). No
 layers over words (`text_depth=0`), so that order and grammar come from the frozen reader or from nowhere. The set
 is the things for which a word was kept from every training caption (`emoji_words`). What each arm draws is scored by
 the judge among these things, and by the nearest real render. An arm that is done is not trained again; a run that
-was stopped goes on. `--card` writes `data/runs/experiment-text_encoder.json` from what is there.
+was stopped goes on. `--card` writes `data/runs/experiment-text_encoder.json` from what is there; arms and seeds whose
+pictures are gone stay in the card as they were.
 
     --arm NAME --seed K    this arm alone
     --t5 FOLDER            our own T5 of several sizes, as `tools/make/gloss_t5.py` writes them
 """
 
 import argparse
+import json
 import random
 import sys
 import time
@@ -366,10 +368,10 @@ class Scorer:
         )
 
 
-def interval(marks: list[bool]) -> dict:
+def interval(right: int, n: int) -> dict:
     "Share with its Wilson interval."
-    low, high = wilson(sum(marks), len(marks))
-    return dict(share=sum(marks) / len(marks), low=low, high=high, n=len(marks))
+    low, high = wilson(right, n)
+    return dict(share=right / n, low=low, high=high, n=n)
 
 
 def rounded(value):
@@ -379,18 +381,30 @@ def rounded(value):
     return round(value, 4) if isinstance(value, float) else value
 
 
-def scored(scorer: Scorer, arms: list[Arm]) -> dict:
-    "All seeds of one arm, together and apart."
-    asked, found = scorer.emojis.asked(), [arm.done() for arm in arms]
-    out = {k: found[0][k] for k in ("parameters", "gflops", "width")}
-    out |= dict(seeds=len(arms), cpu_seconds=[o["cpu_seconds"] for o in found])
+def scored(scorer: Scorer, arms: list[Arm], kept: dict | None) -> dict:
+    "All seeds of one arm, together and apart; those whose pictures are gone as the card has `kept` them."
+    asked, found = scorer.emojis.asked(), {arm.seed: arm.done() for arm in arms}
+    gone = [k for k in range(kept["seeds"] if kept else 0) if k not in found]
+    seeds = sorted([*gone, *found])
+    first = next(iter(found.values()))
+    out = {k: first[k] for k in ("parameters", "gflops", "width")} | dict(seeds=len(seeds))
+    out["cpu_seconds"] = [
+        found[k]["cpu_seconds"] if k in found else kept["cpu_seconds"][k] for k in seeds
+    ]
     for part, rows in asked.items():
-        marks = [scorer.marks(o["pictures"][part.replace(" ", "_")], rows) for o in found]
-        out[part] = {
-            kind: interval([x for m in marks for x in m[kind]])
-            | dict(by_seed=[round(sum(m[kind]) / len(rows), 4) for m in marks])
-            for kind in marks[0]
-        }
+        key = part.replace(" ", "_")
+        marks = {k: scorer.marks(o["pictures"][key], rows) for k, o in found.items()}
+        out[part] = {}
+        for kind in next(iter(marks.values())):
+            right = [
+                sum(marks[k][kind])
+                if k in marks
+                else round(kept[part][kind]["by_seed"][k] * len(rows))
+                for k in seeds
+            ]
+            out[part][kind] = interval(sum(right), len(rows) * len(seeds)) | dict(
+                by_seed=[round(n / len(rows), 4) for n in right]
+            )
     return rounded(out)
 
 
@@ -399,7 +413,9 @@ def reference(scorer: Scorer) -> dict:
     rows = scorer.emojis.all
     marks = scorer.marks(torch.stack([scorer.emojis.render(row) for row in rows]), rows)
     chance = dict(object=1 / len(scorer.emojis.world.objects), style=0.25)
-    return rounded(dict(renders={k: interval(v) for k, v in marks.items()}, chance=chance))
+    return rounded(
+        dict(renders={k: interval(sum(v), len(v)) for k, v in marks.items()}, chance=chance)
+    )
 
 
 GRID = ["english", "words shuffled", "word vectors", "untrained", "toy T5", "judge"]
@@ -424,6 +440,7 @@ def main():
     p.add_argument("data", type=Path, help="folder that `make_emoji` wrote")
     p.add_argument("--work", type=Path, default=ROOT / "runs" / "text-encoder")
     p.add_argument("--arm", help="this one alone")
+    p.add_argument("--seed", type=int, help="this one alone")
     p.add_argument("--seeds", type=int, default=2)
     p.add_argument("--t5", type=Path, help="folder of our own T5s")
     p.add_argument("--card", action="store_true", help="write the card from arms that are done")
@@ -431,12 +448,15 @@ def main():
     torch.set_num_threads(1)
     emojis = Emojis(args.data)
     names = [args.arm] if args.arm else [*readers(args.t5)]
-    arms = {n: [Arm(n, k, emojis, args.work, args.t5) for k in range(args.seeds)] for n in names}
+    seeds = range(args.seeds) if args.seed is None else [args.seed]
+    arms = {n: [Arm(n, k, emojis, args.work, args.t5) for k in seeds] for n in names}
     if not args.card:
-        for k in range(args.seeds):
+        for k in seeds:
             for name in names:
-                arms[name][k].done()
+                Arm(name, k, emojis, args.work, args.t5).done()
         return
+    out = RUNS / "experiment-text_encoder.json"
+    kept = json.loads(out.read_text(encoding="utf-8"))["arms"] if out.exists() else {}
     arms = {n: [a for a in row if (a.folder / "drawn").exists()] for n, row in arms.items()}
     arms = {n: row for n, row in arms.items() if row}
     scorer = Scorer(emojis)
@@ -447,13 +467,13 @@ def main():
         samples=CONFIG["steps"] * CONFIG["batch"],
     )
     write_card(
-        RUNS / "experiment-text_encoder.json",
+        out,
         "what a base draws, by who reads its captions: shares with 95 % Wilson intervals",
         "python tools/measure/text_encoder.py EMOJI_SET, then with --card",
         config=CONFIG,
         data=counts,
         reference=reference(scorer),
-        arms={name: scored(scorer, row) for name, row in arms.items()},
+        arms=kept | {name: scored(scorer, row, kept.get(name)) for name, row in arms.items()},
     )
     grid(scorer, arms, args.work / "grid.png")
 
