@@ -159,6 +159,10 @@ class World:
         return Renders(self.folder, self.asked, 128)
 
     @cached_property
+    def held_back_small(self) -> Renders:
+        return Renders(self.folder, [r for r in self.emojis.all if r["split"] == "test"], 32)
+
+    @cached_property
     def real(self) -> Renders:
         return Renders(self.folder, self.train[-CONFIG["enlarger"]["real"] :], 128)
 
@@ -207,7 +211,7 @@ class Arm:
         stage, world = Stage(STAGES[self.name]), self.world
         data = world.emojis if self.is_base else world.renders
         watch = Execution(validate_every=CONFIG["validate_every"], sample_every=0, progress=False)
-        valid = None if self.is_base else world.held_back
+        valid = world.held_back_small if self.is_base else world.held_back
         how = training(self.name, self.seed)
         return Trainer(stage, data, world.text, how, self.folder / "run", valid, watch).fit()
 
@@ -293,6 +297,26 @@ class Scorer:
         apart = [round(far(drawn[:, k], torch.arange(len(drawn))), 4) for k in range(len(seeds))]
         return jackknife(partial(far, drawn), len(drawn)) | dict(by_seed=apart)
 
+    def contrast(self, first: "Setting", second: "Setting") -> dict:
+        "Distance and match of the first minus those of the second, the same captions left out of both."
+        drawn = [[arm.enlarged(**o.how) for arm in o.arms] for o in (first, second)]
+        patches = [torch.stack([self.patches(o) for o in row], 1) for row in drawn]
+
+        def further(kept: Tensor) -> float:
+            far = [frechet_distance(self.real, o[kept].flatten(0, -2)) for o in patches]
+            return far[0] - far[1]
+
+        scores = [
+            torch.stack([self.judge.score(o, self.world.captions) for o in row]).mean(0)
+            for row in drawn
+        ]
+        return dict(
+            first=first.name,
+            second=second.name,
+            frechet=jackknife(further, len(self.world.captions)),
+            match=bootstrap_mean(100 * (scores[0] - scores[1])),
+        )
+
     def match(self, seeds: list[Tensor]) -> dict:
         "100 times the cosine of picture and caption, mean over captions."
         scores = torch.stack([self.judge.score(o, self.world.captions) for o in seeds]).mean(0)
@@ -302,6 +326,24 @@ class Scorer:
         "One setting of one arm."
         drawn = [arm.enlarged(**setting) for arm in arms]
         return dict(**setting, frechet=self.distance(drawn), match=self.match(drawn))
+
+
+@dataclass
+class Setting:
+    "One setting of one arm, by name."
+
+    arms: list[Arm]
+    how: dict
+
+    @property
+    def name(self) -> str:
+        return f"{self.arms[0].name}, aug_t {self.how['aug_t']:g}, w {self.how['w']:g}"
+
+
+def contrasts(scorer: Scorer, arms: dict[str, list[Arm]], pairs: list) -> list[dict]:
+    "Pairs of (arm, aug_t, w)."
+    one = [[Setting(arms[name], dict(aug_t=a, w=w)) for name, a, w in pair] for pair in pairs]
+    return [scorer.contrast(*pair) for pair in one]
 
 
 def settings(name: str) -> Iterable[dict]:
@@ -324,7 +366,16 @@ def shared(arms: dict[str, list[Arm]]) -> dict:
 def augmentation(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
     "Every level of noise and every w; and the same from real small pictures, where no mistake is to be mended."
     small = resize(scorer.world.small, 128)
+    none, some, every = ARMS["augmentation"]
+    pairs = [((none, 0.0, 1.0), (arm, 0.1, 1.0)) for arm in (some, every)]
+    pairs += [((arm, a, 1.0), (arm, 0.0, 1.0)) for arm in (some, every) for a in (0.1, 0.2, 0.4)]
+    pairs += [
+        ((arm, a, 1.0), (arm, a, w))
+        for arm, a in ((none, 0.0), (some, 0.1), (every, 0.1))
+        for w in (2.0, 4.0, 8.0)
+    ]
     return dict(
+        contrasts=contrasts(scorer, arms, pairs),
         small=dict(frechet=scorer.distance([small]), match=scorer.match([small])),
         sweep={
             name: [scorer.of(row, **setting) for setting in settings(name)]
@@ -338,21 +389,37 @@ def augmentation(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
 
 def words(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
     "Each arm at each w."
+    told, *others = ARMS["words"]
+    pairs = [((arm, 0.1, 1.0), (told, 0.1, 1.0)) for arm in others]
+    pairs += [((others[0], 0.1, w), (told, 0.1, w)) for w in CONFIG["sweep"]["w"][1:]]
     return dict(
+        contrasts=contrasts(scorer, arms, pairs),
         drawn={
             name: [
                 scorer.of(row, aug_t=0.1, w=w)
                 for w in (CONFIG["sweep"]["w"] if name != "no text" else [1.0])
             ]
             for name, row in arms.items()
-        }
+        },
     )
+
+
+def least(arms: dict[str, list[Arm]], begins: str) -> str:
+    "Of the rates of one optimizer, that with the lowest loss on pictures held back: seed 0, at the end."
+    names = [name for name in arms if name.startswith(f"{begins} ")]
+    return min(names, key=lambda name: arms[name][0].done()["curve"][-1][1])
 
 
 def optimizers(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
     "What the enlargers draw; of the bases the loss says enough."
     rows = {name: row for name, row in arms.items() if not row[0].is_base}
-    return dict(drawn={name: scorer.of(row, aug_t=0.1, w=1.0) for name, row in rows.items()})
+    best = {o: least(arms, f"enlarger, {o}") for o in ("adafactor", "adam")}
+    pairs = [[(best[o], 0.1, 1.0) for o in best]]
+    return dict(
+        best=best | {f"base, {o}": least(arms, f"base, {o}") for o in best},
+        contrasts=contrasts(scorer, arms, pairs),
+        drawn={name: scorer.of(row, aug_t=0.1, w=1.0) for name, row in rows.items()},
+    )
 
 
 def picture(scorer: Scorer, arms: dict[str, list[Arm]], path: Path):
@@ -367,6 +434,21 @@ def picture(scorer: Scorer, arms: dict[str, list[Arm]], path: Path):
     save_picture(fig, path)
 
 
+def trained(world: World, names: list[str], seeds: list[int]) -> dict[str, list[Arm]]:
+    "Every arm; of the rates of one optimizer only the best has more than one seed."
+    arms = {name: [Arm(name, seeds[0], world)] for name in names}
+    for (first,) in arms.values():
+        first.done()
+    tried = {f"{stage}, {o}" for stage in ("enlarger", "base") for o in ("adafactor", "adam")}
+    best = {least(arms, o) for o in tried if any(name.startswith(o) for name in names)}
+    for name, row in arms.items():
+        if name in best or not any(name.startswith(o) for o in tried):
+            row += [Arm(name, seed, world) for seed in seeds[1:]]
+        for arm in row:
+            arm.done()
+    return arms
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path, help="folder that `imagen-nb emoji` wrote")
@@ -379,12 +461,13 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     world = World(args.data, args.work)
     seeds = [0, 1] if args.seed is None else [args.seed]
-    if not args.card:
-        names = [args.arm] if args.arm else list(STAGES)
-        for seed, name in product(seeds, names):
-            Arm(name, seed, world).done()
+    if args.arm:
+        for seed in seeds:
+            Arm(args.arm, seed, world).done()
         return
-    arms = {name: [Arm(name, seed, world) for seed in seeds] for name in ARMS[args.card]}
+    arms = trained(world, ARMS[args.card] if args.card else list(STAGES), seeds)
+    if not args.card:
+        return
     scorer = Scorer(world)
     found = {"augmentation": augmentation, "words": words, "optimizers": optimizers}[args.card](
         scorer, arms
