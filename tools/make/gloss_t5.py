@@ -70,7 +70,7 @@ def make_model(vocab: int, width: int, layers: int):
     "A T5 v1.1 with one layer in its decoder, so that knowledge must be in the encoder."
     from transformers import T5Config, T5ForConditionalGeneration
 
-    return T5ForConditionalGeneration(
+    model = T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocab,
             d_model=width,
@@ -87,6 +87,10 @@ def make_model(vocab: int, width: int, layers: int):
             decoder_start_token_id=0,
         )
     )
+    torch.nn.init.normal_(
+        model.lm_head.weight, std=width**-0.5
+    )  # logits of about 1; 1 makes them sqrt(width)
+    return model
 
 
 def train(model, data, steps: int, lr: float) -> list[float]:

@@ -426,6 +426,8 @@ def grid(scorer: Scorer, arms: dict[str, list[Arm]], path: Path):
     asked = scorer.emojis.asked()
     shown = [("trained", i) for i in (0, 20, 40, 60)] + [("words", i) for i in (0, 20, 40, 60)]
     names = [name for name in GRID if name in arms]
+    if not names:
+        return  # their pictures are gone, and the grid that ships is of them
     tiles, labels = [], []
     for name in names:
         pictures = arms[name][0].done()["pictures"]

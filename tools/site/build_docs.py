@@ -47,7 +47,7 @@ TASKS = (
 )
 SHORT = 3  # lines of a cell of constants that is shown
 LOOK_UP = (
-    *("commands", "numbers", "odd-files", "faq"),
+    *("commands", "numbers", "claims", "odd-files", "faq"),
     *("glossary", "notation", "licences", "versions"),
 )
 API = "api"  # page of all names, and folder of the lessons' reference

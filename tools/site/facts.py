@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from claims import judged, section, summary
+
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = re.compile(r"\{\{(\w+)( [^{}]*)?\}\}")
 COMMAND_LINE = "imagen-nb"
@@ -95,6 +97,20 @@ def scores(root: Path) -> str:
                 share = f"{100 * o['share']:.1f} ({100 * o['low']:.0f}–{100 * o['high']:.0f})"
                 rows.append([f"`{name}`", seed["seed"], f"{o['n']} of {size} px", share])
     return table(rows)
+
+
+def claims(root: Path) -> str:
+    "The paper's findings beside ours: a table, then a section for each."
+    rows = judged(lambda name: read_card(root, name))
+    parts = [section(k, *row) for k, row in enumerate(rows, 1)]
+    return "\n\n".join([table(summary(rows)), *parts])
+
+
+def decided(root: Path) -> str:
+    "How many of the findings have a verdict, and how many of those agree."
+    verdicts = [found.verdict for _, found in judged(lambda name: read_card(root, name))]
+    told = {word: verdicts.count(word) for word in ("agrees", "differs", "undecided")}
+    return f"{told['agrees']} agree, {told['differs']} differ, {told['undecided']} are undecided"
 
 
 def guards(root: Path) -> str:
@@ -272,6 +288,6 @@ def sentence(text: str) -> str:
 
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, guards, include, transcript, packages, setting)
+    for f in (card, runs, scores, claims, decided, guards, include, transcript, packages, setting)
     + (recipes, plans, peak, share, commands, help)
 }
