@@ -93,4 +93,4 @@ def test_one_seed_decides_nothing():
         arm["seeds"] = 1
     assert claims.text_kind(card).verdict == "undecided"
     claim = next(c for c in CLAIMS if c.look is claims.text_kind)
-    assert "**Here**: undecided." in section(2, claim, claims.text_kind(card))
+    assert "**Here**: **undecided**." in section(2, claim, claims.text_kind(card))
