@@ -483,7 +483,8 @@ def section(k: int, claim: Claim, found: Found) -> str:
     if d := found.difference:
         lines += [
             f"The difference is {d}, where positive is the paper's finding."
-            f" A difference below {d.least} could not have been seen. \n\nSeeds or rounds: {found.seeds}. Cost: {found.cost}.",
+            f" A difference below {d.least} could not have been seen.",
+            f"Seeds or rounds: {found.seeds}. Cost: {found.cost}.",
         ]
     if found.limits:
         lines.append(found.limits)
