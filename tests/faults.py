@@ -1731,7 +1731,14 @@ def plant(folder: Path, module: str, right: str, wrong: str):
     "Write the wrong text into a copy."
     file = folder / path_of(module)
     text = file.read_text(encoding="utf-8")
-    file.write_text(loose(right).sub(lambda _: wrong.strip(), text), encoding="utf-8")
+    write(file, loose(right).sub(lambda _: wrong.strip(), text).encode())
+
+
+def write(file: Path, text: bytes):
+    "Another text of a module; what was compiled of the one before goes, whatever its time says."
+    for old in file.parent.glob(f"__pycache__/{file.stem}.*"):
+        old.unlink()
+    file.write_bytes(text)
 
 
 def copy_tree(folder: Path):
@@ -1754,7 +1761,7 @@ def warm_up():
 
 
 def run_tests(folder: Path, *what: str) -> tuple[int, str]:
-    "Exit code of pytest in a process of its own, and the first test that failed."
+    "Exit code of pytest in a process of its own, without plugins, and the first test that failed."
     log = folder / "tests.log"
     if not (child := os.fork()):
         os.chdir(folder)
@@ -1775,6 +1782,14 @@ def run_tests(folder: Path, *what: str) -> tuple[int, str]:
     return code, failed[0] if failed else f"exit {code}"
 
 
+def check_sound(chosen: list, folder: Path):
+    "A test that fails without any fault catches nothing."
+    named = dict.fromkeys(f"tests/{test}" for *_, test in chosen)
+    code, where = run_tests(folder, *named)
+    if code:
+        raise SystemExit(f"faults.py: fails where nothing is planted: {where}")
+
+
 def is_caught(fault, folder: Path) -> tuple[bool, str]:
     "By its test, or by another one of the same file."
     what, module, right, wrong, test = fault
@@ -1788,7 +1803,7 @@ def is_caught(fault, folder: Path) -> tuple[bool, str]:
             code, where = run_tests(folder, f"tests/{test.partition('::')[0]}", "-m", "not slow")
             where = f"NOT BY ITS OWN TEST, {where}"
     finally:
-        file.write_bytes(sound)
+        write(file, sound)
     return code == 1, where  # 2 and more: interrupted, or no such test
 
 
@@ -1797,20 +1812,21 @@ def main(names: list[str]) -> int:
         raise SystemExit("faults.py: no longer there:\n  " + "\n  ".join(gone))
     if bare := modules() - {f[1] for f in FAULTS}:
         raise SystemExit(f"faults.py: no fault is planted in {', '.join(sorted(bare))}")
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", CUDA_VISIBLE_DEVICES="")
-    sys.dont_write_bytecode = True
+    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     chosen = [f for f in FAULTS if not names or any(n in f[0] or n == f[1] for n in names)]
     warm_up()
     caught = 0
     with tempfile.TemporaryDirectory() as place:
         copy_tree(Path(place))
+        check_sound(chosen, Path(place))
         for fault in chosen:
             since = time.monotonic()
             found, where = is_caught(fault, Path(place))
             caught, took = caught + found, time.monotonic() - since
             verdict = "caught" if found else "MISSED"
             print(f"{verdict}  {took:5.1f} s  {fault[0]} ({fault[1]})  {where}", flush=True)
-    print(f"{caught} of {len(chosen)} caught")
+    print(f"{caught} caught, {len(chosen) - caught} missed")
     return caught != len(chosen)
 
 
