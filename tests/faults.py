@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.util import cache_from_source
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +151,20 @@ FAULTS = [
         "test_drawbench.py::test_published_prompts_from_lines_and_from_the_hub",
     ),
     (
+        "a prompt that is there twice is drawn twice",
+        "lab.prompts",
+        "dict.fromkeys(pairs)",
+        "pairs",
+        "test_drawbench.py::test_published_prompts_from_a_table",
+    ),
+    (
+        "a mark of byte order in the name of a column",
+        "lab.prompts",
+        'encoding="utf-8-sig"',
+        'encoding="utf-8"',
+        "test_drawbench.py::test_published_prompts_from_a_table",
+    ),
+    (
         "the first set is always A's",
         "lab.rating",
         "            owners.reverse()",
@@ -183,6 +198,20 @@ FAULTS = [
         "if before.get(name) != request[name]:",
         "if name not in before:",
         "test_drawbench.py::test_a_picture_is_made_once",
+    ),
+    (
+        "fewer pictures asked for, and some are lost",
+        "runs.drawbench",
+        'n = max(before["n"], request["n"])',
+        'n = request["n"]',
+        "test_drawbench.py::test_a_picture_is_made_once",
+    ),
+    (
+        "pictures of two prompts compared",
+        "runs.drawbench",
+        "for where, place in ((a, k), (b, other))",
+        "for where, place in ((a, k), (b, k))",
+        "test_drawbench.py::test_pictures_of_one_prompt_are_compared",
     ),
     (
         "EDM's sigma of the whole log-SNR",
@@ -542,6 +571,13 @@ FAULTS = [
         "        _quietly(judge.image_features),\n",
         "        _quietly(judge.image_vectors),\n",
         "test_evaluate.py::test_the_judge_as_an_extractor_is_the_judge",
+    ),
+    (
+        "captions longer than CLIP can read",
+        "lab.extractors",
+        "truncation=True",
+        "truncation=False",
+        "test_evaluate.py::test_a_clip_of_transformers_is_asked_as_it_asks_itself",
     ),
     (
         "what is there is drawn again in other parts",
@@ -1074,6 +1110,13 @@ FAULTS = [
         'int(env.get("SLURM_STEP_NUM_TASKS", 1)) < 2',
         'int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", 1))) < 2',
         "test_team.py::test_others_are_left_alone",
+    ),
+    (
+        "the others train on where the first could not read the captions",
+        "runs.team",
+        "if state == 2:",
+        "if state == 3:",
+        "test_team.py::test_one_prepares_and_all_know[fail-None]",
     ),
     (
         "more processes than GPUs fall to the CPU",
@@ -1736,8 +1779,7 @@ def plant(folder: Path, module: str, right: str, wrong: str):
 
 def write(file: Path, text: bytes):
     "Another text of a module; what was compiled of the one before goes, whatever its time says."
-    for old in file.parent.glob(f"__pycache__/{file.stem}.*"):
-        old.unlink()
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
     file.write_bytes(text)
 
 
