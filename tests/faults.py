@@ -109,6 +109,13 @@ FAULTS = [
         "test_diffusion.py::test_linear_is_the_limit_of_the_thousand_steps",
     ),
     (
+        "limits of the linear schedule swapped",
+        "diffusion",
+        ".clamp(-hi, -lo)",
+        ".clamp(lo, hi)",
+        "test_diffusion.py::test_schedules_fall_and_are_cut",
+    ),
+    (
         "an atom is satisfied by any thing of its colour",
         "drawbench",
         "if wanted <= {o.shape, o.colour, o.size, o.fill}",
@@ -524,6 +531,13 @@ FAULTS = [
         "test_validation.py::test_nothing_is_dropped_while_validating",
     ),
     (
+        "an interval of the text's gain that is too narrow",
+        "engine.validation",
+        "1.96 * gain.std().item() / n**0.5",
+        "1.96 * gain.std().item() / n",
+        "test_validation.py::test_a_network_that_reads_gains",
+    ),
+    (
         "distance without means",
         "evaluation",
         "return ((a.mean(0) - b.mean(0)).square().sum() + spread).item()",
@@ -592,6 +606,13 @@ FAULTS = [
         "parts[share[0] :: share[1]]",
         "parts",
         "test_evaluate.py::test_shares_draw_what_one_process_draws",
+    ),
+    (
+        "a stage that was never trained is evaluated",
+        "runs.evaluate",
+        "[o.config.size for o in imagen.stages if o.is_trained]",
+        "[o.config.size for o in imagen.stages]",
+        "test_evaluate.py::test_the_stage_of_the_protocols_size_is_the_last_to_draw",
     ),
     (
         "vectors of one extractor are taken for another's",
@@ -1154,6 +1175,13 @@ FAULTS = [
         "test_plan.py::test_what_is_learned_is_exact",
     ),
     (
+        "a plan that leaves nothing to the driver",
+        "runs.plan",
+        "GPUS[self.gpu].memory * GIB * (1 - FREE)",
+        "GPUS[self.gpu].memory * GIB",
+        "test_plan.py::test_the_largest_batch_fits_and_one_more_does_not",
+    ),
+    (
         "the shortcut of a block is not counted",
         "engine.sketch",
         "s.multiply(block.shortcut.weight, x)",
@@ -1196,6 +1224,13 @@ FAULTS = [
         "test_paths.py::test_pictures_bear_the_names_of_their_captions",
     ),
     (
+        "the score of what training never showed is that of all",
+        "runs.results",
+        'unseen = [answers for answers, r in zip(right, rows) if r["held_out"]]',
+        "unseen = [answers for answers, r in zip(right, rows)]",
+        "test_cli.py::test_a_run_on_drawn_scenes",
+    ),
+    (
         "a stage that has not begun is bound",
         "runs.run",
         "[was if has_begun(f) else now for f, was, now in pairs]",
@@ -1208,6 +1243,13 @@ FAULTS = [
         "torch.manual_seed(training.seed)",
         "torch.seed()",
         "test_fields.py::test_a_field_is_read[Recipe-init]",
+    ),
+    (
+        "every seed begins with the same weights",
+        "runs.setup",
+        "torch.manual_seed(training.seed)",
+        "torch.manual_seed(0)",
+        "test_cli.py::test_first_weights_are_those_of_the_seed",
     ),
     (
         "all stages trained though one was asked for",
@@ -1319,6 +1361,20 @@ FAULTS = [
         "test_cascade.py::test_loss_sees_what_it_should",
     ),
     (
+        "no threshold cannot be asked for",
+        "stage",
+        'if v is not None or k == "threshold"}',
+        "if v is not None}",
+        "test_cascade.py::test_no_threshold_can_be_asked_for",
+    ),
+    (
+        "every step adds the same noise",
+        "stage",
+        'f"step {config.size} {i}"',
+        'f"step {config.size}"',
+        "test_cascade.py::test_each_step_has_noise_of_its_own",
+    ),
+    (
         "low-res pictures share one seed",
         "stage",
         "keyed_noise(seeds, low.shape[1:]",
@@ -1330,7 +1386,7 @@ FAULTS = [
         "stage",
         'mode="replicate"',
         'mode="constant"',
-        "test_cascade.py::test_training_path_equals_sampling_path_bit_for_bit",
+        "test_cascade.py::test_at_the_frame_both_paths_differ_in_two_pixels_alone",
     ),
     (
         "low-res pictures of the branches mixed up",
@@ -1366,6 +1422,13 @@ FAULTS = [
         "    ident, host, pid = match[3]",
         ("    return True\n    ident, host, pid = match[3]"),
         "test_checkpoint.py::test_live_writers_are_left_alone",
+    ),
+    (
+        "another thread's save is swept",
+        "store.checkpoint",
+        "return ident not in _writing",
+        "return True",
+        "test_checkpoint.py::test_two_saves_of_one_process_leave_each_other_alone",
     ),
     (
         "pruning trusts the newest",
@@ -1415,6 +1478,13 @@ FAULTS = [
         'known[name].metadata.get("learns", True)',
         "True",
         "test_config.py::test_a_difference_is_of_what_is_learned",
+    ),
+    (
+        "of two lists the shorter one is compared",
+        "store.config",
+        "if len(old) != len(new) or not any(isinstance(v, (dict, list, tuple)) for v in old):",
+        "if not any(isinstance(v, (dict, list, tuple)) for v in old):",
+        "test_config.py::test_a_list_that_is_longer_differs",
     ),
     (
         "two runs in one directory",
@@ -1513,6 +1583,13 @@ FAULTS = [
         "row[: n - 1] + row[-1:]",
         "row[:n]",
         "test_text.py::test_truncation_keeps_the_end_mark_and_is_counted",
+    ),
+    (
+        "a caption of long words is cut",
+        "text",
+        "far = 64 * n",
+        "far = 4 * n",
+        "test_text.py::test_long_words_are_not_cut",
     ),
     (
         "embeddings in order of length",
@@ -1709,6 +1786,13 @@ FAULTS = [
         "emb + self.aug(aug_log_snr)",
         "emb + 0*self.aug(aug_log_snr)",
         "test_networks.py::test_every_input_changes_the_output_and_every_parameter_has_a_gradient",
+    ),
+    (
+        "attention in the middle of any network",
+        "unet",
+        "[Layer(c, last, last, None, c.attention[-1]), Layer(c, last, last)]",
+        "[Layer(c, last, last, None, True), Layer(c, last, last)]",
+        "test_networks.py::test_the_middle_has_attention_where_the_deepest_level_has",
     ),
     (
         "any encoder for a model",

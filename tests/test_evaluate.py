@@ -103,6 +103,10 @@ def test_the_stage_of_the_protocols_size_is_the_last_to_draw():
     assert stages_for(imagen, None) == (2, 64) and stages_for(imagen, 16) == (1, 16)
     with pytest.raises(ValueError, match=r"got stages of \[16, 64\] px, expected one of 256 px"):
         stages_for(imagen, 256)
+    imagen.stages[1].is_trained = False  # it would draw noise
+    assert stages_for(imagen, None) == (1, 16)
+    with pytest.raises(ValueError, match=r"got stages of \[16\] px, expected one of 64 px"):
+        stages_for(imagen, 64)
 
 
 # ---------------------------------------------------------------- numbers

@@ -624,6 +624,12 @@ def test_attention_follows_the_residual_block(name):
     assert calls[0] is ResBlock and places and all(calls[i - 1] is ResBlock for i in places)
 
 
+@pytest.mark.parametrize("has_attention", [False, True])
+def test_the_middle_has_attention_where_the_deepest_level_has(has_attention):
+    first, second = build(replace(BASE, attention=(True, has_attention))).middle
+    assert (first.attention is not None) == has_attention and second.attention is None
+
+
 def test_skips_are_last_in_first_out():
     "Each layer on the way up gets what a layer of the same resolution made, and every one is used."
     net, made, used = awake(BASE), [], []
