@@ -646,6 +646,18 @@ def test_skips_are_last_in_first_out():
         assert (net(*args) - y).abs().max() > 1e-4, f"skip {k} is not read"
 
 
+def test_an_enlarger_reads_what_was_made_at_the_same_level():
+    "Also where all levels are alike, and no shape would tell."
+    config = replace(SR, channels=(16, 16), strides=(1, 1))
+    net, made, used = build(config), [], []
+    for block in net.down:
+        block.register_forward_hook(lambda m, i, o: made.append(o))
+    for block in net.up:
+        block.register_forward_pre_hook(lambda m, i: used.append(i[1]))
+    net(*inputs(config))
+    assert len(used) == len(made) == 2 and all(a is b for a, b in zip(used, reversed(made)))
+
+
 def join_without(join, calls, k, h, skip):
     "Hand every skip across but the one of number k."
     calls.append(skip)
