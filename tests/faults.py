@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.util import cache_from_source
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ FAULTS = [
         "diffusion",
         "v=alpha * eps - sigma * x0",
         "v=alpha * eps + sigma * x0",
-        "test_diffusion.py::test_conversions_recover_the_truth",
+        "test_diffusion.py::test_loss_equals_the_loss_computed_in_its_own_space",
     ),
     (
         "posterior uses t's variance",
@@ -106,6 +107,13 @@ FAULTS = [
         "9.95 * t**2",
         "9.9 * t**2",
         "test_diffusion.py::test_linear_is_the_limit_of_the_thousand_steps",
+    ),
+    (
+        "limits of the linear schedule swapped",
+        "diffusion",
+        ".clamp(-hi, -lo)",
+        ".clamp(lo, hi)",
+        "test_diffusion.py::test_schedules_fall_and_are_cut",
     ),
     (
         "an atom is satisfied by any thing of its colour",
@@ -150,6 +158,20 @@ FAULTS = [
         "test_drawbench.py::test_published_prompts_from_lines_and_from_the_hub",
     ),
     (
+        "a prompt that is there twice is drawn twice",
+        "lab.prompts",
+        "dict.fromkeys(pairs)",
+        "pairs",
+        "test_drawbench.py::test_published_prompts_from_a_table",
+    ),
+    (
+        "a mark of byte order in the name of a column",
+        "lab.prompts",
+        'encoding="utf-8-sig"',
+        'encoding="utf-8"',
+        "test_drawbench.py::test_published_prompts_from_a_table",
+    ),
+    (
         "the first set is always A's",
         "lab.rating",
         "            owners.reverse()",
@@ -183,6 +205,20 @@ FAULTS = [
         "if before.get(name) != request[name]:",
         "if name not in before:",
         "test_drawbench.py::test_a_picture_is_made_once",
+    ),
+    (
+        "fewer pictures asked for, and some are lost",
+        "runs.drawbench",
+        'n = max(before["n"], request["n"])',
+        'n = request["n"]',
+        "test_drawbench.py::test_a_picture_is_made_once",
+    ),
+    (
+        "pictures of two prompts compared",
+        "runs.drawbench",
+        "for where, place in ((a, k), (b, other))",
+        "for where, place in ((a, k), (b, k))",
+        "test_drawbench.py::test_pictures_of_one_prompt_are_compared",
     ),
     (
         "EDM's sigma of the whole log-SNR",
@@ -254,7 +290,7 @@ FAULTS = [
         "efficient_unet",
         "h = block(h, skips.pop(), emb, words)",
         "h = block(h, skips.pop(0), emb, words)",
-        "test_networks.py::test_skips_are_last_in_first_out",
+        "test_networks.py::test_an_enlarger_reads_what_was_made_at_the_same_level",
     ),
     (
         "low-res picture ignored",
@@ -495,6 +531,13 @@ FAULTS = [
         "test_validation.py::test_nothing_is_dropped_while_validating",
     ),
     (
+        "an interval of the text's gain that is too narrow",
+        "engine.validation",
+        "1.96 * gain.std().item() / n**0.5",
+        "1.96 * gain.std().item() / n",
+        "test_validation.py::test_a_network_that_reads_gains",
+    ),
+    (
         "distance without means",
         "evaluation",
         "return ((a.mean(0) - b.mean(0)).square().sum() + spread).item()",
@@ -544,6 +587,13 @@ FAULTS = [
         "test_evaluate.py::test_the_judge_as_an_extractor_is_the_judge",
     ),
     (
+        "captions longer than CLIP can read",
+        "lab.extractors",
+        "truncation=True",
+        "truncation=False",
+        "test_evaluate.py::test_a_clip_of_transformers_is_asked_as_it_asks_itself",
+    ),
+    (
         "what is there is drawn again in other parts",
         "runs.evaluate",
         "left = [part for part in parts[share[0] :: share[1]] if missing(part)]",
@@ -556,6 +606,13 @@ FAULTS = [
         "parts[share[0] :: share[1]]",
         "parts",
         "test_evaluate.py::test_shares_draw_what_one_process_draws",
+    ),
+    (
+        "a stage that was never trained is evaluated",
+        "runs.evaluate",
+        "[o.config.size for o in imagen.stages if o.is_trained]",
+        "[o.config.size for o in imagen.stages]",
+        "test_evaluate.py::test_the_stage_of_the_protocols_size_is_the_last_to_draw",
     ),
     (
         "vectors of one extractor are taken for another's",
@@ -1076,6 +1133,13 @@ FAULTS = [
         "test_team.py::test_others_are_left_alone",
     ),
     (
+        "the others train on where the first could not read the captions",
+        "runs.team",
+        "if state == 2:",
+        "if state == 3:",
+        "test_team.py::test_one_prepares_and_all_know[fail-None]",
+    ),
+    (
         "more processes than GPUs fall to the CPU",
         "runs.team",
         "if (processes or 1) > gpus:",
@@ -1109,6 +1173,13 @@ FAULTS = [
         "4 * sum(map(math.prod, adafactor_shapes(p.shape).values()))",
         "4 * max(map(math.prod, adafactor_shapes(p.shape).values()))",
         "test_plan.py::test_what_is_learned_is_exact",
+    ),
+    (
+        "a plan that leaves nothing to the driver",
+        "runs.plan",
+        "GPUS[self.gpu].memory * GIB * (1 - FREE)",
+        "GPUS[self.gpu].memory * GIB",
+        "test_plan.py::test_the_largest_batch_fits_and_one_more_does_not",
     ),
     (
         "the shortcut of a block is not counted",
@@ -1153,6 +1224,13 @@ FAULTS = [
         "test_paths.py::test_pictures_bear_the_names_of_their_captions",
     ),
     (
+        "the score of what training never showed is that of all",
+        "runs.results",
+        'unseen = [answers for answers, r in zip(right, rows) if r["held_out"]]',
+        "unseen = [answers for answers, r in zip(right, rows)]",
+        "test_cli.py::test_a_run_on_drawn_scenes",
+    ),
+    (
         "a stage that has not begun is bound",
         "runs.run",
         "[was if has_begun(f) else now for f, was, now in pairs]",
@@ -1165,6 +1243,13 @@ FAULTS = [
         "torch.manual_seed(training.seed)",
         "torch.seed()",
         "test_fields.py::test_a_field_is_read[Recipe-init]",
+    ),
+    (
+        "every seed begins with the same weights",
+        "runs.setup",
+        "torch.manual_seed(training.seed)",
+        "torch.manual_seed(0)",
+        "test_cli.py::test_first_weights_are_those_of_the_seed",
     ),
     (
         "all stages trained though one was asked for",
@@ -1276,6 +1361,20 @@ FAULTS = [
         "test_cascade.py::test_loss_sees_what_it_should",
     ),
     (
+        "no threshold cannot be asked for",
+        "stage",
+        'if v is not None or k == "threshold"}',
+        "if v is not None}",
+        "test_cascade.py::test_no_threshold_can_be_asked_for",
+    ),
+    (
+        "every step adds the same noise",
+        "stage",
+        'f"step {config.size} {i}"',
+        'f"step {config.size}"',
+        "test_cascade.py::test_each_step_has_noise_of_its_own",
+    ),
+    (
         "low-res pictures share one seed",
         "stage",
         "keyed_noise(seeds, low.shape[1:]",
@@ -1287,7 +1386,7 @@ FAULTS = [
         "stage",
         'mode="replicate"',
         'mode="constant"',
-        "test_cascade.py::test_training_path_equals_sampling_path_bit_for_bit",
+        "test_cascade.py::test_at_the_frame_both_paths_differ_in_two_pixels_alone",
     ),
     (
         "low-res pictures of the branches mixed up",
@@ -1323,6 +1422,13 @@ FAULTS = [
         "    ident, host, pid = match[3]",
         ("    return True\n    ident, host, pid = match[3]"),
         "test_checkpoint.py::test_live_writers_are_left_alone",
+    ),
+    (
+        "another thread's save is swept",
+        "store.checkpoint",
+        "return ident not in _writing",
+        "return True",
+        "test_checkpoint.py::test_two_saves_of_one_process_leave_each_other_alone",
     ),
     (
         "pruning trusts the newest",
@@ -1372,6 +1478,13 @@ FAULTS = [
         'known[name].metadata.get("learns", True)',
         "True",
         "test_config.py::test_a_difference_is_of_what_is_learned",
+    ),
+    (
+        "of two lists the shorter one is compared",
+        "store.config",
+        "if len(old) != len(new) or not any(isinstance(v, (dict, list, tuple)) for v in old):",
+        "if not any(isinstance(v, (dict, list, tuple)) for v in old):",
+        "test_config.py::test_a_list_that_is_longer_differs",
     ),
     (
         "two runs in one directory",
@@ -1470,6 +1583,13 @@ FAULTS = [
         "row[: n - 1] + row[-1:]",
         "row[:n]",
         "test_text.py::test_truncation_keeps_the_end_mark_and_is_counted",
+    ),
+    (
+        "a caption of long words is cut",
+        "text",
+        "far = 64 * n",
+        "far = 4 * n",
+        "test_text.py::test_long_words_are_not_cut",
     ),
     (
         "embeddings in order of length",
@@ -1668,6 +1788,13 @@ FAULTS = [
         "test_networks.py::test_every_input_changes_the_output_and_every_parameter_has_a_gradient",
     ),
     (
+        "attention in the middle of any network",
+        "unet",
+        "[Layer(c, last, last, None, c.attention[-1]), Layer(c, last, last)]",
+        "[Layer(c, last, last, None, True), Layer(c, last, last)]",
+        "test_networks.py::test_the_middle_has_attention_where_the_deepest_level_has",
+    ),
+    (
         "any encoder for a model",
         "store.identity",
         "if not is_same_source(ours, theirs):",
@@ -1731,7 +1858,13 @@ def plant(folder: Path, module: str, right: str, wrong: str):
     "Write the wrong text into a copy."
     file = folder / path_of(module)
     text = file.read_text(encoding="utf-8")
-    file.write_text(loose(right).sub(lambda _: wrong.strip(), text), encoding="utf-8")
+    write(file, loose(right).sub(lambda _: wrong.strip(), text).encode())
+
+
+def write(file: Path, text: bytes):
+    "Another text of a module; what was compiled of the one before goes, whatever its time says."
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    file.write_bytes(text)
 
 
 def copy_tree(folder: Path):
@@ -1754,7 +1887,7 @@ def warm_up():
 
 
 def run_tests(folder: Path, *what: str) -> tuple[int, str]:
-    "Exit code of pytest in a process of its own, and the first test that failed."
+    "Exit code of pytest in a process of its own, without plugins, and the first test that failed."
     log = folder / "tests.log"
     if not (child := os.fork()):
         os.chdir(folder)
@@ -1775,6 +1908,14 @@ def run_tests(folder: Path, *what: str) -> tuple[int, str]:
     return code, failed[0] if failed else f"exit {code}"
 
 
+def check_sound(chosen: list, folder: Path):
+    "A test that fails without any fault catches nothing."
+    named = dict.fromkeys(f"tests/{test}" for *_, test in chosen)
+    code, where = run_tests(folder, *named)
+    if code:
+        raise SystemExit(f"faults.py: fails where nothing is planted: {where}")
+
+
 def is_caught(fault, folder: Path) -> tuple[bool, str]:
     "By its test, or by another one of the same file."
     what, module, right, wrong, test = fault
@@ -1788,7 +1929,7 @@ def is_caught(fault, folder: Path) -> tuple[bool, str]:
             code, where = run_tests(folder, f"tests/{test.partition('::')[0]}", "-m", "not slow")
             where = f"NOT BY ITS OWN TEST, {where}"
     finally:
-        file.write_bytes(sound)
+        write(file, sound)
     return code == 1, where  # 2 and more: interrupted, or no such test
 
 
@@ -1797,20 +1938,21 @@ def main(names: list[str]) -> int:
         raise SystemExit("faults.py: no longer there:\n  " + "\n  ".join(gone))
     if bare := modules() - {f[1] for f in FAULTS}:
         raise SystemExit(f"faults.py: no fault is planted in {', '.join(sorted(bare))}")
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", CUDA_VISIBLE_DEVICES="")
-    sys.dont_write_bytecode = True
+    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     chosen = [f for f in FAULTS if not names or any(n in f[0] or n == f[1] for n in names)]
     warm_up()
     caught = 0
     with tempfile.TemporaryDirectory() as place:
         copy_tree(Path(place))
+        check_sound(chosen, Path(place))
         for fault in chosen:
             since = time.monotonic()
             found, where = is_caught(fault, Path(place))
             caught, took = caught + found, time.monotonic() - since
             verdict = "caught" if found else "MISSED"
             print(f"{verdict}  {took:5.1f} s  {fault[0]} ({fault[1]})  {where}", flush=True)
-    print(f"{caught} of {len(chosen)} caught")
+    print(f"{caught} caught, {len(chosen) - caught} missed")
     return caught != len(chosen)
 
 

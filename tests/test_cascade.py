@@ -19,6 +19,7 @@ from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
 from imagen_nb.pictures.pixels import Batch, Crop, resize
 from imagen_nb.pictures.request import size_step
 from imagen_nb.recipes import paper, toy
+from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import (
     Draws,
     Stage,
@@ -26,6 +27,7 @@ from imagen_nb.stage import (
     denoiser,
     lowres_pair,
     noisy_lowres,
+    sampling_config,
     sampling_lowres,
 )
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, save_directory, verify
@@ -254,6 +256,12 @@ def test_each_guess_is_watched_before_its_threshold():
     assert (out == 1).all()
 
 
+def test_no_threshold_can_be_asked_for():
+    "None is a threshold; of every other option it leaves what the config says."
+    asked = sampling_config(SR_STAGE, steps=None, w=None, sampler=None, aug_t=None, threshold=None)
+    assert SR_STAGE.threshold == "dynamic" and asked == replace(SR_STAGE, threshold=None)
+
+
 def test_a_misspelt_option_is_refused():
     with pytest.raises(ValueError, match=r"got unknown options \['stepz'\], expected among"):
         Stage(BASE_STAGE, Recorder()).sample(text(1), seeds=[0], stepz=3)
@@ -328,6 +336,22 @@ def test_a_picture_depends_on_its_own_seed_and_caption_only(sampler):
     torch.testing.assert_close(alone, images[2:], atol=1e-3, rtol=0)
     assert (images[0] - images[1]).abs().max() > 0.05 and images.abs().max() <= 1
     assert (images[0] - images[2]).abs().max() > 1e-4, "the caption must matter"
+
+
+def test_each_step_has_noise_of_its_own(monkeypatch):
+    "In every stage: a sampler is given noise that it has not had before."
+    found = []
+
+    def told(denoise, z, log_snrs, *, noise):
+        found.extend([z, noise(0, z), noise(1, z)])
+        yield 0, z, z
+
+    monkeypatch.setitem(SAMPLERS, "told", told)
+    for k in (1, 2):
+        stage = Stage(replace(BASE_STAGE, size=16 * k, sampler="told"), Recorder())
+        stage.sample(text(1), seeds=[0])
+    first = torch.stack([z.flatten()[: 3 * 16**2] for z in found])
+    assert (torch.corrcoef(first) - torch.eye(6)).abs().max() < 0.2
 
 
 def test_guidance_enlarges_each_picture_beside_its_neighbors():

@@ -403,6 +403,20 @@ def test_live_writers_are_left_alone(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"step-2", parent.name, far.name}
 
 
+def test_two_saves_of_one_process_leave_each_other_alone(tmp_path, monkeypatch):
+    "A thread that saves beside another one does not sweep what that one is about to publish."
+    publish = checkpoint._publish
+
+    def beside(new, path, old):
+        monkeypatch.setattr(checkpoint, "_publish", publish)
+        save_directory(tmp_path / "step-2", groups(), {})
+        publish(new, path, old)
+
+    monkeypatch.setattr(checkpoint, "_publish", beside)
+    save_directory(tmp_path / "step-1", groups(), {})
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-2", "step-1"]
+
+
 # ---- kills
 
 KILLS = """

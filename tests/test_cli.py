@@ -86,7 +86,9 @@ def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
     ]
     assert main(command) == 0
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert {"32", "128", "512", "seconds"} == set(scores) and scores["512"]["all"]["all"]["n"] == 2
+    assert {"32", "128", "512", "seconds"} == set(scores)
+    asked = {part: found["all"]["n"] for part, found in scores["512"].items()}
+    assert asked == dict(all=2, seen=1, held_out=1, shuffled=2, chance=2)
     for name in (
         "samples.png",
         "model/manifest.json",
@@ -108,6 +110,12 @@ def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
         )
     assert main(command) == 0 and "is finished" in capsys.readouterr().out
     assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
+
+
+def test_first_weights_are_those_of_the_seed():
+    stages = [setup.first_stage(toy(seed), 0) for seed in (1, 1, 2)]
+    one, again, other = (stage.network.conv_in.weight for stage in stages)
+    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_a_run_on_own_pictures(trained, folder, tmp_path, capsys):

@@ -294,6 +294,15 @@ def test_a_difference_walks_lists_and_tuples():
     assert len(config_diff(old, config_to_dict(wider))) == 4
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_list_that_is_longer_differs(more):
+    "A cascade with one stage more is another cascade, whichever side has it."
+    stages = [config_to_dict(Inner(width=k)) for k in (1, 2, 3)]
+    old, new = (dict(stages=stages[: 2 + n]) for n in (more, 1 - more))
+    (line,) = config_diff(old, new)
+    assert line.startswith("stages: ") and config_diff(old, old) == []
+
+
 def test_a_difference_is_of_what_is_learned():
     old, new = (config_to_dict(change(toy(), "stages.0.w", w)) for w in ("2.0", "3.0"))
     assert old != new and config_diff(old, new) == []

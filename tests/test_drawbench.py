@@ -358,6 +358,27 @@ def test_prompts_of_others_are_drawn_and_not_scored(tmp_path):
     assert scores["categories"]["Colors"] == dict(asked=1, atoms={}, all_right={})
 
 
+class Obedient(Painter):
+    "Draws the colour that a caption names."
+
+    def sample(self, captions, **how):
+        return torch.cat([Painter("red" if "red" in c else "blue").image for c in captions])
+
+
+def test_pictures_of_one_prompt_are_compared(tmp_path):
+    "Two models that were asked in another order, and one of them for more; so many of a category."
+    rows = ["Colors,a red car", "Colors,a blue car", "Text,a red word"]
+    for name, own in (("a", rows), ("b", [*rows[1:], rows[0], "Text,a blue word"])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["Category,Prompts", *own]))
+        bench.drawbench(Obedient(), name, str(tmp_path / f"{name}.csv"), tmp_path / name, 1)
+    pairs = bench.pairs_of(tmp_path / "a", tmp_path / "b", None)
+    assert [p.caption for p in pairs] == ["a red car", "a blue car", "a red word"]
+    assert all(torch.equal(p.a, p.b) for p in pairs)
+    assert not torch.equal(pairs[0].a, pairs[1].a)
+    few = bench.pairs_of(tmp_path / "a", tmp_path / "b", 1)
+    assert [p.caption for p in few] == ["a red car", "a red word"]
+
+
 def test_two_models_are_rated(few, tmp_path, capsys):
     "From pictures to a page, and from answers to shares: whoever prefers red circles prefers A."
     for name, colour in (("a", "red"), ("b", "blue")):

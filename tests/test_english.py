@@ -163,7 +163,6 @@ def test_its_size_and_its_cosine_are_those_of_its_run_card():
     card = json.loads((assets() / "runs" / "english.json").read_text())
     stated = json.loads((ENGLISH / "encoder.json").read_text())["original"]
     found = card["cosines"]["all"]
-    assert found["captions"] == 2000 and found["mean"] >= 0.995
     assert stated["cosine"] == round(found["mean"], 4)
     told = (ENGLISH / "README.md").read_text()
     for words in (f"{found['mean']:.4f}", card["sha256"], "Apache-2.0", "COCO", "Flickr30k"):
@@ -181,6 +180,7 @@ def test_the_cosine_measured_again(english, original):
     assert original.identity["revision"] == card["original"]
     kinds = {"shapes": tool.shapes_captions(600), "composed": tool.composed_captions(600)}
     for kind, found in tool.compare(original, english, kinds).items():
+        assert found["mean"] >= 0.995
         for name in ("mean", "least") if kind in card["cosines"] and kind != "all" else ():
             assert found[name] == pytest.approx(card["cosines"][kind][name], abs=1e-3)
 

@@ -103,6 +103,10 @@ def test_the_stage_of_the_protocols_size_is_the_last_to_draw():
     assert stages_for(imagen, None) == (2, 64) and stages_for(imagen, 16) == (1, 16)
     with pytest.raises(ValueError, match=r"got stages of \[16, 64\] px, expected one of 256 px"):
         stages_for(imagen, 256)
+    imagen.stages[1].is_trained = False  # it would draw noise
+    assert stages_for(imagen, None) == (1, 16)
+    with pytest.raises(ValueError, match=r"got stages of \[16\] px, expected one of 64 px"):
+        stages_for(imagen, 64)
 
 
 # ---------------------------------------------------------------- numbers
@@ -318,7 +322,9 @@ def test_a_clip_of_transformers_is_asked_as_it_asks_itself(clip):
     cosines = clip_score(found.images(images), found.captions(captions)) / 100
     expected = (said.logits_per_image / model.logit_scale.exp()).diagonal()
     torch.testing.assert_close(cosines, expected.detach(), atol=1e-5, rtol=1e-4)
-    assert find_extractor(f"clip:{clip}").rule == "to 32 px, bicubic with anti-aliasing"
+    many, most = (found.captions(["cat " * n]) for n in (40, 14))  # 16 places, two for the ends
+    torch.testing.assert_close(many, most)
+    assert found.rule == "to 32 px, bicubic with anti-aliasing"
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ def test_it_is_the_one_of_its_card():
     card = json.loads((assets() / "runs" / "half-trained.json").read_text(encoding="utf-8"))
     assert sum(p.numel() for p in made.parameters()) == card["parameters"]
     assert meta["steps"] == card["steps"] and meta["batch"] == card["batch"]
-    assert card["right"] < 0.9 * card["captions"]  # half of the way
     whole = sum(p.stat().st_size for p in (assets() / "half-trained").iterdir())
     assert whole <= 500_000
 

@@ -624,6 +624,12 @@ def test_attention_follows_the_residual_block(name):
     assert calls[0] is ResBlock and places and all(calls[i - 1] is ResBlock for i in places)
 
 
+@pytest.mark.parametrize("has_attention", [False, True])
+def test_the_middle_has_attention_where_the_deepest_level_has(has_attention):
+    first, second = build(replace(BASE, attention=(True, has_attention))).middle
+    assert (first.attention is not None) == has_attention and second.attention is None
+
+
 def test_skips_are_last_in_first_out():
     "Each layer on the way up gets what a layer of the same resolution made, and every one is used."
     net, made, used = awake(BASE), [], []
@@ -638,6 +644,18 @@ def test_skips_are_last_in_first_out():
         calls = []
         net.join = partial(join_without, join, calls, k)
         assert (net(*args) - y).abs().max() > 1e-4, f"skip {k} is not read"
+
+
+def test_an_enlarger_reads_what_was_made_at_the_same_level():
+    "Also where all levels are alike, and no shape would tell."
+    config = replace(SR, channels=(16, 16), strides=(1, 1))
+    net, made, used = build(config), [], []
+    for block in net.down:
+        block.register_forward_hook(lambda m, i, o: made.append(o))
+    for block in net.up:
+        block.register_forward_pre_hook(lambda m, i: used.append(i[1]))
+    net(*inputs(config))
+    assert len(used) == len(made) == 2 and all(a is b for a, b in zip(used, reversed(made)))
 
 
 def join_without(join, calls, k, h, skip):

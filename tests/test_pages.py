@@ -104,6 +104,17 @@ def test_a_page_asks_for_facts(checkout):
         facts.fill("{{card mine gone}}", checkout)
 
 
+def test_every_step_that_was_proved_is_told(checkout):
+    good = dict(holds=True, seconds=90, core_seconds=60, counts=dict(passed=2345), wrong=[])
+    bad = good | dict(holds=False, counts={}, wrong=["MISSED one"])
+    steps = dict(slow=good | dict(commit="abc"), faults=bad | dict(commit="def"))
+    (checkout / "data/runs/prove.json").write_text(json.dumps(dict(steps=steps)))
+    assert facts.fill("{{proof}}", checkout).splitlines()[2:] == [
+        "| slow | yes | 2,345 passed | 1.5 | 1.0 | `abc` |",
+        "| faults | no: MISSED one | – | 1.5 | 1.0 | `def` |",
+    ]
+
+
 def test_the_reference_of_commands_is_the_parsers():
     text = facts.fill("{{commands}}", ROOT)
     for name, own in facts.parsers(ROOT).items():

@@ -280,6 +280,14 @@ def test_truncation_keeps_the_end_mark_and_is_counted(captions):
     assert ids == theirs and short.truncated == 2
 
 
+def test_long_words_are_not_cut():
+    "It is tokens that are counted: a hundred words of ten letters are fewer than 128."
+    encoder, caption = TextEncoder.toy(), " ".join(["background"] * 100)
+    (ids,) = encoder.tokenize([caption])
+    assert ids == encoder.tokenizer(caption)["input_ids"] and 100 < len(ids) <= 128
+    assert encoder.truncated == 0
+
+
 @pytest.mark.parametrize("bad", ["a red circle", [], [1], ["a", None], None, {"a": 1}])
 def test_only_lists_of_str(encoder, bad):
     with pytest.raises(ValueError, match="TextEncoder: captions, got"):

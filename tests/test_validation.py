@@ -205,15 +205,19 @@ def test_a_network_that_reads_gains():
     def read(z, log_snr, text):
         return gray.level(text.tokens[:, 0, 0])[:, None, None, None].expand_as(z)
 
-    row = validation_loss(
-        Stage(replace(STAGE, loss_weight="x0"), Planted(read)), gray, Numbers(), n=40
-    )
+    stage = Stage(replace(STAGE, loss_weight="x0"), Planted(read))
+    row = validation_loss(stage, gray, Numbers(), n=40)
     assert max(row["loss"]) < 1e-10 and min(row["shuffled"]) > 1e-4 and row["text_gain"]["high"] < 0
     gain = row["text_gain"]
     assert (
         gain["low"] < gain["mean"] < gain["high"]
         and abs(gain["mean"] + sum(row["shuffled"]) / 8) < 1e-6
     )
+    row = validation_loss(stage, gray, Numbers(), n=8)  # a picture at each level
+    gains = torch.tensor(row["loss"]).double() - torch.tensor(row["shuffled"]).double()
+    half = 1.96 * gains.std().item() / 8**0.5
+    found = [row["text_gain"][name] for name in ("low", "high")]
+    assert found == pytest.approx([gains.mean().item() - half, gains.mean().item() + half])
 
 
 def test_the_batch_size_changes_rounding_alone():

@@ -119,6 +119,17 @@ def guards(root: Path) -> str:
     return table([["fault", "level", "what the doctor sees"], *rows])
 
 
+def proof(root: Path) -> str:
+    "What `make prove` found: each step that has been run, as its card has it."
+    rows = [["step", "holds", "counted", "minutes", "core minutes", "commit"]]
+    for name, step in read_card(root, "prove")["steps"].items():
+        counted = ", ".join(f"{n:,} {what}" for what, n in step["counts"].items()) or "–"
+        minutes = [f"{step[k] / 60:.1f}" for k in ("seconds", "core_seconds")]
+        holds = "yes" if step["holds"] else f"no: {'; '.join(step['wrong'])}"
+        rows.append([name, holds, counted, *minutes, f"`{step['commit']}`"])
+    return table(rows)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -288,6 +299,6 @@ def sentence(text: str) -> str:
 
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, claims, decided, guards, include, transcript, packages, setting)
-    + (recipes, plans, peak, share, commands, help)
+    for f in (card, runs, scores, claims, decided, guards, proof, include)
+    + (transcript, packages, setting, recipes, plans, peak, share, commands, help)
 }
