@@ -25,6 +25,7 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main, wanted
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.logs import TRACKERS
 from imagen_nb.engine.validation import HELD_BACK, VALIDATED
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
@@ -989,6 +990,7 @@ def test_what_is_not_there_costs_no_heavy_import_and_asks_no_hub(tmp_path):
         ["train", "paper"],
         ["train", "toy", "--min-size", "3"],
         ["sample", "a", "--model", "nothere"],
+        ["sample", "a", "--encoder", "./nothere"],
         ["upscale", "nothere.png", "a"],
         ["export", "nothere", "out"],
         ["doctor", "nothere"],
@@ -1013,7 +1015,7 @@ def test_what_is_not_there_costs_no_heavy_import_and_asks_no_hub(tmp_path):
 
 def test_what_exists_is_what_the_command_line_says_exists():
     assert set(options.RECIPES) == set(RECIPES) and set(options.GPUS) == set(GPUS)
-    assert set(options.SAMPLERS) == set(SAMPLERS)
+    assert set(options.SAMPLERS) == set(SAMPLERS) and set(options.TRACKERS) == set(TRACKERS)
     drawn = {name for name, make in RECIPES.items() if make().level is not None}
     assert set(options.DRAWN_SCENES) == drawn
     for threshold in options.THRESHOLDS:

@@ -20,6 +20,7 @@ RECIPES = ("emoji", "toy", "toy-full", "paper")
 GPUS = ("b200", "h200", "h100", "a100", "a100-40", "l40s", "l4", "5090", "4090", "3090")
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 THRESHOLDS = ("none", "static", "dynamic")
+TRACKERS = ("tensorboard", "wandb")
 DRAWN_SCENES = ("toy", "toy-full")  # recipes that need no pictures
 STAGES = 3  # of every recipe
 
@@ -367,7 +368,7 @@ USES = {
             compile=dict(action=argparse.BooleanOptionalAction),
             validate_every=SIZE,
             sample_every=SIZE,
-            track=MANY | dict(type=among(("tensorboard", "wandb"))),
+            track=MANY | dict(type=among(TRACKERS)),
         ),
     ),
     "plan": Use(

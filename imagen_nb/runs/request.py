@@ -45,6 +45,12 @@ def check_model(command: str, name: str):
         )
 
 
+def check_encoder(command: str, name: str):
+    "A text encoder; what looks like a path is one."
+    if str(name)[:1] in ("/", "~", ".") and not as_path(name).is_dir():
+        raise ValueError(f"{command}: encoder, got {name!r}, no such folder")
+
+
 def check_source(command: str, name: str):
     "Captioned pictures, or a file of captions: on this machine, or perhaps on the hub."
     if not as_path(name).exists() and not is_hub_name(name):
@@ -63,6 +69,7 @@ NAMED: dict[str, Callable] = dict(
     coco=check_folder,
     model=check_model,
     init=check_model,
+    encoder=check_encoder,
     data=check_source,
     source=check_source,
 )

@@ -282,7 +282,7 @@ def loss_lines(
     lines = []
     if cut:
         lines.append(
-            f"{counted(cut, 'caption')} longer than {counted(kept, 'token')}: the rest"
+            f"{counted(cut, 'caption')} longer than {kept} tokens: the rest"
             " was cut, and the networks never see it"
         )
     if unknown:
