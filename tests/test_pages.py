@@ -1,6 +1,7 @@
 "The pages of docs/pages: what they name exists, every block runs, and nobody typed a figure that a run card has."
 
 import argparse
+import builtins
 import contextlib
 import importlib.util
 import json
@@ -10,9 +11,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ask_site
 import facts
+import launch_cells
 import pytest
 import transcripts
 from build_docs import CELL, CHINESE, LOOK_UP, TASKS
@@ -197,6 +200,42 @@ def test_a_bare_kernel_installs_the_package_and_another_one_does_not(monkeypatch
     run_python(code, "start")
     source = f"git+{facts.setting(ROOT, 'git_url')}"
     assert calls == [[sys.executable, "-m", "pip", "install", "-q", source]]
+
+
+LAUNCHED = {
+    path: cell
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    if cell["id"] == launch_cells.ID
+}
+
+
+def test_a_launched_notebook_brings_the_package_where_there_is_none():
+    code, calls = launch_cells.source(), []
+    shell = SimpleNamespace(run_line_magic=lambda *words: calls.append(words))
+    exec(code, {"get_ipython": lambda: shell})
+    assert calls == []  # it is here
+
+    def bare(name, *rest):
+        raise ImportError(name)
+
+    exec(
+        code, {"get_ipython": lambda: shell, "__builtins__": vars(builtins) | {"__import__": bare}}
+    )
+    assert calls == [("pip", f"install -q git+{facts.setting(ROOT, 'git_url')}")]
+    assert {"index.ipynb", "00_tour.ipynb"} <= {path.name for path in LAUNCHED}
+    for path, cell in LAUNCHED.items():
+        assert "".join(cell["source"]) == code, path.name
+
+
+def test_the_cell_is_put_in_once_and_before_what_needs_it(tmp_path):
+    imports = dict(cell_type="code", id="b", source=["import imagen_nb"])
+    cells = [dict(cell_type="code", id="a", source=["#| default_exp x"]), imports]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(dict(cells=cells)))
+    assert launch_cells.add(path) and not launch_cells.add(path)
+    found = json.loads(path.read_text())["cells"]
+    assert [cell["id"] for cell in found] == ["a", "launch", "b"]
 
 
 def few_steps(row: list[str]) -> list[str]:

@@ -56,7 +56,6 @@ DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
 # {{cell NOTEBOOK LABEL-OR-ID | words for those who do not see it | caption}}, on a line of its own
 CELL = re.compile(r"^\{\{cell (\S+) ([\w-]+)(?: \| (.*?) \| (.*?))?\}\}$", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
-HIDDEN = 'aria-label="Toggle hidden content"'  # of a fold whose words say what it holds
 SEARCH = "searchtools|language_data|searchindex"  # scripts of the page of results alone
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAME = re.compile(r"(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![\]`])")
@@ -517,6 +516,28 @@ def run_sphinx(source: Path, out: Path) -> int:
     ).returncode
 
 
+# What the theme calls by another name than it shows, or by none; figures, which a tap shows as large as they are.
+MENDED = (
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),  # its words say what it holds
+    (r'(<button class="[^"]*search-button-field[^>]*) aria-label="Search"', r"\1"),
+    (
+        r'>([^<>]+)(</a><details[^>]*>)<summary>(?=<span class="toctree-toggle")',
+        r'>\1\2<summary aria-label="Pages of \1">',
+    ),
+    (
+        r'(?<=container">\n)(<img alt="[^"]+" src="((?:\.\./)*_images/[^"]+)" />)',
+        r'<a class="nb-zoom" href="\2">\1</a>',
+    ),
+)
+
+
+def mended(text: str) -> str:
+    "The HTML of a page, in which everything that can be pressed has the name that it shows."
+    for pattern, right in MENDED:
+        text = re.sub(pattern, right, text)
+    return text
+
+
 def tidy(out: Path):
     "Drop what no page needs: source maps, templates, translations, a script that draws icons anew."
     for pattern in ("**/*.map", "_static/*.html", ".buildinfo", "_static/scripts/fontawesome*"):
@@ -528,8 +549,7 @@ def tidy(out: Path):
         left_out = "fontawesome" if path.name == "search.html" else "fontawesome|" + SEARCH
         script = rf"\s*<script[^>]*/?(?:{left_out})\.js[^>]*></script>"
         text = re.sub(script, "", path.read_text(encoding="utf-8"))
-        text = text.replace(f"<summary {HIDDEN}>", "<summary>")
-        path.write_text(text, encoding="utf-8")
+        path.write_text(mended(text), encoding="utf-8")
     (out / ".nojekyll").touch()  # GitHub Pages would leave out folders like _static
 
 
