@@ -1,5 +1,6 @@
 "All settings live in settings.ini; nothing to edit here."
 
+import re
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -17,6 +18,11 @@ statuses = (
 ).split(",")
 licenses = {"apache2": "Apache-2.0", "mit": "MIT", "bsd3": "BSD-3-Clause"}
 extras = "nb emoji eval track bench witness docs dev".split()
+
+# On PyPI there is no checkout beside the README: links go to the repository, pictures come from there.
+readme = (here / "README.md").read_text(encoding="utf-8")
+where = {"![": f"{c['git_url']}/raw/{c['branch']}/", "[": f"{c['git_url']}/blob/{c['branch']}/"}
+readme = re.sub(r"(!?\[)([^]]*\]\()(?!https?:|#)", lambda m: f"{m[1]}{m[2]}{where[m[1]]}", readme)
 
 setup(
     name=c["lib_name"],
@@ -46,7 +52,7 @@ setup(
     python_requires=f">={c['min_python']}",
     install_requires=shlex.split(c["requirements"]),
     extras_require={e: shlex.split(c[f"{e}_requirements"]) for e in extras},
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     zip_safe=False,
     entry_points={

@@ -86,6 +86,13 @@ def name_the_landing_page(app, pagename, templatename, context, doctree):
         context["title"] = settings["description"].split(":")[0]
 
 
+def say_its_language(app, pagename, templatename, context, doctree):
+    "Readers aloud and browsers are told what a page is written in."
+    if pagename == "zh" or pagename.startswith("zh-"):
+        context["language"] = "zh_CN"
+
+
 def setup(app):
     "Called by Sphinx."
     app.connect("html-page-context", name_the_landing_page)
+    app.connect("html-page-context", say_its_language)

@@ -1,10 +1,13 @@
 """The command line `imagen-nb`. Each command is a few lines here; the work is done by the library."""
 
 import dataclasses
+import os
 import sys
 
 from imagen_nb.runs.errors import in_one_line
 from imagen_nb.runs.options import parser
+from imagen_nb.runs.request import check_request
+from imagen_nb.store.config import change, counted
 from imagen_nb.store.files import as_path
 
 __all__ = ["main"]
@@ -34,19 +37,30 @@ def wanted(args):
         recipe = read_with(recipe, args.encoder)
     if args.data:
         recipe = dataclasses.replace(recipe, data=own_pictures(args))
-    elif args.image_column or args.caption_column or args.min_size:
-        raise ValueError("--image-column, --caption-column, --min-size: only with --data")
-    return changed(recipe, args.set)
+    return changed(recipe, [*in_short(args, len(recipe.stages)), *args.set])
+
+
+def in_short(args, stages: int) -> list[str]:
+    "What --steps, --batch and --lr mean in the words of --set; one value with --stage is that stage's."
+    which = range(stages) if args.stage is None else [args.stage]
+    found = []
+    for name in ("steps", "batch", "lr"):
+        values = getattr(args, name) or []
+        if len(values) not in (0, 1, stages):
+            raise ValueError(
+                f"--{name}: got {counted(len(values), 'value')}, expected one, or one for each"
+                f" of {counted(stages, 'stage')}"
+            )
+        pairs = enumerate(values) if len(values) > 1 else ((k, v) for k in which for v in values)
+        found += [f"training.{k}.{name}={value}" for k, value in pairs]
+    return found
 
 
 def changed(recipe, changes: list[str]):
     "A recipe with what --set says."
-    from imagen_nb.store.config import change
 
     for text in changes:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected path=value, as in training.0.steps=500")
+        path, _, value = text.partition("=")
         recipe = change(recipe, path.strip(), value.strip())
     return recipe
 
@@ -78,17 +92,17 @@ def sample(args):
     from imagen_nb.runs.results import count_trained, draw_captions
     from imagen_nb.runs.words import beyond
 
-    if args.n < 1:
-        raise ValueError(f"sample: --n, got {args.n}, expected at least 1")
     seeds = [args.seed + k for k in range(args.n)] * len(args.captions)
-    size, imagen = args.size and read_size(args.size), load_model(args)
+    imagen = load_model(args)
     if missing := [f"{o.config.size} px" for o in imagen.stages if not o.is_trained]:
         print(f"never trained, so left out: {', '.join(missing)}", file=sys.stderr)
     options = sampling_options(args, max(count_trained(imagen), 1))
     for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
         print(line, file=sys.stderr)
     grid = args.out / "grid.png"
-    for path in draw_captions(imagen, args.captions, seeds, args.out, grid, size=size, **options):
+    for path in draw_captions(
+        imagen, args.captions, seeds, args.out, grid, size=args.size, **options
+    ):
         print(path)
 
 
@@ -140,11 +154,9 @@ def embed(args):
 
     if args.convert:
         return embedding.convert(*args.convert)
-    if args.source is None or args.out is None:
-        raise ValueError("embed: expected SOURCE and --out DIR, or --convert SRC DST")
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32, None: None}
     captions = embedding.read_captions(args.source, args.column)
-    options = dict(dtype=dtypes[args.store], share=embedding.read_share(args.share))
+    options = dict(dtype=dtypes[args.store], share=args.share)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder = setup.make_encoder(args.encoder, args.length, dtypes[args.dtype], device)
     embedding.embed(encoder, captions, args.out, args.batch, verify=args.verify, **options)
@@ -167,7 +179,7 @@ def emoji(args):
 
     things = () if args.all else None
     for split, n in make_emoji(args.out, args.size, args.packages, things).items():
-        print(f"{args.out / split}: {n:,} pictures")
+        print(f"{args.out / split}: {counted(n, 'picture')}")
     print(f"{args.out}: imagen-nb train emoji --data {args.out}")
 
 
@@ -175,15 +187,8 @@ def evaluate(args):
     "A model against real pictures."
     from imagen_nb.lab.extractors import find_extractor
     from imagen_nb.pictures.captioned import load_captioned
-    from imagen_nb.runs.embed import read_share
     from imagen_nb.runs.evaluate import PROTOCOLS, evaluate, report, stages_for
 
-    is_coco = args.protocol == "coco-fid30k"
-    if bool(args.coco) != is_coco or bool(args.data) == is_coco:
-        raise ValueError(
-            f"evaluate: --protocol {args.protocol}, expected {'--coco DIR' if is_coco else '--data SOURCE'}"
-            " beside it, and it alone"
-        )
     imagen, rules = load_model(args), PROTOCOLS[args.protocol]
     stages, size = stages_for(imagen, rules.size)
     default = "judge" if args.extractor == "judge" else "clip:openai/clip-vit-base-patch16"
@@ -192,7 +197,7 @@ def evaluate(args):
     matcher = None if wanted == "none" else find_extractor(wanted, device())
     pictures = load_captioned(str(args.coco or args.data), size, rules.split)
     out = args.out or as_path("evaluations") / args.protocol
-    how = dict(n=args.n, seed=args.seed, share=read_share(args.share))
+    how = dict(n=args.n, seed=args.seed, share=args.share)
     options = sampling_options(args, stages)
     scores = evaluate(imagen, pictures, args.protocol, out, extractor, matcher, **how, **options)
     print(report(scores) if scores else f"{out}: other shares have still to draw")
@@ -203,8 +208,6 @@ def drawbench(args):
     from imagen_nb.runs.drawbench import drawbench, score_table
     from imagen_nb.runs.results import count_trained
 
-    if args.n < 1:
-        raise ValueError(f"drawbench: --n, got {args.n}, expected at least 1")
     imagen = load_model(args)
     options = sampling_options(args, max(count_trained(imagen), 1))
     out = args.out or as_path("drawbench") / (as_path(args.model).name or "model")
@@ -275,40 +278,29 @@ def device() -> str:
 
 def sampling_options(args, n: int) -> dict:
     "What the user gave, each a value for all stages or a list with one for each of n."
-    kinds = dict(steps=int, w=float, sampler=str, threshold=str, aug_t=float)
     options = {}
-    for name, kind in kinds.items():
-        if (text := getattr(args, name)) is None:
+    for name in ("steps", "w", "sampler", "threshold", "aug_t"):
+        if (values := getattr(args, name)) is None:
             continue
-        flag = "--" + name.replace("_", "-")
-        try:
-            values = [kind(o) for o in text.split(",")]
-        except ValueError:
-            raise ValueError(
-                f"{flag}: got {text!r}, expected {'a whole number' if kind is int else 'a number'},"
-                f" or {n} of them with commas between"
-            ) from None
         if len(values) not in (1, n):
             raise ValueError(
-                f"{flag}: got {len(values)} values, expected one, or one for each of {n} stages"
+                f"--{name.replace('_', '-')}: got {counted(len(values), 'value')}, expected one, or one for each"
+                f" of {counted(n, 'stage')}"
             )
-        if name == "threshold":
-            values = [None if v == "none" else v for v in values]
+        values = [None if v == "none" else v for v in values]
         options[name] = values * n if len(values) == 1 else values
     return options
 
 
-def read_size(text: str) -> tuple[int, int]:
-    "HxW as two numbers."
-    h, x, w = text.lower().partition("x")
-    if not (x and h.isdecimal() and w.isdecimal()):
-        raise ValueError(
-            f"sample: --size, got {text!r}, expected height x width of the base's pictures, as in 32x48"
-        )
-    return int(h), int(w)
-
-
 # ---------------------------------------------------------------- entry
+
+# Where nobody watches, progress is a line now and then; tqdm reads these when it is imported.
+LINES = dict(
+    TQDM_MININTERVAL="30",
+    TQDM_MAXINTERVAL="30",
+    TQDM_BAR_FORMAT="{l_bar} {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}\n",
+)
+
 
 COMMANDS = {
     command.__name__: command
@@ -331,9 +323,14 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    "Entry point of `imagen-nb`."
-    args = parser().parse_args(argv)
-    return in_one_line(args.command, lambda: COMMANDS[args.command](args))
+    "Entry point of `imagen-nb`: the exit code, 2 for what is refused."
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as stop:  # help, version, a refusal
+        return int(stop.code or 0)
+    if not sys.stderr.isatty():
+        os.environ.update(LINES | os.environ)
+    return in_one_line(args.command, lambda: check_request(args) or COMMANDS[args.command](args))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from imagen_nb.efficient_unet import EfficientUNetConfig
 from imagen_nb.stage import StageConfig
-from imagen_nb.store.config import config, did_you_mean, option
+from imagen_nb.store.config import config, counted, did_you_mean, option
 from imagen_nb.training import TrainConfig
 from imagen_nb.unet import UNetConfig
 
@@ -48,7 +48,7 @@ class Recipe:
         if len(self.stages) != len(self.training):
             raise ValueError(
                 f"Recipe: training, got {len(self.training)} configs,"
-                f" expected one for each of {len(self.stages)} stages"
+                f" expected one for each of {counted(len(self.stages), 'stage')}"
             )
 
 

@@ -483,10 +483,10 @@ def test_embed_reads_captions(name, text, column, tmp_path, capsys):
     "argv, words",
     [
         (["c.txt"], "expected SOURCE and --out DIR"),
-        (["c.txt", "--out", "o", "--length", "0"], "max_length, got 0"),
-        (["c.txt", "--out", "o", "--share", "2/2"], "--share, got '2/2', expected K/N"),
+        (["c.txt", "--out", "o", "--length", "0"], "got '0', expected a whole number, 1 or more"),
+        (["c.txt", "--out", "o", "--share", "2/2"], "--share: got '2/2', expected K/N"),
         (["c.txt", "--out", "o", "--share", "a"], "expected K/N"),
-        (["c.txt", "--out", "o", "--batch", "0"], "batch_size, got 0"),
+        (["c.txt", "--out", "o", "--batch", "0"], "--batch/--batch-size: got '0'"),
         (["c.txt", "--out", "o", "--encoder", "./t5"], "no such folder"),
         (["c.jsonl", "--out", "o"], "a line is no JSON"),
         (["c.csv", "--out", "o"], "has columns id, words, expected caption or text"),

@@ -1,7 +1,10 @@
 """The command line: whole tiny runs, stopping and going on, pictures of one's own, and errors in one line."""
 
+import argparse
+import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,17 +22,26 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
 from imagen_nb.cascade import Imagen
-from imagen_nb.cli import COMMANDS, main
+from imagen_nb.cli import COMMANDS, main, wanted
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.logs import TRACKERS
+from imagen_nb.engine.validation import HELD_BACK, VALIDATED
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.plots import image_grid
 from imagen_nb.recipes import RECIPES, DataConfig, find_recipe, paper, toy, toy_full
-from imagen_nb.runs import look, results, run, setup
-from imagen_nb.runs.options import USES
+from imagen_nb.runs import look, options, results, run, setup
+from imagen_nb.runs.options import USES, parser
+from imagen_nb.runs.options import path as path_of
+from imagen_nb.runs.options import words as words_of
+from imagen_nb.runs.plan import GPUS
+from imagen_nb.sampling import SAMPLERS
+from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import load_directory
-from imagen_nb.store.config import change
+from imagen_nb.store.config import change, counted
+from imagen_nb.store.keyed import permute
 from imagen_nb.text import TextEncoder
+from imagen_nb.training import Samples
 
 TINY = [
     f"--set={path}={value}"
@@ -643,14 +655,14 @@ def test_other_sizes_and_levels(tmp_path, capsys):
     assert Image.open(tmp_path / "a-red-circle-seed0.png").tobytes() in pixels  # not replaced
     assert Image.open(tmp_path / "a-red-circle-seed0-2.png").tobytes() not in pixels
     capsys.readouterr()
-    for options, words in (
+    for extra, words in (
         (["--size", "8"], "as in 32x48"),
         (["--size", "10x12"], "got 10 x 12 pixels, expected multiples of 4; the nearest is 8 x 12"),
-        (["--aug-t", "2"], "aug_t, got 2.0"),
-        (["--aug-t", "much"], "--aug-t: got 'much'"),
+        (["--aug-t", "2"], "expected a number, 0 to 1"),
+        (["--aug-level", "much"], "got 'much', expected a number"),
         (["--aug-t", "0,1"], "--aug-t: got 2 values"),
     ):
-        assert main([*command, *options]) == 2 and words in capsys.readouterr().err, options
+        assert main([*command, *extra]) == 2 and words in capsys.readouterr().err, extra
 
 
 def test_upscale(trained, folder, tmp_path, capsys, monkeypatch):
@@ -741,8 +753,11 @@ def test_a_run_s_request_is_checked_before_anything_is_written():
         (["train", "nonsense"], "expected one of emoji, toy, toy-full, paper"),
         (["train", "toi"], "did you mean toy?"),
         (["train", "toy", "--held-out", "0"], "at least 2"),
-        (["train", "toy", "--stage", "3"], "expected 0 to 2"),
-        (["train", "toy", "--processes", "0"], "at least 1"),
+        (["train", "toy", "--stage", "3"], "invalid choice: 3"),
+        (["train", "toy", "--steps", "3,4"], "for each of 3"),
+        (["train", "toy", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["train", "toy", "--track", "wandbb"], "did you mean wandb?"),
+        (["train", "toy", "--processes", "0"], "1 or more"),
         (["train", "paper"], "--data SOURCE"),
         (["train", "toy", "--data", "./nowhere"], "does not exist"),
         (["train", "toy", "--set", "steps"], "expected path=value"),
@@ -750,7 +765,11 @@ def test_a_run_s_request_is_checked_before_anything_is_written():
         (["train", "toy", "--set", "training.3.lr=1"], "from 0 to 2"),
         (["sample", "a red circle", "--model", "./nowhere"], "no such directory"),
         (["data", "./nowhere"], "does not exist"),
-        (["sample", "a", "--n", "0"], "at least 1"),
+        (["sample", "a", "--n", "0"], "1 or more"),
+        (["sample", "a", "--model", "tooy"], "did you mean toy?"),
+        (["data", "nowhere"], "does not exist"),
+        (["data", "a/b/c.csv"], "does not exist"),
+        (["doctor", "./nowhere"], "expected the directory of a run"),
         (["embed", "./nowhere", "--out", "x"], "does not exist"),
     ],
 )
@@ -801,21 +820,20 @@ def test_wrong_options_of_sample(trained, options, words, capsys, tmp_path):
         (["sample", "x", "--step", "3", "--frobnicate"], "--frobnicate"),
         (["sample", "x", "--sed", "3"], "Did you mean --seed?"),
         (["sample", "x", "--seed", "q"], "invalid int value"),
+        (["train", "toy", "--stages", "1"], "Did you mean --stage?"),
     ],
 )
 def test_wrong_words(argv, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
+    assert main(argv) == 2
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and words in err and len(err.strip().splitlines()) == 1
+    assert words in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--help"] if name else ["--help"])
+    assert main([name, "--help"] if name else ["--help"]) == 0
     out = capsys.readouterr().out
-    assert stop.value.code == 0 and "work" not in out.replace("networks", "").replace("network", "")
+    assert "work" not in out.replace("networks", "").replace("network", "")
     assert all(o in out for o in (COMMANDS if not name else [name]))
     assert not name or ("examples:" in out) == bool(USES[name].examples)
 
@@ -892,3 +910,241 @@ def test_typed_changes(path, text, value):
 def test_refused_changes(path, text, words):
     with pytest.raises(ValueError, match=words):
         change(toy(), path, text)
+
+
+# ---------------------------------------------------------------- every command, every option
+
+COMMAND_PARSERS = next(
+    a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)
+).choices
+OPTIONS = [
+    (name, action)
+    for name, own in COMMAND_PARSERS.items()
+    for action in own._actions
+    if action.option_strings and not isinstance(action, argparse._HelpAction)
+]
+
+
+@pytest.mark.parametrize("name, action", OPTIONS, ids=lambda o: o if isinstance(o, str) else o.dest)
+def test_an_option_tells_its_default(name, action):
+    if action.nargs == 0 or "may be repeated" in action.help:
+        return
+    told = action.help.replace("%%", "%")
+    assert re.search(r"default|needed|the same as|nothing else", told), told
+    if action.default not in (None, [], argparse.SUPPRESS):
+        assert re.search(
+            rf"\(default:? {re.escape(f'{action.default}')}\b|{action.default}[^;]* \(default\)",
+            told,
+        ), told
+
+
+REFUSE = """
+import sys
+class Heavy:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "numpy", "PIL", "transformers", "datasets", "matplotlib", "tqdm"):
+            raise SystemExit(f"imported {name}")
+sys.meta_path.insert(0, Heavy())
+from imagen_nb.cli import main
+bad = []
+for words in sys.stdin.read().splitlines():
+    command = words.split("\t")
+    try:
+        code = main(command)
+    except SystemExit as stop:
+        code = stop.code
+    if code != (0 if command[-1] in ("--help", "--version") else 2):
+        bad.append(f"{words}: {code}")
+sys.exit("; ".join(bad) or 0)
+"""
+
+
+def refusals():
+    "For each command: help, an unknown option, and for each option that reads a value one that it cannot be."
+    yield ["--version"]
+    yield ["--help"]
+    for name, own in COMMAND_PARSERS.items():
+        yield [name, "--help"]
+        positionals = [a for a in own._actions if not a.option_strings and a.nargs != "?"]
+        fine = ["toy" if a.dest in ("recipe", "model") else "x" for a in positionals]
+        yield [name, *fine, "--frobnicate"]
+        for action in own._actions:
+            plain = action.type in (None, words_of, path_of) and not action.choices
+            if action.option_strings and action.nargs != 0 and not plain:
+                for flag in action.option_strings:
+                    yield [name, *fine, flag, "no such value"]
+
+
+def test_what_is_refused_costs_no_heavy_import():
+    lines = "\n".join("\t".join(row) for row in refusals())
+    assert lines.count("\n") > 80
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[1]))
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE], input=lines, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in done.stderr.strip().splitlines():
+        assert line.startswith("imagen-nb "), line
+
+
+def test_what_is_not_there_costs_no_heavy_import_and_asks_no_hub(tmp_path):
+    (tmp_path / "photos").mkdir()
+    rows = [
+        ["data", "nothere"],
+        ["data", "photos/nothere"],  # photos is a folder of this machine
+        ["data", "~/nothere"],
+        ["train", "toy", "--data", "/nothere"],
+        ["train", "toy", "--init", "photos/nothere"],
+        ["train", "paper"],
+        ["train", "toy", "--min-size", "3"],
+        ["sample", "a", "--model", "nothere"],
+        ["sample", "a", "--encoder", "./nothere"],
+        ["upscale", "nothere.png", "a"],
+        ["export", "nothere", "out"],
+        ["doctor", "nothere"],
+        ["rate", "nothere", "photos"],
+        ["embed"],
+        ["evaluate", "emoji"],
+        ["evaluate", "nothere", "--data", "photos"],
+        ["drawbench", "nothere"],
+    ]
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[1]))
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE],
+        input="\n".join("\t".join(row) for row in rows),
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stderr.strip().splitlines()) == len(rows), done.stderr
+
+
+def test_what_exists_is_what_the_command_line_says_exists():
+    assert set(options.RECIPES) == set(RECIPES) and set(options.GPUS) == set(GPUS)
+    assert set(options.SAMPLERS) == set(SAMPLERS) and set(options.TRACKERS) == set(TRACKERS)
+    drawn = {name for name, make in RECIPES.items() if make().level is not None}
+    assert set(options.DRAWN_SCENES) == drawn
+    for threshold in options.THRESHOLDS:
+        change(toy(), "stages.0.threshold", threshold)
+
+
+def test_plain_words_mean_what_short_ones_mean():
+    def read(*words):
+        values = vars(parser().parse_args(words))
+        return {name: value for name, value in values.items() if name != "parser"}
+
+    short = [
+        "--w",
+        "3,1",
+        "--aug-t",
+        "0,.1",
+        "--n",
+        "4",
+        "--sampler",
+        "ddim",
+        "--threshold",
+        "none",
+    ]
+    plain = ["--guidance-scale", "3,1", "--aug-level", "0,.1", "--num-images", "4"]
+    plain += ["--scheduler", "ddim", "--thresholding", "none"]
+    assert read("sample", "a", *short) == read("sample", "a", *plain)
+    assert read("sample", "a", *short)["w"] == [3.0, 1.0]
+    assert read("export", "a", "b") == read("export", "a", "--out", "b")
+
+
+def test_steps_of_a_training_in_short():
+    def steps(*words):
+        args = parser().parse_args(["train", "toy", *words])
+        return [(t.steps, t.batch, t.lr) for t in wanted(args).training]
+
+    was = [(t.steps, t.batch, t.lr) for t in toy().training]
+    assert steps("--steps", "20", "--lr", "1e-3") == [(20, b, 1e-3) for _, b, _ in was]
+    assert steps("--steps", "3,4,5")[2][0] == 5
+    assert steps("--stage", "1", "--batch-size", "8") == [was[0], (was[1][0], 8, was[1][2]), was[2]]
+    assert steps("--steps", "20", "--set", "training.0.steps=7")[0][0] == 7
+
+
+def test_a_short_training_reads_few_captions():
+    world, valid = ShapesWorld("train"), ShapesWorld("valid")
+    recipe = change(change(toy(), "training.0.steps", "20"), "training.0.batch", "8")
+    drawn, looks = setup.asked_for(recipe, 0, world, valid)
+    assert 160 <= len(drawn) <= 160 + 64 + 10 and len(looks) <= 64 + 10 < len(valid)
+    stage = Stage(recipe.stages[0])
+    text = {}  # what is read, without reading it
+    samples = Samples(stage.config, world, text, recipe.training[0])
+    rows = [
+        permute(n, len(world), samples.config.seed)
+        for s in range(20)
+        for n in samples.index(s).tolist()
+    ]
+    assert set(rows) <= drawn and 0 in drawn
+    looked = [permute(HELD_BACK * len(valid) + k, len(valid), 0) for k in range(VALIDATED)]
+    assert set(looked) <= looks
+    everything = setup.asked_for(toy(), None, ShapesWorld("train", length=40))
+    assert list(everything[0]) == list(range(40))
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_watches():
+    code = "import os; from imagen_nb.cli import LINES; os.environ.update(LINES)\n"
+    code += "from tqdm.auto import tqdm\nfor _ in tqdm(range(500), 'drawing'): pass"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[1])),
+        capture_output=True,
+        text=True,
+    )
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    assert len(said) == 2 and said[0].startswith("drawing:   0%| 0 of 500"), said
+    assert "drawing: 100%| 500 of 500" in said[1] and "\x1b" not in done.stderr
+
+
+def test_nothing_is_written_in_colour():
+    for path in Path(setup.__file__).parents[1].rglob("*.py"):
+        assert not re.search(r"\\x1b|\\033|\\u001b", path.read_text(encoding="utf-8")), path
+
+
+# ---------------------------------------------------------------- numbers and their nouns
+
+NOUN = "pictures|captions|stages|steps|prompts|files|tokens|values|lines|errors|warnings|notes|validations"
+
+
+def test_a_number_has_its_noun():
+    assert [counted(n, "picture") for n in (0, 1, 2, 20570)] == [
+        "0 pictures",
+        "1 picture",
+        "2 pictures",
+        "20,570 pictures",
+    ]
+    assert counted(1, "picture is", "pictures are") == "1 picture is"
+    assert counted(2, "picture is", "pictures are") == "2 pictures are"
+
+
+def loose_counts(text: str) -> list[str]:
+    "Numbers in f-strings with a noun that does not follow them."
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else []
+        for value, after in zip(parts, parts[1:]):
+            words = after.value if isinstance(after, ast.Constant) else ""
+            if isinstance(value, ast.FormattedValue) and re.match(rf" ({NOUN})\b", str(words)):
+                found.append(f"{ast.unparse(value.value)}{words[:20]}")
+    return found
+
+
+PLURAL = {  # what is never one, or may not change
+    "captioned.py": ["len(self) pictures"],  # an identity on disk
+    "captions.py": ["self.tokens tokens each:"],  # a mean
+    "plan.py": ["n or 1000000 captions of", "WORDS tokens"],  # a data set; a constant
+}
+
+
+def test_what_commands_say_is_singular_where_it_is_one():
+    assert loose_counts("f'{n} pictures drawn'") == ["n pictures drawn"]
+    package = Path(setup.__file__).parents[1]
+    for folder in ("runs", "pictures", "engine"):
+        for path in [*(package / folder).rglob("*.py"), package / "cli.py"]:
+            found = loose_counts(path.read_text(encoding="utf-8"))
+            known = PLURAL.get(path.name, [])
+            assert [o for o in found if o.strip() not in known] == [], path.name

@@ -197,6 +197,7 @@ def test_a_notebook_becomes_a_page(checkout, tmp_path):
     assert (
         "[index](index.ipynb)" in text and "[it](https://github.com/a/b/blob/main/LICENSE)" in text
     )
+    assert "[Edit](https://github.com/a/b/edit/main/nbs/03_small.ipynb)" in text
     assert "x = 1 # `half`" in text and "secret" not in text and "default_exp" not in text
     assert "#|" not in text and "What \\*it\\* shows." in text
     headings = [
@@ -273,6 +274,28 @@ def test_converting_twice_gives_the_same_bytes(checkout, tmp_path):
         assert (
             first.read_bytes() == (tmp_path / "b" / first.relative_to(tmp_path / "a")).read_bytes()
         )
+
+
+def test_what_can_be_pressed_has_the_name_that_it_shows(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "a.html").write_text(
+        '<script src="_static/scripts/fontawesome.js?v=1"></script>'
+        '<summary aria-label="Toggle hidden content">Solution</summary>'
+        '<button class="btn search-button-field x" title="Search" aria-label="Search">Search K</button>'
+        '<a href="#">engine</a><details open="open"><summary><span class="toctree-toggle"></span></summary>'
+    )
+    build_docs.tidy(tmp_path)
+    figure = '<div class="cell_output container">\n<img alt="Words." src="../_images/x.png" />'
+    zoomed = (
+        '<a class="nb-zoom" href="../_images/x.png"><img alt="Words." src="../_images/x.png" /></a>'
+    )
+    assert build_docs.mended(figure).endswith(f">\n{zoomed}")
+    assert (tmp_path / "a.html").read_text() == (
+        "<summary>Solution</summary>"
+        '<button class="btn search-button-field x" title="Search">Search K</button>'
+        '<a href="#">engine</a><details open="open"><summary aria-label="Pages of engine">'
+        '<span class="toctree-toggle"></span></summary>'
+    )
 
 
 def test_a_broken_link_names_the_notebook(checkout, tmp_path):

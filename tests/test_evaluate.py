@@ -234,7 +234,8 @@ def test_the_command_refuses_in_one_line(folder, tmp_path, capsys):
     for line, told in (
         (["toy"], "expected --data SOURCE"),
         (["toy", "--protocol", "coco-fid30k", "--data", "x"], "expected --coco DIR"),
-        (["toy", "--protocol", "coco-fid30k", "--coco", "x"], "expected one of 256 px"),
+        (["toy", "--protocol", "coco-fid30k", "--coco", "./x"], "no such directory"),
+        (["toy", "--protocol", "coco-fid30k", "--coco", str(folder)], "expected one of 256 px"),
         (["toy", "--data", str(folder), "--extractor", "eye"], "expected judge, judge:FOLDER"),
         (["emoji", "--data", str(folder), "--extractor", "judge", "--n", "99"], "got 80"),
     ):

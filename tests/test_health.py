@@ -11,11 +11,12 @@ import imagen_nb
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import guards as health
+from imagen_nb.engine.guards import LEVELS
 from imagen_nb.engine.keeping import describe_run
 from imagen_nb.plots import image_grid, plot_reference
 from imagen_nb.recipes import toy
 from imagen_nb.runs import env
-from imagen_nb.runs.doctor import LEVELS, doctor, report
+from imagen_nb.runs.doctor import doctor, report
 from imagen_nb.runs.drawings import picture_stats
 from imagen_nb.runs.reference import find_reference, trained_as
 from imagen_nb.store.files import assets, read_rows
@@ -323,14 +324,14 @@ def test_exit_codes_and_the_table(trained, tmp_path, capsys):
     assert main(["doctor", str(trained), "--draw", "0"]) == 0
     told = capsys.readouterr().out
     assert "0 errors" in told and "not looked at: " in told and "-> " in told
-    assert main(["doctor", str(tmp_path / "empty")]) == 1 and "1 errors" in capsys.readouterr().out
+    assert main(["doctor", str(tmp_path / "empty")]) == 1 and "1 error," in capsys.readouterr().out
     assert (
         main(["doctor", str(tmp_path / "nowhere")]) == 2
         and "no such directory" in capsys.readouterr().err
     )
     assert (
         main(["doctor", str(trained), "--draw", "-1"]) == 2
-        and "expected 0 or more" in capsys.readouterr().err
+        and "expected a whole number, 0 or more" in capsys.readouterr().err
     )
 
 

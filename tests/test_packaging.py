@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import release
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORE = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints", "*.egg-info")
@@ -160,6 +161,9 @@ def test_metadata(built):
         "psutil",
         "tqdm",
     }
+    links = re.findall(r"\]\(([^)\s]+)\)", text.partition("\n\n")[2])
+    assert len(links) > 20 and all(o.startswith(("https://", "#")) for o in links), links
+    assert "/raw/main/data/runs/emoji-chosen.jpg" in text
     extras = set(re.findall(r"^Provides-Extra: (\w+)$", text, re.M))
     assert extras == {"nb", "emoji", "eval", "track", "bench", "witness", "docs", "dev"}
 
@@ -195,3 +199,33 @@ def test_it_works_installed_editable(source, tmp_path):
     assert Path(told["at"]).is_relative_to(source)
     assert Path(told["assets"]) == source / "data"
     assert told["files"] == data_files(source)
+
+
+def test_every_file_names_the_version_of_the_settings(tmp_path):
+    assert release.disagreements() == []
+    for name in ("settings.ini", "CITATION.cff", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "imagen_nb").mkdir()
+    (tmp_path / "imagen_nb" / "__init__.py").write_text('__version__ = "0.0.9"\n')
+    [found] = release.disagreements(tmp_path)
+    assert "imagen_nb/__init__.py: got 0.0.9" in found
+
+
+def test_the_release_is_tried_on_every_python_that_the_package_names():
+    text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    tried = set(re.findall(r'"(3\.\d+)"', text.partition("matrix:")[2]))
+    named = re.search(r'pythons = "(.+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+    assert tried == set(named.split())
+
+
+def test_a_report_asks_for_versions():
+    forms = list((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    asked = {p.stem for p in forms if "`imagen-nb env`" in p.read_text(encoding="utf-8")}
+    assert asked == {p.stem for p in forms} - {"config"} and "bug" in asked
+
+
+def test_a_commit_runs_the_gates():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    made = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"entry: make --no-print-directory (\w+)", text)
+    assert set(targets) == {"form", "types"} and all(f"\n{o}:\n" in made for o in targets)

@@ -1,6 +1,7 @@
 "The pages of docs/pages: what they name exists, every block runs, and nobody typed a figure that a run card has."
 
 import argparse
+import builtins
 import contextlib
 import importlib.util
 import json
@@ -10,12 +11,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ask_site
 import facts
+import launch_cells
 import pytest
 import transcripts
-from build_docs import LOOK_UP, TASKS
+from build_docs import CELL, CHINESE, LOOK_UP, TASKS
 
 from imagen_nb.recipes import find_recipe
 from imagen_nb.runs.options import parser
@@ -26,9 +29,22 @@ PAGES = {p.stem: p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs/pag
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
+def prose(path: str) -> str:
+    "The text of a file, or of a notebook's cells that are no code."
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if not path.endswith(".ipynb"):
+        return text
+    cells = (c for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+FRONTS = ("README.md", "README.zh.md", "nbs/index.ipynb", "nbs/00_tour.ipynb")
+TEXTS = PAGES | {path: prose(path) for path in FRONTS}
+
+
 def blocks(page: str, language: str) -> list[str]:
     "The blocks of a page in one language, settings filled in."
-    text = re.sub(r"\{\{setting (\w+)\}\}", lambda m: facts.setting(ROOT, m[1]), PAGES[page])
+    text = re.sub(r"\{\{setting (\w+)\}\}", lambda m: facts.setting(ROOT, m[1]), TEXTS[page])
     return [code for name, code in BLOCK.findall(text) if name == language]
 
 
@@ -39,11 +55,11 @@ def lines(page: str) -> list[list[str]]:
     return [row[next((i for i, w in enumerate(row) if "=" not in w), 0) :] for row in rows if row]
 
 
-COMMANDS = [(page, row) for page in PAGES for row in lines(page) if row[0] == "imagen-nb"]
+COMMANDS = [(page, row) for page in TEXTS for row in lines(page) if row[0] == "imagen-nb"]
 
 
 def test_every_page_has_its_place_in_the_sidebar():
-    assert set(PAGES) == {"start", *TASKS, *LOOK_UP}
+    assert set(PAGES) == {"start", *TASKS, *LOOK_UP, *CHINESE}
 
 
 @pytest.mark.parametrize("page, row", COMMANDS, ids=lambda o: o if isinstance(o, str) else "")
@@ -58,14 +74,15 @@ def test_commands_are_understood(page, row):
 def test_there_are_commands_and_other_lines_are_known():
     assert len(COMMANDS) > 20
     known = {"imagen-nb", "git", "cd", "pip", "jupyter", "torchrun", "accelerate", "srun"}
-    assert {row[0] for page in PAGES for row in lines(page)} - known == {"show"}  # of scontrol
-    extras = {o for page in PAGES for o in re.findall(r'"\.\[(\w+)\]"', PAGES[page])}
+    others = {row[0] for page in TEXTS for row in lines(page)} - known
+    assert others == {"show", "make"}  # of scontrol; targets are in the Makefile
+    extras = {o for page in TEXTS for o in re.findall(r'"\.\[(\w+)\]"', TEXTS[page])}
     assert extras and all(facts.setting(ROOT, f"{extra}_requirements") for extra in extras)
 
 
 def test_paths_in_prose_exist():
     for page, text in PAGES.items():
-        for path in re.findall(r"\]\(([^)#:\s]+)", text):
+        for path in re.findall(r"\]\(([^)#:\s]+)[)#]", text):
             assert (ROOT / "docs/pages" / path).exists(), f"{page}: {path}"
         for folder in re.findall(r"python (tools/[\w/]+\.py)", text):
             assert (ROOT / folder).exists(), f"{page}: {folder}"
@@ -122,7 +139,7 @@ def test_the_reference_of_commands_is_the_parsers():
         for action in own._actions:
             for option in action.option_strings:
                 assert isinstance(action, argparse._HelpAction) or f"`{option}" in section, option
-    assert "| `--n N` | `1` |" in text and "| `--model MODEL` | `emoji` |" in text
+    assert "| `--n N`, `--num-images N` | `1` |" in text and "| `--model MODEL` | `emoji` |" in text
     assert "| `--seed SEED` | `0` | of weights and draws |" in text
     assert "| `--validate-every N` | 1 % of the time |" in text
     assert "(default 200); with --data: share" in text  # two defaults stay where they are told
@@ -141,7 +158,7 @@ def test_tables_hold_what_cards_and_recipes_hold():
 @pytest.mark.slow
 def test_every_page_gets_its_facts():
     for page, text in PAGES.items():
-        assert "{{" not in facts.fill(text), page
+        assert "{{" not in facts.fill(CELL.sub("", text)), page
 
 
 @pytest.mark.slow
@@ -164,13 +181,25 @@ def run_python(code: str, page: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p != "several-gpus"])
+@pytest.mark.parametrize("page", [p for p in TEXTS if blocks(p, "python") and p != "several-gpus"])
 def test_python_runs_as_a_script(page, tmp_path):
     with contextlib.chdir(tmp_path):
         for code in blocks(page, "python"):
             run_python(code, page)
-    if page in ("start", "own-pictures"):
+    if page in ("start", "own-pictures", "zh", *FRONTS):
         assert list(tmp_path.glob("*.png"))  # a reader sees something
+
+
+@pytest.mark.slow
+def test_the_block_of_the_readme_shows_a_picture_in_a_notebook(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    code = [nbformat.v4.new_code_cell(code) for code in blocks("README.md", "python")]
+    notebook = nbformat.v4.new_notebook(cells=code)
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [o.get("data", {}) for cell in notebook.cells for o in cell.outputs]
+    assert any("image/png" in data for data in shown), shown
 
 
 def test_a_bare_kernel_installs_the_package_and_another_one_does_not(monkeypatch):
@@ -182,6 +211,42 @@ def test_a_bare_kernel_installs_the_package_and_another_one_does_not(monkeypatch
     run_python(code, "start")
     source = f"git+{facts.setting(ROOT, 'git_url')}"
     assert calls == [[sys.executable, "-m", "pip", "install", "-q", source]]
+
+
+LAUNCHED = {
+    path: cell
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    if cell["id"] == launch_cells.ID
+}
+
+
+def test_a_launched_notebook_brings_the_package_where_there_is_none():
+    code, calls = launch_cells.source(), []
+    shell = SimpleNamespace(run_line_magic=lambda *words: calls.append(words))
+    exec(code, {"get_ipython": lambda: shell})
+    assert calls == []  # it is here
+
+    def bare(name, *rest):
+        raise ImportError(name)
+
+    exec(
+        code, {"get_ipython": lambda: shell, "__builtins__": vars(builtins) | {"__import__": bare}}
+    )
+    assert calls == [("pip", f"install -q git+{facts.setting(ROOT, 'git_url')}")]
+    assert {"index.ipynb", "00_tour.ipynb"} <= {path.name for path in LAUNCHED}
+    for path, cell in LAUNCHED.items():
+        assert "".join(cell["source"]) == code, path.name
+
+
+def test_the_cell_is_put_in_once_and_before_what_needs_it(tmp_path):
+    imports = dict(cell_type="code", id="b", source=["import imagen_nb"])
+    cells = [dict(cell_type="code", id="a", source=["#| default_exp x"]), imports]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(dict(cells=cells)))
+    assert launch_cells.add(path) and not launch_cells.add(path)
+    found = json.loads(path.read_text())["cells"]
+    assert [cell["id"] for cell in found] == ["a", "launch", "b"]
 
 
 def few_steps(row: list[str]) -> list[str]:

@@ -225,13 +225,13 @@ def test_changes_of_a_recipe_are_planned(capsys):
     "words, complaint",
     [
         ("--gpu h10", "did you mean h100?"),
-        ("--count 0", "count, got 0, expected a whole number, 1 or more"),
+        ("--count 0", "got '0', expected a whole number, 1 or more"),
         ("--count 7", "count, got 7, expected a divisor of training.0.batch=2048"),
-        ("--batch 0", "batch, got 0"),
+        ("--batch 0", "--batch/--batch-size: got '0'"),
         ("--count 64 --batch 33", "batch, got 33, expected at most 32"),
-        ("--share 40", "share, got 40.0"),
-        ("--strategy tp", "expected one of ('ddp', 'fsdp')"),
-        ("--price -1", "price, got -1.0"),
+        ("--share 40", "--share: got '40', expected a number, 0 to 1"),
+        ("--strategy tp", "invalid choice: 'tp'"),
+        ("--price -1", "--price: got '-1', expected a number, 0 or more"),
         ("--set training.0.batch", "expected path=value"),
     ],
 )

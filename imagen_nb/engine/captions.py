@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from imagen_nb.store import parts
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import CheckpointError, as_path, check_room
 from imagen_nb.store.identity import differences, is_same_source
 from imagen_nb.store.text_models import check_captions, losses_told
@@ -41,8 +42,8 @@ class BuildPlan(NamedTuple):
         size = f"{self.bytes / 1e9:.2f} GB" if self.bytes > 1e8 else f"{self.bytes / 1e6:.2f} MB"
         took = f", about {self.seconds / 60:.1f} min" if self.seconds > 30 else ""
         return (
-            f"{self.captions:,} captions to encode, {self.tokens:.1f} tokens each:"
-            f" {size}{took}; saved every {self.per_part:,} captions"
+            f"{counted(self.captions, 'caption')} to encode, {self.tokens:.1f} tokens each:"
+            f" {size}{took}; saved every {counted(self.per_part, 'caption')}"
         )
 
 
@@ -242,7 +243,7 @@ class EmbeddingCache:
         rows = self.index.find(parts.hash_captions(captions))
         if (rows < 0).any():
             raise KeyError(
-                f"EmbeddingCache: {(rows < 0).sum()} of {len(captions)} captions are not in"
+                f"EmbeddingCache: {(rows < 0).sum()} of {counted(len(captions), 'caption')} are not in"
                 f" the cache, first {captions[(rows < 0).argmax()]!r}"
             )
         i = self.index

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from imagen_nb.plots import smooth
+from imagen_nb.store.config import counted
 from imagen_nb.store.identity import SAID
 
 __all__ = ["check_pictures", "check_dataset", "LEVELS", "Finding", "BAND"]
@@ -101,7 +102,7 @@ def pixel_range(images) -> Finding:
         return Finding(
             "error",
             "pixel range",
-            f"{span}, nothing darker than mid-gray in {len(images)} pictures,"
+            f"{span}, nothing darker than mid-gray in {counted(len(images), 'picture')},"
             " expected [-1, 1], not [0, 1]",
             "2*images - 1",
         )
@@ -154,7 +155,7 @@ def enough_samples(samples: int, pictures: int | None = None, is_fresh: bool = T
     return say(
         "amount of training",
         f"{samples:,} samples"
-        + (f", {epochs:,.1f} epochs of {pictures:,} pictures" if pictures else ""),
+        + (f", {epochs:,.1f} epochs of {counted(pictures, 'picture')}" if pictures else ""),
         (
             "warning",
             is_fresh and samples < 20_000,
@@ -210,7 +211,7 @@ def average_is_warm(step: int, ema: float, ema_power: float, first: float = 0.1)
     )
     return say(
         "averaged weights",
-        f"{100 * held:.2g} % of them are from the first tenth of {step:,} steps",  # reference: 1e-11 %
+        f"{100 * held:.2g} % of them are from the first tenth of {counted(step, 'step')}",  # reference: 1e-11 %
         (
             "error",
             held > 0.1,
@@ -254,7 +255,7 @@ def warm_up_is_over(step: int, warmup: int, steps: int) -> Finding:
         (
             "warning",
             warmup >= steps,
-            f"it never reaches its peak: a warm-up well under {steps:,} steps",
+            f"it never reaches its peak: a warm-up well under {counted(steps, 'step')}",
         ),
         ("note", step < warmup, "still warming up: losses and pictures say little yet"),
     )
@@ -263,7 +264,7 @@ def warm_up_is_over(step: int, warmup: int, steps: int) -> Finding:
 def rarely_clipped(norms: list[float], clip: float) -> Finding:
     "Most gradients are below the clip."
     if len(norms) < 5:
-        return unknown("gradient norm", f"{len(norms)} lines after warm-up, expected 5")
+        return unknown("gradient norm", f"{counted(len(norms), 'line')} after warm-up, expected 5")
     clipped = sum(n >= clip for n in norms) / len(norms)
     return say(
         "gradient norm",
@@ -300,7 +301,8 @@ def loss_falls(losses: list[float]) -> Finding:
     width = max(5, len(losses) // 10)
     if len(losses) < 2 * width:
         return unknown(
-            "loss", f"{len(losses)} lines of the log, expected {2 * width} to see a trend"
+            "loss",
+            f"{counted(len(losses), 'line')} of the log, expected {2 * width} to see a trend",
         )
     means = smooth(losses, width)[width - 1 :]
     best, now = min(means), means[-1]
@@ -334,7 +336,7 @@ def loss_is_normal(rows: list[dict], band: dict) -> Finding:
     return say(
         "reference",
         f"loss at step {step:,} is {now:.4f}, reference {normal / spread:.4f} to {normal * spread:.4f};"
-        f" outside in {outside} of {len(pairs)} lines",
+        f" outside in {outside} of {counted(len(pairs), 'line')}",
         (
             "warning",
             now > normal * spread,
@@ -381,7 +383,9 @@ def text_helps(gain: dict, is_base: bool) -> Finding:
 def no_overfitting(losses: list[float]) -> Finding:
     "Validation loss has not turned upwards."
     if len(losses) < 4:
-        return unknown("overfitting", f"{len(losses)} validations, expected 4 to see a trend")
+        return unknown(
+            "overfitting", f"{counted(len(losses), 'validation')}, expected 4 to see a trend"
+        )
     best, now = min(losses), sum(losses[-2:]) / 2
     return say(
         "overfitting",

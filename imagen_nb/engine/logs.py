@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imagen_nb.engine.stopping import TrainingError
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import append, read_rows, replace_text, save_png
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class Log:
             self.bad, self.skipped = self.bad + 1, self.skipped + 1
             if self.bad >= BAD_LIMIT:
                 raise TrainingError(
-                    f"Trainer: {self.bad} steps in a row had a loss or gradient that is"
+                    f"Trainer: {counted(self.bad, 'step')} in a row had a loss or gradient that is"
                     f" not finite, up to step {step}. Nothing of them was kept."
                     " Lower the learning rate or look at the data of these steps."
                 )

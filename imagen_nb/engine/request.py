@@ -4,6 +4,7 @@ import os
 import warnings
 
 from imagen_nb.store.checks import check
+from imagen_nb.store.config import counted
 
 __all__ = ["check_trainer"]
 
@@ -38,7 +39,7 @@ def check_trainer(
         warnings.warn(
             f"Trainer: warmup={config.warmup:,} is longer than steps={config.steps:,}:"
             f" the learning rate never reaches lr={config.lr:g}; give a warm-up"
-            f" of {max(1, config.steps // 20):,} steps or so"
+            f" of {counted(max(1, config.steps // 20), 'step')} or so"
         )
 
 

@@ -14,6 +14,7 @@ from imagen_nb.engine.samples import to_device
 from imagen_nb.pictures.pixels import Batch, resize
 from imagen_nb.plots import image_grid
 from imagen_nb.stage import Draws, Stage, StageConfig, lowres_pair, noisy_lowres
+from imagen_nb.store.config import counted
 from imagen_nb.store.keyed import permute
 from imagen_nb.store.modes import evaluating
 
@@ -85,7 +86,9 @@ def compare_losses(
     "Loss by noise level with the true captions, with other ones, and of a linear guess."
     c, n = stage.config, sum(len(batch.index) for batch, _ in parts)
     if n < levels:
-        raise ValueError(f"validation_loss: n, got {n}, expected at least {levels} pictures")
+        raise ValueError(
+            f"validation_loss: n, got {n}, expected at least {counted(levels, 'picture')}"
+        )
     others = other_captions([caption for batch, _ in parts for caption in batch.captions or ()])
 
     def seen(batch, draws):

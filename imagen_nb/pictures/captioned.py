@@ -15,6 +15,7 @@ from imagen_nb.pictures.decode import cause, decode_picture, reason
 from imagen_nb.pictures.layout import SPLITS
 from imagen_nb.pictures.pixels import Crop, crop_images, cut_square
 from imagen_nb.pictures.sources import find_source
+from imagen_nb.store.config import counted
 from imagen_nb.store.keyed import keyed_share
 
 FEW = 3  # unreadable pictures that never stop a run, however small the collection
@@ -128,7 +129,7 @@ def _lose(ds: CaptionedImages, i: int, why: str, behind: str):
         counts = _counts(collections.Counter(ds.broken.values()))
         ds.stopped = (
             f"{what}, expected a picture that can be read;"
-            f" {n} of {len(ds)} pictures cannot: {counts}"
+            f" {n} of {counted(len(ds), 'picture')} cannot: {counts}"
         )
         raise ValueError(ds.stopped)
     warnings.warn(f"{what}; another picture stands in ({n} so far)")
@@ -170,7 +171,7 @@ def _counts(reasons: collections.Counter) -> str:
 def _report(ds: CaptionedImages):
     "The lines of `CaptionedImages.report`."
     total, sides = len(ds.catalog) + sum(ds.catalog.meta["problems"].values()), ds.catalog.sizes()
-    yield f"{ds.name}: {total} pictures, {len(ds)} kept, {ds.skipped.total()} left out"
+    yield f"{ds.name}: {counted(total, 'picture')}, {len(ds)} kept, {ds.skipped.total()} left out"
     for why, n in ds.skipped.most_common():
         yield f"  {n} {why}: {', '.join(ds.examples[why])}{', ...' * (n > 3)}"
     if ds.catalog.meta["lost"]:
@@ -295,11 +296,13 @@ def _tell_skipped(ds: CaptionedImages, cause: Exception | None):
         ) from cause
     if n > max(FEW, ds.max_skipped * total):
         raise ValueError(
-            f"load_captioned: {ds.name}: {n} of {total} pictures cannot be used, more than"
+            f"load_captioned: {ds.name}: {n} of {counted(total, 'picture')} cannot be used, more than"
             f" max_skipped={ds.max_skipped:g}: {why}. For example {names}. Mend or remove"
             " them, or allow a larger share"
         ) from cause
-    said = [f"left out {n} of {total} pictures: {why}"] * bool(why) + ds.catalog.meta["remarks"]
+    said = [f"left out {n} of {counted(total, 'picture')}: {why}"] * bool(why) + ds.catalog.meta[
+        "remarks"
+    ]
     if aside and not any(ds.captions(i) for i in range(len(ds))):
         said.append(f"no picture has a caption; {aside}; {WHERE}")
     if said:

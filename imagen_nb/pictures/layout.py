@@ -12,6 +12,7 @@ from pathlib import Path
 from imagen_nb.pictures.folders import is_below, is_in, names_some, walk
 from imagen_nb.pictures.shards import SHARDS, Notes, ending
 from imagen_nb.pictures.tables import SUFFIXES
+from imagen_nb.store.config import counted
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
@@ -164,7 +165,14 @@ def _tell_aside(aside: dict[str, Inside], read: set[str], parts: list[str], note
         pictures += here.pictures + len(here.shards) - sum(n in here.shards for n in known)
     if pictures:
         what = ", ".join(parts[:3])
-        notes.remarks.append(f"{pictures} files with pictures beside {what} are not looked at")
+        notes.remarks.append(
+            counted(
+                pictures,
+                f"file with pictures beside {what} is",
+                f"files with pictures beside {what} are",
+            )
+            + " not looked at"
+        )
 
 
 def _tell_words(ours: dict[str, Inside], parts: list[str], notes: Notes):

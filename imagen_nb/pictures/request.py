@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imagen_nb.store.checks import as_plain, check, told
-from imagen_nb.store.config import shown
+from imagen_nb.store.config import counted, shown
 from imagen_nb.store.text_models import check_captions
 
 __all__ = [
@@ -59,7 +59,7 @@ def settle_seeds(
     "Refuse anything but a whole number for each picture."
     if seeds is None:
         return list(range(b))
-    what, expected = "sample: seeds", f"one for each of {b} pictures"
+    what, expected = "sample: seeds", f"one for each of {counted(b, 'picture')}"
     values: Any = seeds.tolist() if hasattr(seeds, "tolist") else seeds
     is_row = isinstance(values, (Sequence, Iterator)) and not isinstance(values, (str, bytes))
     values = [as_plain(s) for s in values] if is_row else []
@@ -124,7 +124,7 @@ def check_lowres(
 def _first_sides(config, b: int, lowres: Tensor | None, size) -> tuple[int, int]:
     "Where drawing begins: at given pictures, or at the base's size."
     if lowres is None:
-        check(not config.lowres_size, "sample: lowres", None, f"{b} pictures")
+        check(not config.lowres_size, "sample: lowres", None, f"{counted(b, 'picture')}")
         return _sides((config.size, config.size) if size is None else size)
     check(config.lowres_size, "sample: lowres", "pictures", "None: this is the base")
     got, expected = f"{size} and lowres", "one of them: the size of given pictures decides"

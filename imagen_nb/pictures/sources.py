@@ -13,7 +13,7 @@ from imagen_nb.pictures.layout import lay_out, split_names
 from imagen_nb.pictures.shards import SHARDS, Notes, Shard
 from imagen_nb.pictures.tables import FILE_COLUMNS
 from imagen_nb.pictures.tars import Tar
-from imagen_nb.store.files import as_path
+from imagen_nb.store.files import as_path, is_hub_name
 
 KNOWN = "a folder, .tar, .parquet, .arrow, .csv, .tsv, .jsonl or COCO's .json"
 
@@ -184,8 +184,11 @@ def load_hub(
     "A data set named on the hub."
     import datasets
 
-    if not isinstance(source, str) or source.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"load_captioned: source, got {source}, which does not exist")
+    if not is_hub_name(source):
+        raise ValueError(
+            f"load_captioned: source, got {source}, which does not exist; expected {KNOWN},"
+            " or a dataset of the hub, 'owner/name'"
+        )
     names = split_names(split)
     try:
         if len(names) > 1:

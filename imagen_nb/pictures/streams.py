@@ -23,6 +23,7 @@ from imagen_nb.pictures.pixels import to_square
 from imagen_nb.pictures.shards import Notes
 from imagen_nb.pictures.sources import Source, find_source, load_hub, pick_split
 from imagen_nb.pictures.tables import captions_of, clean_captions, row_captions
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import as_path
 from imagen_nb.store.keyed import permute
 
@@ -220,7 +221,7 @@ class StreamedImages:
         if (n := self.skipped.total()) > max(FEW, self.max_skipped * max(self.seen, 100)):
             counts = "; ".join(f"{k} {r}" for r, k in self.skipped.most_common())
             raise ValueError(
-                f"StreamedImages: {self.name}: {n} of {self.seen} pictures cannot be read: {counts}"
+                f"StreamedImages: {self.name}: {n} of {counted(self.seen, 'picture')} cannot be read: {counts}"
             )
         warnings.warn(f"StreamedImages: {self.name}: picture left out: {why}")
 

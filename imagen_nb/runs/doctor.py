@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from imagen_nb.engine import guards as health
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.engine.guards import LEVELS, Finding, say, soften, unknown
+from imagen_nb.engine.guards import Finding, say, soften, unknown
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.drawings import FEW, SMALL, draw_model, look_at_drawing, some
 from imagen_nb.runs.reference import find_reference
 from imagen_nb.runs.setup import load_recipe, open_data
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
-from imagen_nb.store.config import with_defaults
+from imagen_nb.store.config import counted, with_defaults
 from imagen_nb.store.files import as_path, read_rows
 from imagen_nb.store.text_models import shipped_as
 
@@ -128,7 +128,7 @@ def look_at_stage(
     if step:
         yield health.average_is_warm(step, train["ema"], train["ema_power"])
     if bad:
-        why = f"{len(bad)} lines are no JSON, left out here"
+        why = f"{counted(len(bad), 'line is', 'lines are')} no JSON, left out here"
         yield Finding("warning", "log", why, "look at the disk")
     yield from look_at_log(rows, config) if rows else [unknown("log", "no log.jsonl")]
     checks = read_rows(folder / "validation.jsonl")[0]
@@ -258,7 +258,7 @@ def look_at_model(path: Path, draw: int | None) -> Iterator[Finding]:
     missing = [f"{c['size']} px" for c, is_trained in zip(configs, trained) if not is_trained]
     yield say(
         "model",
-        f"{len(configs)} stages, digests agree",
+        f"{counted(len(configs), 'stage')}, digests agree",
         ("note", missing, f"never trained, so left out: {', '.join(missing)}"),
     )
     is_small = sum(v.numel() for group in tensors.values() for v in group.values()) < SMALL
@@ -307,9 +307,7 @@ def report(
             "not looked at: "
             + "; ".join(f"{f.where + ' ' * bool(f.where)}{f.what} ({f.why})" for f in missing)
         )
-    count = {level: sum(f.level == level for f in findings) for level in LEVELS}
-    lines.append(
-        f"{len(findings) - len(missing)} looked at: {count['error']} errors,"
-        f" {count['warning']} warnings, {count['note']} notes"
-    )
+    levels = [f.level for f in findings]
+    found = ", ".join(counted(levels.count(level), level) for level in ("error", "warning", "note"))
+    lines.append(f"{len(findings) - len(missing)} looked at: {found}")
     return "\n".join(lines)

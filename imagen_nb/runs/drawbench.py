@@ -35,6 +35,7 @@ from imagen_nb.lab.rating import (
 from imagen_nb.plots import preference_bars, save_picture, show_images
 from imagen_nb.runs.results import count_trained
 from imagen_nb.store.card import table
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import as_path, replace_text, writable_folder
 
 __all__ = [
@@ -178,7 +179,7 @@ def report_page(
     head, _, *rows = [line.strip("| ").split(" | ") for line in score_table(scores).splitlines()]
     lines = ["".join(f"<td>{html.escape(v)}</td>" for v in row) for row in rows]
     parts = [
-        f"<h1>DrawBench: {html.escape(model)}</h1><p>{len(prompts)} prompts, pictures of each: {n}."
+        f"<h1>DrawBench: {html.escape(model)}</h1><p>{counted(len(prompts), 'prompt')}, pictures of each: {n}."
         " Atoms right is the mean over prompts; all right is counted where each atom can be read."
         " In brackets: 95 % intervals.</p>",
         f'<div class="wide"><table><tr>{"".join(f"<th>{html.escape(v)}</th>" for v in head)}</tr>'
@@ -304,7 +305,7 @@ def count_ratings(
     rows = decode(ratings, key, least)
     if not rows:
         raise ValueError(
-            f"rate: {len(ratings)} files, got no ratings that count, expected some;"
+            f"rate: {counted(len(ratings), 'file')}, got no ratings that count, expected some;"
             f" right controls of each rater: {controls}"
         )
     found = preferences(rows)

@@ -1,6 +1,7 @@
 """What `imagen-nb doctor` sees of a run's pictures: drawn now, or read from disk."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from imagen_nb.engine.validation import describe_samples
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import read_pictures
 from imagen_nb.runs.setup import open_data, trained_stages
+from imagen_nb.store.config import counted
 from imagen_nb.training import validation_loss
 
 __all__ = ["FEW", "SMALL", "look_at_drawing", "draw_model", "some", "picture_stats"]
@@ -34,7 +36,7 @@ def look_at_drawing(run: Path, recipe: Recipe, n: int | None, shown: dict) -> It
     shown |= drawn
     yield say(
         "drawing",
-        f"{n} pictures drawn now at {', '.join(drawn) or 'no stage'}, for the guards below",
+        f"{counted(n, 'picture')} drawn now at {', '.join(drawn) or 'no stage'}, for the guards below",
     )
 
 
@@ -52,7 +54,10 @@ def is_small(recipe: Recipe) -> bool:
 def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
     "Pictures of n training captions by the newest averages; after an untrained stage true pictures are enlarged."
     stages, world = trained_stages(recipe, run), open_data(recipe)
-    text, indices = EmbeddingCache.open(run / "captions"), some(world, n)
+    text, first = EmbeddingCache.open(run / "captions"), some(world, n)
+    others = (i for i in range(len(world)) if i not in first)
+    known = (i for i in chain(first, others) if world.caption(i) in text)  # not all in a short run
+    indices = list(islice(known, n))
     images: dict[int, torch.Tensor] = {}
     extra: dict[str, dict] = {}
     embedded = text[[world.caption(i) for i in indices]]
@@ -62,7 +67,7 @@ def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
             None if low is None else images[low] if low in images else world.images(indices, low)
         )
         images[size] = stage.sample(embedded, lowres, seeds=indices)
-        extra[f"{size}px"] = dict(validation=validation_loss(stage, world, text, n=max(64, n)))
+        extra[f"{size}px"] = dict(validation=validation_loss(stage, world, text))
     shown = show(images, {size: world.images(indices, size) for size in images})
     return {name: shown[name] | extra[name] for name in shown}
 

@@ -6,9 +6,10 @@ from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.convert import convert_encoder
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.tables import table_captions
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import as_path
 
-__all__ = ["embed", "convert", "read_captions", "read_share"]
+__all__ = ["embed", "convert", "read_captions"]
 
 
 def embed(
@@ -28,7 +29,7 @@ def embed(
         ) from None
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     print(
-        f"{out}: {len(set(captions)):,} different captions of {len(captions):,};"
+        f"{out}: {counted(len(set(captions)), 'different caption')} of {len(captions):,};"
         f" the folder holds {len(cache):,}, {size / 1e6:.1f} MB"
     )
 
@@ -58,15 +59,3 @@ def read_captions(
         return table_captions(path, column)
     pictures = load_captioned(source, 64, caption_column=column, check=False)
     return [caption for i in range(len(pictures)) for caption in pictures.captions(i) or [""]]
-
-
-def read_share(
-    text: str,  # "K/N"
-) -> tuple[int, int]:
-    "K/N as two numbers."
-    k, slash, n = text.partition("/")
-    if not (slash and k.isdecimal() and n.isdecimal() and int(k) < int(n)):
-        raise ValueError(
-            f"embed: --share, got {text!r}, expected K/N with K from 0 to N - 1, as in 0/4"
-        )
-    return int(k), int(n)

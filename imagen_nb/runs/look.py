@@ -11,6 +11,7 @@ from imagen_nb.recipes import Recipe, find_recipe
 from imagen_nb.runs.pace import clock
 from imagen_nb.runs.verdict import verdict
 from imagen_nb.runs.words import ENGLISH, Reading, choose_encoder, count_words, spelled
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import picture_file
 from imagen_nb.store.text_models import find_folder, load_tokenizer, loss_lines
 from imagen_nb.text import token_numbers
@@ -89,7 +90,7 @@ def read_by(reading: Reading, captions: list[str]) -> Iterator[str]:
     tokenizer = load_tokenizer(str(folder or reading.encoder))
     most = min(KEPT, tokenizer.model_max_length)
     ids, cut, unknown = token_numbers(tokenizer, list(dict.fromkeys(captions)), most)
-    yield f"tokens: at most {max(map(len, ids))} of {most}; {cut} captions are cut there"
+    yield f"tokens: at most {max(map(len, ids))} of {most}; {counted(cut, 'caption is', 'captions are')} cut there"
     yield from loss_lines(0, unknown, most, label)
     words = count_words(captions)
     apart = spelled(tokenizer, words)
@@ -109,7 +110,9 @@ def forecast(pictures, recipe: Recipe, most: int = 32) -> Iterator[str]:
         for i in chosen:
             pictures.images([i], stage.size)
         seconds = (time.perf_counter() - since) / len(chosen) * len(pictures)
+        n = int((sides < stage.size).sum())
+        small = counted(n, "picture is", "pictures are")
         yield (
-            f"stage {k}, {stage.size} px: {int((sides < stage.size).sum())} pictures are smaller and would be"
-            f" enlarged; reading all once takes {clock(seconds)} on one core, by {len(chosen)} of them"
+            f"stage {k}, {stage.size} px: {small} smaller and would be enlarged;"
+            f" reading all once takes {clock(seconds)} on one core, by {len(chosen)} of them"
         )

@@ -11,6 +11,7 @@ from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.samples import to_device
 from imagen_nb.recipes import Recipe
 from imagen_nb.stage import Stage, StageConfig
+from imagen_nb.store.config import counted
 from imagen_nb.text import TextEmbedding
 from imagen_nb.training import Samples, TrainConfig, update
 
@@ -35,7 +36,7 @@ def pace(
     for k in stages:
         stage, training = recipe.stages[k], recipe.training[k]
         epochs = training.steps * training.batch / len(pictures)
-        told = f"stage {k}: {training.steps:,} steps of {training.batch} are {epochs:,.1f} epochs"
+        told = f"stage {k}: {counted(training.steps, 'step')} of {training.batch} are {epochs:,.1f} epochs"
         if not is_timed:
             yield told
         elif (n := parameters(stage)) > LARGE[device.type]:

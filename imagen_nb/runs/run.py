@@ -16,6 +16,7 @@ from imagen_nb.engine.keeping import claim_directory, has_begun, release_directo
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import (
+    asked_for,
     build_cache,
     check_width,
     held_back,
@@ -69,7 +70,7 @@ def prepare(
     out: Path,  # directory of the run
     stage: int | None,  # asked for; None: all
 ) -> bool:  # False: the run is finished
-    "Claim the directory and encode the captions."
+    "Claim the directory and encode the captions that are going to be read."
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
@@ -81,7 +82,9 @@ def prepare(
         )
         return False
     (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
-    build_cache(encoder, out / "captions", world, *filter(None, [held_back(recipe)]))
+    worlds = [world, *filter(None, [held_back(recipe)])]
+    wanted = asked_for(recipe, stage, *worlds)
+    build_cache(encoder, out / "captions", *worlds, wanted=wanted)
     return True
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.validation import HELD_BACK, VALIDATED
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.recipes import Recipe
 from imagen_nb.stage import Stage
@@ -19,6 +21,7 @@ from imagen_nb.store.checkpoint import load_directory, load_into, newest_checkpo
 from imagen_nb.store.config import config_diff, config_from_dict, config_to_dict
 from imagen_nb.store.files import replace_text
 from imagen_nb.store.hub import find_model
+from imagen_nb.store.keyed import permute
 from imagen_nb.store.text_models import is_shipped
 from imagen_nb.text import TextEncoder
 
@@ -29,11 +32,15 @@ __all__ = [
     "make_encoder",
     "settle_encoder",
     "check_width",
+    "asked_for",
     "build_cache",
     "first_stage",
     "first_stages",
     "trained_stages",
 ]
+
+
+FEW = 8  # pictures of which `doctor` draws the captions
 
 
 def load_recipe(
@@ -112,12 +119,35 @@ def check_width(
             )
 
 
+def asked_for(
+    recipe: Recipe,  # how many samples each stage draws
+    stage: int | None,  # the one that is trained; None: all
+    *worlds,  # captioned pictures: to train on, and perhaps those held back
+) -> list[Collection[int]]:  # numbers of pictures, for each world
+    "Pictures whose captions a run reads: those it draws, those of its looks, and a few from all over for `doctor`."
+    n, stages = len(worlds[0]), recipe.training if stage is None else [recipe.training[stage]]
+    drawn = [(min(n, how.steps * how.batch), how.seed) for how in stages]  # none twice before all
+    rows = [_looked_at(world) for world in worlds]
+    if any(k == n for k, _ in drawn):
+        return [range(n), *rows[1:]]
+    rows[0] |= {permute(i, n, seed) for k, seed in drawn for i in range(k)}
+    return list(rows)
+
+
+def _looked_at(world) -> set[int]:
+    "Pictures of a look at a run, and a few from all over."
+    n = len(world)
+    looks = {permute(HELD_BACK * n + k, n, 0) for k in range(VALIDATED)}
+    return looks | set(range(0, n, max(1, n // FEW)))
+
+
 def build_cache(
     encoder: TextEncoder,  # who reads
     path: Path,  # folder of the cache
     *worlds,  # captioned pictures
+    wanted: list[Collection[int]] | None = None,  # numbers of pictures, for each world; None: all
 ) -> EmbeddingCache:
-    "Embeddings of every caption of these data, encoded once; a build that was stopped goes on."
+    "Embeddings of the captions of these data, encoded once; a build that was stopped goes on."
     from tqdm.auto import tqdm
 
     covered = path.with_name("captions.json")  # written once all is encoded
@@ -125,8 +155,9 @@ def build_cache(
     with suppress(ValueError, OSError):
         if json.loads(covered.read_text()) == identity:
             return EmbeddingCache.open(path, encoder)
+    chosen = wanted or [range(len(world)) for world in worlds]
     pictures = tqdm(
-        [(world, i) for world in worlds for i in range(len(world))],
+        [(world, i) for world, which in zip(worlds, chosen) for i in sorted(which)],
         "captions",
         unit="picture",
         delay=1,
@@ -139,7 +170,8 @@ def build_cache(
         cache = EmbeddingCache.build(encoder, captions, path, progress=True)
     finally:
         encoder.to(home)
-    covered.write_text(json.dumps(identity))
+    if all(len(which) == len(world) for world, which in zip(worlds, chosen)):
+        covered.write_text(json.dumps(identity))
     return cache
 
 

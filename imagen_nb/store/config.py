@@ -29,6 +29,7 @@ __all__ = [
     "with_defaults",
     "config_diff",
     "change",
+    "counted",
     "did_you_mean",
     "shown",
 ]
@@ -363,6 +364,15 @@ def _names(config) -> str:
     if isinstance(config, tuple):
         return f"a number from 0 to {len(config) - 1}"
     return ", ".join(f.name for f in fields(config))
+
+
+def counted(
+    n: int,  # how many
+    one: str,  # the noun where it is one, perhaps with its verb: "picture", "picture is"
+    many: str | None = None,  # where it is not; None: with an s
+) -> str:  # "1 picture", "20,570 pictures"
+    "A number and its noun."
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def did_you_mean(

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 __all__ = [
     "CheckpointError",
+    "SHIPPED",
     "WINDOWS",
     "append",
     "as_path",
@@ -26,6 +28,7 @@ __all__ = [
     "check_room",
     "flush",
     "has_ended",
+    "is_hub_name",
     "locked",
     "picture_file",
     "read_rows",
@@ -37,6 +40,13 @@ __all__ = [
 ]
 
 WINDOWS = os.name == "nt"
+SHIPPED = (
+    "emoji",
+    "toy",
+    "photo-enlarger",
+)  # models in folders of `assets()`; the first is the default
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+FILES = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tar", ".tsv", ".txt", ".zip")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # endings of the files that we draw
 
 
@@ -61,6 +71,15 @@ def as_path(
         raise ValueError(f"{given}: nobody knows the home folder {who}; ./{who} is a name like any")
     path = Path(text)
     return path.absolute() if path.parts[:1] and path.parts[0][0] == "~" else path  # "./~"
+
+
+def is_hub_name(
+    name: str | Path,  # as a user gives it
+) -> bool:
+    "Could it be OWNER/NAME on the hub? What looks like a path, or begins with a folder that is here, is none."
+    text = str(name)
+    is_name = bool(HUB_NAME.fullmatch(text)) and not text.lower().endswith(FILES)
+    return is_name and not os.path.isdir(text.partition("/")[0])
 
 
 def writable_folder(

@@ -12,11 +12,9 @@ from torch import Tensor
 from imagen_nb.store.card import model_card
 from imagen_nb.store.checkpoint import STEP, load_directory, save_directory
 from imagen_nb.store.checks import check, check_among
-from imagen_nb.store.files import as_path, assets
+from imagen_nb.store.files import SHIPPED, as_path, assets, is_hub_name
 
-__all__ = ["SHIPPED", "Pretrained", "find_model"]
-
-SHIPPED = ("emoji", "toy", "photo-enlarger")  # folders of `assets()`; the first is the default
+__all__ = ["Pretrained", "find_model"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights on disk
 
@@ -124,7 +122,7 @@ def find_model(
         )
     if (path := as_path(name)).is_dir():
         return _model_in(path)
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+    if is_hub_name(name):
         from huggingface_hub import snapshot_download
 
         try:
@@ -136,7 +134,7 @@ def find_model(
             ) from e
     raise ValueError(
         f"find_model: {name}, no such directory;"
-        f" expected a directory, {' or '.join(map(repr, SHIPPED))}, or a hub name 'user/model'"
+        f" expected a directory, {' or '.join(map(repr, SHIPPED))}, or a name on the hub, 'owner/model'"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from imagen_nb.store.config import counted
 from imagen_nb.store.files import as_path, assets
 from imagen_nb.store.foreign import TOKENIZER, check_files, in_words
 from imagen_nb.store.identity import check_identity
@@ -238,7 +239,7 @@ def check_tokenizer(
     elif max(vocab.values()) >= rows:
         wrong = f"token numbers up to {max(vocab.values())}, expected below {rows}"
     elif rows - len(vocab) > max(1000, rows // 4):
-        wrong = f"{len(vocab)} tokens, expected about {rows}"
+        wrong = f"{counted(len(vocab), 'token')}, expected about {rows}"
     elif end not in (None, tokenizer.eos_token_id):
         wrong = f"end mark {tokenizer.eos_token_id}, expected {end}"
     elif kinds and kinds[0].lower() not in config.model_type:
@@ -281,12 +282,12 @@ def loss_lines(
     lines = []
     if cut:
         lines.append(
-            f"{cut:,} caption{'s' * (cut > 1)} longer than {kept} tokens: the rest"
+            f"{counted(cut, 'caption')} longer than {kept} tokens: the rest"
             " was cut, and the networks never see it"
         )
     if unknown:
         lines.append(
-            f"{unknown:,} caption{'s' * (unknown > 1)} with characters that encoder"
+            f"{counted(unknown, 'caption')} with characters that encoder"
             f" {name!r} has no token for, and reads as unknown (<unk>);"
             f" {MULTILINGUAL} reads most scripts"
         )

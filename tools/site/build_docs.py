@@ -50,8 +50,11 @@ LOOK_UP = (
     *("commands", "numbers", "claims", "odd-files", "faq"),
     *("glossary", "notation", "licences", "versions"),
 )
+CHINESE = ("zh", "zh-tour")  # the home page and the tour, with the outputs of the English ones
 API = "api"  # page of all names, and folder of the lessons' reference
 DIRECTIVE = re.compile(r"^\s*#\|\s*([\w-]+):?[ \t]*(.*?)[ \t]*$\n?", re.M)
+# {{cell NOTEBOOK LABEL-OR-ID | words for those who do not see it | caption}}, on a line of its own
+CELL = re.compile(r"^\{\{cell (\S+) ([\w-]+)(?: \| (.*?) \| (.*?))?\}\}$", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
 SEARCH = "searchtools|language_data|searchindex"  # scripts of the page of results alone
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -131,7 +134,9 @@ class Site:
             root / self.settings["nbs_path"],
             root / self.settings["lib_path"],
         )
-        self.blob = f"{self.settings['git_url']}/blob/{self.settings['branch']}"
+        self.blob, self.edit = (
+            f"{self.settings['git_url']}/{o}/{self.settings['branch']}" for o in ("blob", "edit")
+        )
         paths = (
             p
             for p in sorted(self.folder.rglob("*.ipynb"))
@@ -311,9 +316,26 @@ def convert(notebook: Notebook, site: Site) -> dict:
 
 
 def document_page(document: Document, site: Site) -> dict:
-    "A page from Markdown, with the facts that it asks for."
-    text = fill(site.prose(document.text, document), site.root)
-    return page_of([markdown_cell(text)], document.promise)
+    "A page from Markdown, with the facts and the cells of notebooks that it asks for."
+    first, *others = CELL.split(site.prose(document.text, document))
+    cells = [markdown_cell(fill(first, site.root))]
+    for file, key, alt, caption, text in zip(*(others[k::5] for k in range(5))):
+        cells += borrowed(file, key, alt, caption, site)
+        cells += [markdown_cell(fill(text, site.root))] if text.strip() else []
+    edit = f"{{.nb-links}}\n[Edit this page on GitHub]({site.edit}/{document.file.as_posix()})"
+    return page_of([*cells, markdown_cell(edit)], document.promise)
+
+
+def borrowed(file: str, key: str, alt: str | None, caption: str | None, site: Site) -> list[dict]:
+    "A cell of a notebook, found by its label or id, in the words of the page that shows it."
+    cells = next(n.cells for n in site.notebooks if n.file.stem == file)
+    for cell in cells:
+        found = directives(cell["source"]) if cell["cell_type"] == "code" else {}
+        if cell["cell_type"] == "code" and key in (found.get("label"), cell["id"]):
+            words = {"fig-alt": alt, "fig-cap": caption} if alt else {}
+            body = DIRECTIVE.sub("", cell["source"]).strip("\n")
+            return shown(cell, body, found | words)
+    raise ValueError(f"borrowed: cell, got {key!r}, expected a label or an id of {file}")
 
 
 def put_links(cells: list, notebook: Notebook, site: Site):
@@ -321,6 +343,7 @@ def put_links(cells: list, notebook: Notebook, site: Site):
     path = f"{site.settings['nbs_path']}/{notebook.file.as_posix()}"
     colab = site.blob.replace("https://github.com", "https://colab.research.google.com/github")
     links = f"[Notebook on GitHub]({site.blob}/{path}) · [Open in Colab]({colab}/{path})"
+    links += f" · [Edit]({site.edit}/{path})"
     title = f"# {notebook.title}"
     first = next(c for c in cells if title in c["source"].split("\n"))
     first["source"] = first["source"].replace(title, f"{title}\n\n{{.nb-links}}\n{links}\n", 1)
@@ -424,7 +447,7 @@ def doors_of(site: Site) -> list[str]:
 
 def groups(site: Site) -> dict:
     "Caption -> lines of its table of contents, in the order of the sidebar."
-    found = {caption: [] for caption in [*GROUPS, "Experiments", "How to", "Look up"]}
+    found = {caption: [] for caption in [*GROUPS, "Experiments", "How to", "Look up", "中文"]}
     titles = {d.page: f"{d.title} <{d.page}>" for d in site.documents}
     if "start" in titles:
         found["Start here"].append(titles.pop("start"))
@@ -436,6 +459,7 @@ def groups(site: Site) -> dict:
             found["Experiments"].append(n.page)
     found["How to"] = [titles.pop(page) for page in TASKS if page in titles]
     found["Look up"] = [titles.pop(page) for page in LOOK_UP if page in titles]
+    found["中文"] = [titles.pop(page) for page in CHINESE if page in titles]
     found["Look up"] += [*titles.values(), f"Reference <{API}>"]
     return {caption: lines for caption, lines in found.items() if lines}
 
@@ -492,6 +516,28 @@ def run_sphinx(source: Path, out: Path) -> int:
     ).returncode
 
 
+# What the theme calls by another name than it shows, or by none; figures, which a tap shows as large as they are.
+MENDED = (
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),  # its words say what it holds
+    (r'(<button class="[^"]*search-button-field[^>]*) aria-label="Search"', r"\1"),
+    (
+        r'>([^<>]+)(</a><details[^>]*>)<summary>(?=<span class="toctree-toggle")',
+        r'>\1\2<summary aria-label="Pages of \1">',
+    ),
+    (
+        r'(?<=container">\n)(<img alt="[^"]+" src="((?:\.\./)*_images/[^"]+)" />)',
+        r'<a class="nb-zoom" href="\2">\1</a>',
+    ),
+)
+
+
+def mended(text: str) -> str:
+    "The HTML of a page, in which everything that can be pressed has the name that it shows."
+    for pattern, right in MENDED:
+        text = re.sub(pattern, right, text)
+    return text
+
+
 def tidy(out: Path):
     "Drop what no page needs: source maps, templates, translations, a script that draws icons anew."
     for pattern in ("**/*.map", "_static/*.html", ".buildinfo", "_static/scripts/fontawesome*"):
@@ -502,7 +548,8 @@ def tidy(out: Path):
     for path in out.rglob("*.html"):
         left_out = "fontawesome" if path.name == "search.html" else "fontawesome|" + SEARCH
         script = rf"\s*<script[^>]*/?(?:{left_out})\.js[^>]*></script>"
-        path.write_text(re.sub(script, "", path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = re.sub(script, "", path.read_text(encoding="utf-8"))
+        path.write_text(mended(text), encoding="utf-8")
     (out / ".nojekyll").touch()  # GitHub Pages would leave out folders like _static
 
 

@@ -1,0 +1,57 @@
+"""The cell that lets a notebook run in a bare kernel, as Colab's: it installs the package where there is none.
+
+    python tools/site/launch_cells.py [paths]      all notebooks, if none is named
+
+It stands before the first cell that imports, is hidden on the site, and does nothing where the package is. Run it again
+as often as you like.
+"""
+
+import configparser
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ID = "launch"
+
+
+def source(root: Path = ROOT) -> str:
+    "The code of the cell."
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read(root / "settings.ini", encoding="utf-8")
+    url = parser["DEFAULT"]["git_url"]
+    return (
+        "#| hide\ntry:\n    import imagen_nb  # noqa: F401\n"
+        "except ImportError:  # a bare kernel, as Colab's\n"
+        f'    get_ipython().run_line_magic("pip", "install -q git+{url}")'
+    )
+
+
+def add(path: Path) -> bool:
+    "Put the cell into a notebook, or renew it; was anything to do?"
+    before = path.read_text(encoding="utf-8")
+    notebook = json.loads(before)
+    cells = [cell for cell in notebook["cells"] if cell["id"] != ID]
+    place = next(
+        i
+        for i, cell in enumerate(cells)
+        if cell["cell_type"] == "code" and "default_exp" not in "".join(cell["source"])
+    )
+    cell = dict(cell_type="code", execution_count=None, id=ID, metadata={}, outputs=[])
+    cells.insert(place, cell | dict(source=source().splitlines(keepends=True)))
+    after = json.dumps(notebook | dict(cells=cells), ensure_ascii=False, indent=1) + "\n"
+    if after != before:
+        path.write_text(after, encoding="utf-8")
+    return after != before
+
+
+def main(paths) -> int:
+    "Each notebook in turn."
+    for path in map(Path, paths or sorted((ROOT / "nbs").rglob("*.ipynb"))):
+        if add(path):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
