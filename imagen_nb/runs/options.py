@@ -83,6 +83,7 @@ COLUMNS = {
 }
 EXECUTION = {  # how training is done, not what is learned
     "--accumulate N": "micro-batches of a step: less memory, same result (default 1)",
+    "--shard": "with several processes: each keeps a part of weights, average and optimizer state, not all of them",
     "--recompute": "compute activations twice instead of keeping them: less memory",
     "--compile": "compile the network's blocks (default: on a GPU)",
     "--validate-every N": "steps between validations; 0: none (default: 1 %% of the time)",
@@ -246,6 +247,7 @@ USES = {
             held_out=dict(type=number),
             min_size=INT | dict(default=0),
             accumulate=INT,
+            shard=FLAG | dict(default=None),
             recompute=FLAG | dict(default=None),
             compile=dict(action=argparse.BooleanOptionalAction),
             validate_every=INT,
