@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed, nn
 
-from imagen_nb.engine.sharding import Shards, gathered, is_spread, on_whole
+from imagen_nb.engine.distributed import is_finite
+from imagen_nb.engine.sharding import Shards, is_spread, on_whole, own_part
 from imagen_nb.engine.validation import Watcher
 from imagen_nb.recipes import toy
 from imagen_nb.runs.setup import bare_stage
@@ -135,7 +136,15 @@ def test_every_file_is_looked_at_by_one_process(tmp_path):
 def test_what_is_in_one_piece_stays_so():
     x = torch.randn(2, 3, 3)
     assert not is_spread(x) and not is_spread(nn.Linear(2, 2)) and not is_spread(nn.Identity())
-    assert gathered(x) is x and on_whole(lambda m: m, x) is x
+    assert own_part(x) is x and on_whole(lambda m: m, x) is x
+
+
+def test_a_process_without_rows_has_nothing_that_is_not_finite():
+    layer = nn.Linear(2, 2)
+    layer.weight.placements, layer.weight.to_local = (), lambda: torch.empty(0, 2)
+    assert is_finite(layer)
+    layer.bias.data[1] = float("inf")
+    assert not is_finite(layer)
 
 
 @pytest.mark.parametrize("in_parts, looks", [(True, 1), (False, 0)])

@@ -38,11 +38,11 @@ def is_spread(
     return hasattr(first, "placements")
 
 
-def gathered(
+def own_part(
     x: Tensor,  # perhaps in parts
-) -> Tensor:  # in one piece, the same for every process
-    "All of a tensor."
-    return x.full_tensor() if is_spread(x) else x  # type: ignore[attr-defined]
+) -> Tensor:  # what this process has of it; nothing where there are more processes than rows
+    "The part that is here."
+    return x.to_local() if is_spread(x) else x  # type: ignore[attr-defined]
 
 
 def on_whole(

@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from train_worker import make_trainer, pin_fp32  # noqa: E402
 
 from imagen_nb.engine.optim import take_step  # noqa: E402
+from imagen_nb.engine.sharding import own_part  # noqa: E402
 from imagen_nb.stage import Stage, StageConfig  # noqa: E402
 from imagen_nb.store.checkpoint import checkpoints, load_directory  # noqa: E402
 from imagen_nb.unet import UNetConfig  # noqa: E402
@@ -178,7 +179,7 @@ def resume(out: Path) -> dict:
     trainer.prepare().close()
     held, most = memory("RssAnon") - before["RssAnon"], memory("VmHWM") - before["VmRSS"]
     groups = trainer.learned.tensors().values()
-    own = [t.to_local() if hasattr(t, "to_local") else t for ts in groups for t in ts.values()]
+    own = [own_part(t) for ts in groups for t in ts.values()]
     share = sum(t.nbytes for t in own)
     count = sum(p.numel() for p in trainer.learned.network.parameters())
     return dict(parameters=count, share=share, held=held / share, most=most / share)
