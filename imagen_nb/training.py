@@ -241,14 +241,14 @@ class Trainer:
         self.execution = (execution or Execution()).settle(stage, config, p.ranks, p.device)
         samples = Samples(stage.config, dataset, text, config, p.rank, p.ranks)
         self.samples = samples if hasattr(dataset, "images") else Arrivals(samples, draw, draw_crop)
-        self.keeper = Keeper(self.out, self.samples, p, learning_rate)
+        self.keeper = Keeper(self.out, self.samples, p, learning_rate, self.execution.shard)
         self.watcher = Watcher(valid, self.samples, validation_loss, self.execution)
 
     def prepare(self) -> Log:
         "Look at the data, claim the directory, go on from the newest checkpoint."
         c, e, p = self.start.config, self.execution, self.process
         check_dataset(self.samples.dataset, c.size)
-        self.learned = Learned.begin(self.start, self.config, p.device)
+        self.learned = Learned.begin(self.start, self.config, p.device, self.keeper.shards)
         meta = self.keeper.resume(self.learned)
         self.step, self.stage = meta["step"], Stage(c, e.wrap(self.learned.network, p))
         title = f"{c.size} px" if e.progress else ""

@@ -11,6 +11,7 @@ import pkgutil
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ import imagen_nb
 from imagen_nb.cascade import Imagen
 from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import cosine_log_snr, linear_log_snr
-from imagen_nb.engine import logs
+from imagen_nb.engine import keeping, logs
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.optim import OPTIMIZERS, Muon, make_optimizers, orthogonalize
@@ -470,8 +471,14 @@ def execution_rows(tmp_path):
     def keeps_less(c):
         return numbers_kept(c.wrap(built(BASE), process)) < numbers_kept(built(BASE)) / 2
 
+    def shared_out(c):
+        pair, samples = SimpleNamespace(rank=0, ranks=2), SimpleNamespace(config=None)
+        with mock.patch.object(keeping, "Shards", lambda process: "in parts"):
+            return keeping.Keeper(tmp_path, samples, pair, learning_rate, c.shard).shards
+
     return first, dict(
         accumulate=(2, parts, [8], [4, 4]),
+        shard=(True, shared_out, None, "in parts"),
         compile=(True, compiled, False, True),
         recompute=(True, keeps_less, False, True),
         validate_every=(1, looks("validation"), [], [1, 2]),

@@ -8,12 +8,19 @@ from torch.utils.checkpoint import checkpoint
 from imagen_nb.layers import Attention, FeedForward, ResBlock
 
 
+def blocks_of(
+    network: nn.Module,  # any
+) -> list[nn.Module]:
+    "What its lists of modules hold."
+    lists = [part for part in network.children() if isinstance(part, nn.ModuleList)]
+    return [block for blocks in lists for block in blocks]
+
+
 def recompute_blocks(
     network: nn.Module,  # any; its blocks are what its lists of modules hold
 ) -> nn.Module:  # the same network, its names unchanged
     "Keep only what goes into a block; going back, its inside is computed again: less memory, more time."
-    lists = [part for part in network.children() if isinstance(part, nn.ModuleList)]
-    for block in [block for blocks in lists for block in blocks] or [network]:
+    for block in blocks_of(network) or [network]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return network
 

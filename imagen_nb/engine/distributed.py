@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imagen_nb.engine.samples import in_parts
+from imagen_nb.engine.sharding import is_spread, own_part
 from imagen_nb.pictures.pixels import Batch
 from imagen_nb.stage import Draws, Stage
 from imagen_nb.store.modes import plain_torch
@@ -46,7 +47,7 @@ class Process:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         "What averages gradients over processes when the loss calls it; the parameters are the same."
-        if self.ranks == 1:
+        if self.ranks == 1 or is_spread(network):  # in parts, it does so itself
             return network
         here = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=here, gradient_as_bucket_view=True)
@@ -85,10 +86,11 @@ def gradient(
 
 
 def is_finite(
-    network: nn.Module,  # any
+    network: nn.Module,  # any; of one in parts, this process's
 ) -> bool:  # no weight is NaN or infinite
     "May these weights be kept?"
-    largest = torch._foreach_norm(list(network.parameters()), float("inf"))
+    own = [part for p in network.parameters() if (part := own_part(p)).numel()]
+    largest = torch._foreach_norm(own, float("inf"))
     return bool(torch.stack(largest).isfinite().all())  # a GPU is waited for once
 
 

@@ -27,6 +27,9 @@ class Execution:
 
     accumulate: int = option(1, least=1)  # micro-batches of a process's share of a step
     compile: bool | None = None  # the network's blocks; None: on a GPU
+    shard: bool = (
+        False  # weights, average and optimizer state over the processes; else each has all
+    )
     recompute: bool = False  # activations going back, instead of keeping them: less memory
     validate_every: int | None = option(None, least=0)  # steps, and at the end; None: see `settle`
     sample_every: int | None = option(None, least=0)  # likewise; 0: never

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -15,8 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from imagen_nb.engine.distributed import Process, is_finite, undisturbed
-from imagen_nb.engine.optim import load_optimizer_tensors, make_optimizers, optimizer_tensors
+from imagen_nb.engine.optim import (
+    load_optimizer_tensors,
+    make_optimizers,
+    optimizer_room,
+    optimizer_tensors,
+)
 from imagen_nb.engine.samples import Arrivals
+from imagen_nb.engine.sharding import Shards
 from imagen_nb.engine.stopping import TrainingError
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.store.checkpoint import (
@@ -128,8 +135,12 @@ class Learned(NamedTuple):
         stage: Stage,  # whose network is the start
         config: TrainConfig,  # by which optimizer
         device: torch.device,  # where
+        shards: Shards | None = None,  # over these processes; None: each has all of it
     ) -> Learned:
         "As a run starts: the average is the network. The given one stays what and where it is."
+        if shards:
+            network, average = shards.begin(own_copy(stage.network, "meta"), stage.network)
+            return cls(network, average, make_optimizers(network, config))
         network = own_copy(stage.network, device).train()
         Stage(stage.config, network).to(device)
         return cls(network, copy.deepcopy(network), make_optimizers(network, config))
@@ -159,6 +170,18 @@ class Learned(NamedTuple):
         except CheckpointError as e:
             raise CheckpointError(f"{where}: {e}.\n{WAY_ON}") from e
 
+    def load_parts(
+        self,
+        folder: Path,  # a checkpoint, of any number of processes
+        shards: Shards,  # those of now
+    ) -> dict:  # meta
+        "Put back this process's parts."
+        room = self.tensors()
+        room["optimizer"] = optimizer_room(self.optimizers, shards.kept(folder))
+        meta = shards.load(folder, room)
+        load_optimizer_tensors(self.optimizers, room["optimizer"])
+        return meta
+
 
 class Keeper:
     "Keeps what was learned in a directory that belongs to one run."
@@ -169,9 +192,12 @@ class Keeper:
         samples: Samples | Arrivals,  # what it learns from: they say which run this is
         process: Process,  # this one
         rate: Callable[[int, TrainConfig], float],  # learning rate after so many steps
+        shard: bool = False,  # over the processes; one has nothing to share
     ):
         self.out, self.samples, self.process, self.misses = out, samples, process, 0
         self.rate = rate
+        self.saving: tuple[int, Callable] | None = None  # step of a save, and what it waits for
+        self.shards = Shards(process) if shard and process.ranks > 1 else None
         self.is_main, self.config = process.rank == 0, samples.config
 
     @contextmanager
@@ -192,10 +218,16 @@ class Keeper:
         run = describe_run(s.stage_config, self.config, s.dataset, s.text)
         claim_directory(self.out, run, self.extended)
         self.process.wait()
-        if (found := newest_checkpoint(self.out)) is None:
+        if self.shards:
+            newest = self.shards.newest(self.out)
+            if newest is None:
+                return dict(step=0)
+            meta = learned.load_parts(newest, self.shards)
+        elif (found := newest_checkpoint(self.out)) is None:
             return dict(step=0)
-        tensors, meta = found
-        learned.load(tensors, f"Trainer: {self.out}, step {meta['step']}")
+        else:
+            tensors, meta = found
+            learned.load(tensors, f"Trainer: {self.out}, step {meta['step']}")
         if isinstance(s, Arrivals):
             s.resume(meta["stream"])
         return meta
@@ -218,9 +250,9 @@ class Keeper:
         step: int,  # steps done
         row: dict,  # of the log, begun
     ):
-        "Save by one process; where that fails the run goes on, and the next save tries again."
-        problem = None
-        if not (is_finite(learned.network) and is_finite(learned.average)):
+        "By one process; of a sharded run by all, while training goes on."
+        self.settle()
+        if self.process.any(not (is_finite(learned.network) and is_finite(learned.average))):
             raise TrainingError(
                 f"Trainer: a weight of step {step} is not finite; it is not saved,"
                 " what was saved before stays. Lower the learning rate."
@@ -228,10 +260,27 @@ class Keeper:
         meta = dict(kind="training", step=step, ranks=self.process.ranks, log=row)
         if isinstance(self.samples, Arrivals):
             meta["stream"] = self.samples.state
+        path = self.out / f"step_{step:08d}"
+        write: Callable[[], object] = partial(self.write, learned, path, meta)
+        if self.shards:
+            write = self.shards.save(path, learned.tensors(), meta, self.config.keep).finish
+        self.saving = step, write
+        if not self.shards or step == self.config.steps:
+            self.settle()
+
+    def write(self, learned: Learned, path: Path, meta: dict):
+        "One process does it."
+        if self.is_main:
+            save_directory(path, learned.tensors(), meta)
+            prune(self.out, self.config.keep)
+
+    def settle(self):
+        "Have on disk what is being saved; where that fails the run goes on, and the next save tries again."
+        if self.saving is None:
+            return
+        (step, write), self.saving, problem = self.saving, None, None
         try:
-            if self.is_main:
-                save_directory(self.out / f"step_{step:08d}", learned.tensors(), meta)
-                prune(self.out, self.config.keep)
+            write()
         except (OSError, CheckpointError) as e:
             problem = e
         has_failed = self.process.any(problem is not None)
@@ -247,6 +296,7 @@ class Keeper:
 
     def stop(self, step: int) -> NoReturn:
         "End a run early, and say what is on disk."
+        self.settle()
         if self.misses:
             raise TrainingError(f"Trainer: stopped at step {step}, which is not saved")
         raise KeyboardInterrupt(f"stopped at step {step}, saved; run the same command to go on")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from imagen_nb.engine.sharding import on_whole
 from imagen_nb.store.files import CheckpointError
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = torch.lerp(p.grad, state["momentum"], group["momentum"])
-                by_shape.setdefault((p.shape[0], p[0].numel()), []).append((p, update))
+                by_shape.setdefault((p.shape[0], p.shape[1:].numel()), []).append((p, update))
             for (rows, cols), pairs in by_shape.items():
-                updates = orthogonalize(torch.stack([u.reshape(rows, cols) for _, u in pairs]))
+                flat = torch.stack([u.reshape(rows, cols) for _, u in pairs])
+                updates = on_whole(orthogonalize, flat)
                 scale = 0.2 * max(rows, cols) ** 0.5  # root mean square of an AdamW update
                 for (p, _), u in zip(pairs, updates):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -93,7 +95,7 @@ def rms(
     x: Tensor,  # tensors of one shape, (k ...)
 ) -> Tensor:  # (k 1 ...)
     "Root mean square of each."
-    return x.reshape(len(x), -1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
+    return x.square().mean([*range(1, x.ndim)], keepdim=True).sqrt() if x.ndim > 1 else x.abs()
 
 
 class Adafactor(torch.optim.Optimizer):
@@ -201,7 +203,7 @@ def inner_matrices(params: list) -> list:
     return [
         p
         for p in params
-        if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= 16 and id(p) not in ends
+        if p.ndim > 1 and min(p.shape[0], p.shape[1:].numel()) >= 16 and id(p) not in ends
     ]
 
 
@@ -269,3 +271,22 @@ def load_optimizer_tensors(
             if int(which) == i:
                 states.setdefault(int(k), {})[name] = v
         o.load_state_dict(dict(state=states, param_groups=o.state_dict()["param_groups"]))
+
+
+def optimizer_room(
+    optimizers: list[torch.optim.Optimizer],  # freshly made
+    kept: dict[str, Tensor],  # what `optimizer_tensors` gave once, without data
+) -> dict[str, Tensor]:  # zeros; of what is as large as a sharded weight this process's part
+    "Where the state of a checkpoint can be read into."
+
+    def room(key: str, like: Tensor) -> Tensor:
+        i, k, _ = key.split(".", 2)
+        groups = optimizers[int(i)].param_groups
+        p = [p for group in groups for p in group["params"]][int(k)]
+        if like.ndim == 0:  # a count of steps
+            return torch.zeros((), dtype=like.dtype, device="cpu")
+        if like.shape == p.shape:
+            return torch.zeros_like(p, dtype=like.dtype, requires_grad=False)
+        return p.new_zeros(like.shape, dtype=like.dtype)
+
+    return {key: room(key, like) for key, like in kept.items()}

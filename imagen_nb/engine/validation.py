@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from imagen_nb.cascade import sample_in_parts
 from imagen_nb.diffusion import SCHEDULES, alpha_sigma, broadcast_to, to_eps, to_v
 from imagen_nb.engine.samples import to_device
+from imagen_nb.engine.sharding import is_spread
 from imagen_nb.pictures.pixels import Batch, resize
 from imagen_nb.plots import image_grid
 from imagen_nb.stage import Draws, Stage, StageConfig, lowres_pair, noisy_lowres
@@ -187,12 +188,11 @@ class Watcher:
         stage: Stage,  # with averaged weights
         log: Log,  # takes the rows
     ):
-        "Take the looks that are due; one process does it."
-        if not log.is_main:
-            return
+        "Take the looks that are due: one process does it, of a sharded network all."
         now, steps = dict(step=step, samples=step * self.config.batch), self.config.steps
-        due = {k for k, every in self.every.items() if is_due(step, every, steps)}
-        due -= {k for k in due if step in log.steps[k]}
+        due = [k for k, every in self.every.items() if is_due(step, every, steps)]
+        told = log.process.any if is_spread(stage.network) else bool
+        due = [k for k in due if told(log.is_main and step not in log.steps[k])]
         if "validation" in due:
             row = self.validate(stage, self.dataset, self.text)
             log.note("validation", now | dict(on=self.on) | row)

@@ -176,6 +176,7 @@ COLUMNS = {
 }
 EXECUTION = {  # how training is done, not what is learned
     "--accumulate,--gradient-accumulation N": "micro-batches of a step: less memory, same result (default 1)",
+    "--shard": "with several processes: each keeps a part of weights, average and optimizer state, not all of them",
     "--recompute,--gradient-checkpointing": "compute activations twice instead of keeping them: less memory",
     "--compile": "compile the network's blocks (default: on a GPU)",
     "--validate-every N": "steps between validations; 0: none (default: 1 %% of the time)",
@@ -364,6 +365,7 @@ USES = {
             held_out=dict(type=number),
             min_size=SIZE | dict(default=0),
             accumulate=COUNT,
+            shard=FLAG | dict(default=None),
             recompute=FLAG | dict(default=None),
             compile=dict(action=argparse.BooleanOptionalAction),
             validate_every=SIZE,

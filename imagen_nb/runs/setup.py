@@ -36,6 +36,7 @@ __all__ = [
     "build_cache",
     "first_stage",
     "first_stages",
+    "bare_stage",
     "trained_stages",
 ]
 
@@ -202,6 +203,18 @@ def first_stage(
     if recipe.init is not None:
         return first_stages(recipe)[k]
     return fresh_stage(recipe.stages[k], recipe.training[k])
+
+
+def bare_stage(
+    recipe: Recipe,  # as for `first_stages`
+    k: int,  # which
+) -> Stage:  # without data, for a run that goes on from a checkpoint in parts
+    "A stage that takes no memory; one whose network holds more than weights is made with all of it."
+    with torch.device("meta"):
+        network = recipe.stages[k].network.build()
+    if any(True for _ in network.buffers()):
+        return first_stage(recipe, k)
+    return Stage(recipe.stages[k], network)
 
 
 def fresh_stage(config, training) -> Stage:

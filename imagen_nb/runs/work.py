@@ -7,12 +7,13 @@ from pathlib import Path
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
-from imagen_nb.engine.distributed import Process
+from imagen_nb.engine.distributed import Process, team_size
 from imagen_nb.engine.execution import Execution
 from imagen_nb.evaluation import draw_and_score
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.errors import in_one_line
 from imagen_nb.runs.setup import (
+    bare_stage,
     first_stage,
     held_back,
     load_recipe,
@@ -20,6 +21,7 @@ from imagen_nb.runs.setup import (
     open_data,
     trained_stages,
 )
+from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config, config_from_dict
 from imagen_nb.training import Trainer
 
@@ -45,10 +47,12 @@ def work(
     world, valid, text = open_data(recipe), held_back(recipe), EmbeddingCache.open(out / "captions")
     for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
         folder, how = out / f"{recipe.stages[k].size}px", recipe.training[k]
-        trainer = Trainer(first_stage(recipe, k), world, text, how, folder, valid, job.execution)
+        goes_on = job.execution.shard and team_size() > 1 and checkpoints(folder)
+        start = bare_stage(recipe, k) if goes_on else first_stage(recipe, k)
+        trainer = Trainer(start, world, text, how, folder, valid, job.execution)
         trainer.fit()
         process = trainer.process
-        del trainer
+        del trainer, start
         gc.collect()  # wrappers and their networks hold each other, and a GPU's memory
     if process.rank == 0 or recipe.data is None:
         close(job, recipe, text, process)

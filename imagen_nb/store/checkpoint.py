@@ -2,7 +2,8 @@
 
 A checkpoint is a directory of few kinds of file:
 
-    NAME.safetensors   one for each dictionary of tensors
+    NAME.safetensors   one for each dictionary of tensors; of a run that is sharded, as torch's
+                       safetensors writer names them: shard-00001-model-00002-of-00003, see `shards`
     meta.json          what the caller wants to know beside them
     manifest.json      bytes and sha256 of the others, and of itself; written last
     README.md          perhaps, for people: in no digest, as hubs let people edit it
@@ -34,8 +35,8 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -56,6 +57,7 @@ from imagen_nb.store.manifest import (
     read_json,
     read_manifest,
 )
+from imagen_nb.store.shards import is_sharded, read_whole
 
 __all__ = [
     "CheckpointError",
@@ -63,10 +65,14 @@ __all__ = [
     "load_directory",
     "load_into",
     "load_meta",
+    "meta_text",
     "network_itself",
+    "new_directory",
     "newest_checkpoint",
     "prune",
     "save_directory",
+    "seal",
+    "size_of",
     "sweep",
     "verify",
     "weights_to_save",
@@ -89,18 +95,31 @@ def save_directory(
     readme: str | None = None,  # text for people, in Markdown
 ) -> Path:  # the complete directory
     "Save dictionaries of tensors and `meta` at `path`: all of it, or nothing changes."
-    path = Path(os.path.realpath(as_path(path)))
     groups = {_file_name(k): _ready(k, group) for k, group in tensors.items()}
-    text = _meta_text(meta)
+    text = meta_text(meta)
+    with new_directory(path, size_of(groups) + len(text)) as new:
+        _write(new, groups)
+        seal(new, text, readme)
+    return _real(path)
+
+
+@contextmanager
+def new_directory(
+    path,  # directory to make or to replace
+    size: int,  # bytes that will be in it
+) -> Iterator[Path]:  # an empty one beside it
+    "What is written into it, and sealed, is at `path` once the block has ended; or nothing changes."
+    path = _real(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     _check_replaceable(path)
-    check_room(path.parent, _size(groups) + len(text), "save_directory")
+    check_room(path.parent, size, "save_directory")
     ident = _ident()
     new, old = _sibling(path, "new", ident), _sibling(path, "old", ident)
     _writing.add(ident)
     try:
-        _write(new, groups, text, readme)
+        new.mkdir()
+        yield new
         _publish(new, path, old)
     except BaseException:
         if path.exists() or not old.exists():  # else leave both to `sweep`
@@ -109,7 +128,11 @@ def save_directory(
     finally:
         _writing.discard(ident)
     shutil.rmtree(old, ignore_errors=True)
-    return path
+
+
+def _real(path) -> Path:
+    "Where a directory lies, or will."
+    return Path(os.path.realpath(as_path(path)))
 
 
 def _file_name(name) -> str:
@@ -146,7 +169,7 @@ def _ready(name: str, group: dict) -> dict:
     return ready
 
 
-def _meta_text(meta: dict) -> bytes:
+def meta_text(meta: dict) -> bytes:
     "`meta` as JSON, refusing what would come back as something else."
 
     def check(value, where):
@@ -189,7 +212,7 @@ def _check_replaceable(path: Path):
         )
 
 
-def _size(groups: dict) -> int:
+def size_of(groups: dict) -> int:
     "Bytes that files of these tensors take at most."
     return sum(
         (1 << 16) + sum(t.numel() * t.element_size() + 256 for t in group.values())
@@ -197,19 +220,27 @@ def _size(groups: dict) -> int:
     )
 
 
-def _write(new: Path, groups: dict, text: bytes, readme: str | None):
-    "Write and flush every file of the directory `new`, its manifest last."
+def _write(new: Path, groups: dict):
+    "Write a file for each dictionary of tensors."
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    new.mkdir()
     for name, group in groups.items():
         try:
             save_file(group, new / name, metadata={"format": "pt"})
         except SafetensorError as e:
             raise OSError(errno.EIO, f"save_directory: {e}", str(new / name)) from e
+
+
+def seal(
+    new: Path,  # what `new_directory` gave, with its files of tensors
+    text: bytes,  # of meta.json
+    readme: str | None = None,  # of README.md
+    known: dict | None = None,  # sizes and digests of files that are known already, by name
+):
+    "Flush every file, the manifest last."
     (new / META).write_bytes(text)
-    files = {name: file_entry(new / name) for name in (*groups, META)}
+    files = {p.name: (known or {}).get(p.name) or file_entry(p) for p in sorted(new.iterdir())}
     if readme is not None:
         (new / README).write_text(readme, encoding="utf-8")
     for file in new.iterdir():
@@ -249,6 +280,9 @@ def load_directory(
         from safetensors.torch import load_file
 
         meta, tensors = _meta(folder, files), {}
+        if is_sharded(files):
+            check_digests(folder, files)
+            return read_whole(folder), meta
         for name in sorted(files.keys() - {META}):
             check_file(folder / name, files[name])
             try:
@@ -441,7 +475,7 @@ def _sibling(path: Path, kind: str, ident: str) -> Path:
 
 def _resolve(path) -> Path:
     "`path`, or its complete sibling if its writer died between two renames."
-    path = Path(os.path.realpath(as_path(path)))
+    path = _real(path)
     if path.exists():
         return path
     ours = [p for m, p in _siblings(path.parent) if m[1] == path.name and m[2] != "gone"]

@@ -2,6 +2,8 @@
 
 Every way to start 1, 2 and 4 processes (gloo, float32) trains the toy's base for a few steps on a folder of drawn
 pictures. The figure is the norm of the difference from the weights of one process, divided by the norm of those.
+A second figure is the single weight that differs most. `sharding.py` says where that comes from: it is as large where
+one process sums a gradient in two parts.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -81,7 +84,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def launch(way: str, n: int, data: Path, out: Path) -> tuple[dict, str]:
+def launch(way: str, n: int, data: Path, out: Path, *more: str) -> tuple[dict, str]:
     "Weights after the last step, and what was said; raises where a process failed."
     site = out.parent / "site"
     site.mkdir(exist_ok=True)
@@ -91,7 +94,7 @@ def launch(way: str, n: int, data: Path, out: Path) -> tuple[dict, str]:
     port = dict(MASTER_PORT=str(free_port())) if way == "slurm" else {}
     children = [
         subprocess.Popen(
-            [*command, f"--data={data}", f"--out={out}"],
+            [*command, f"--data={data}", f"--out={out}", *more],
             env=env | port | (task(rank, n, os.getpid()) if way == "slurm" else {}),
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
@@ -110,6 +113,13 @@ def difference(ours: dict, theirs: dict) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
+def largest(ours: dict, theirs: dict) -> dict:
+    "The single weight that differs most: by how much, where, and the largest weight of its tensor."
+    gaps = {k: (ours[k] - theirs[k]).abs().max().item() for k in ours}
+    name = max(gaps, key=gaps.__getitem__)
+    return dict(gap=gaps[name], name=name, weight=theirs[name].abs().max().item())
+
+
 def main():
     from cards import write_card
 
@@ -117,16 +127,24 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "runs" / "launchers.json")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 2, 4])
-    args, table = parser.parse_args(), {}
+    parser.add_argument("--at-once", type=int, default=1, help="launches that run side by side")
+    args, table, worst = parser.parse_args(), {}, {}
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "pictures"
         pictures(data)
         alone, _ = launch("processes", 1, data, Path(place) / "alone")
-        for way, n in itertools.product(args.ways, args.counts):
+
+        def measured(case: tuple[str, int]) -> tuple[float, dict]:
+            way, n = case
             weights, said = launch(way, n, data, Path(place) / f"{way}-{n}")
-            told = f"{'waits until' in said}"
-            table[f"{way}_{n}"] = difference(weights, alone)
-            print(f"{way:<12} {n}  {table[f'{way}_{n}']:.1e}  others told: {told}", flush=True)
+            row = difference(weights, alone), largest(weights, alone)
+            print(f"{way:<12} {n}  {row}  others told: {'waits until' in said}", flush=True)
+            return row
+
+        cases = list(itertools.product(args.ways, args.counts))
+        with ThreadPoolExecutor(args.at_once) as pool:
+            for (way, n), row in zip(cases, pool.map(measured, cases)):
+                table[f"{way}_{n}"], worst[f"{way}_{n}"] = row
     write_card(
         args.out,
         "norm of the difference from the weights of one process, by the norm of those",
@@ -135,6 +153,7 @@ def main():
         backend="gloo",
         steps=3,
         difference=table,
+        largest=worst,
     )
 
 
