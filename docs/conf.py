@@ -89,7 +89,7 @@ def name_the_landing_page(app, pagename, templatename, context, doctree):
 def say_its_language(app, pagename, templatename, context, doctree):
     "Readers aloud and browsers are told what a page is written in."
     if pagename == "zh" or pagename.startswith("zh-"):
-        context["language"] = "zh_CN"
+        context["language"] = "zh-CN"
 
 
 def setup(app):

@@ -95,6 +95,7 @@ async function main() {
   let faults = 0, sliders = 0;
   for (const [view, options] of views) {
     const page = await (await browser.newContext(options)).newPage();
+    page.setDefaultTimeout(300000);  // a busy machine is no fault
     for (const name of pages) {
       const found = await look(page, name, view, address);
       for (const fault of found.faults) console.log(`${name} (${view}): ${fault}`);
