@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['cosine_time', 'sinusoid', 'NoiseEmbedding', 'group_norm', 'normalize', 'zero_init', 'resample', 'upsample_conv',
-           'ResBlock', 'Downsample', 'Upsample', 'attend', 'Attention', 'FeedForward', 'AttentionPool',
-           'TextProjection']
+           'ResBlock', 'Downsample', 'Upsample', 'attend', 'RepeatedText', 'once', 'Attention', 'FeedForward',
+           'AttentionPool', 'TextProjection']
 
 # %% ../nbs/07_layers.ipynb #9fb1c153
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -210,6 +212,21 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 # %% ../nbs/07_layers.ipynb #fd7858d4
+class RepeatedText(TextEmbedding):
+    "Captions that every step of a picture reads: what a layer makes of them is made once."
+
+
+def once(
+    layer: Callable,  # a layer or a method of one
+    text: TextEmbedding,  # captions, or words inside the network
+) -> Any:  # layer(text)
+    "Ask a layer; repeated text remembers the answer, so no weight may change meanwhile."
+    if torch.compiler.is_compiling() or not isinstance(text, RepeatedText):
+        return layer(TextEmbedding(*text))
+    made: dict[Any, Any] = vars(text)  # by layer
+    return made[layer] if layer in made else made.setdefault(layer, layer(text))
+
+# %% ../nbs/07_layers.ipynb #cf9067cf
 class Attention(nn.Module):
     "Pixels attend to words, to pixels, or to both at once with one softmax (paper D.3.1)."
 
@@ -242,6 +259,15 @@ class Attention(nn.Module):
         "The same features, by head."
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
+    def read(
+        self,
+        text: TextEmbedding,  # words, (b l text_dim)
+    ) -> tuple[Tensor, Tensor, Tensor | None]:  # keys, values, (b n l e); mask (b l)
+        "What does not depend on pixels; no mask if repeated text has no padding."
+        k, v = self.text_kv(self.text_norm(text.tokens)).chunk(2, dim=-1)  # (b l c)
+        is_full = isinstance(text, RepeatedText) and bool(text.mask.all())
+        return self.heads(k), self.heads(v), None if is_full else text.mask
+
     def forward(
         self,
         x: Tensor,  # features, (b c h w)
@@ -253,10 +279,10 @@ class Attention(nn.Module):
         mask = None  # of pixels all may be read
         if self.has_text:
             assert text is not None, "the network has seen to it"
-            words = self.text_kv(self.text_norm(text.tokens)).chunk(2, dim=-1)  # (b l c) twice
-            words = [self.heads(o) for o in words]
+            *words, mask = once(self.read, text)
             kv = [torch.cat([o, p], dim=2) for o, p in zip(words, kv)] if kv else words
-            mask = F.pad(text.mask, (0, h * w if self.has_self else 0), value=True)
+            if mask is not None:
+                mask = F.pad(mask, (0, h * w if self.has_self else 0), value=True)
         y = attend(q, kv[0], kv[1], mask)  # (b n hw e)
         y = self.out(y.transpose(1, 2).flatten(2))  # (b hw c)
         return x + y.transpose(1, 2).unflatten(2, (h, w))
@@ -336,4 +362,4 @@ class TextProjection(nn.Module):
             words = words + sinusoid(place, words.shape[2], scale=1.0).to(words) / 4  # a quiet hint
         for layer in self.mix:
             words = layer(words, src_key_padding_mask=~text.mask)
-        return TextEmbedding(words, text.mask)
+        return text._replace(tokens=words)

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .diffusion import SCHEDULES, diffusion_loss, q_sample, to_x0
 from .guidance import drop_text, guided
+from .layers import RepeatedText
 from .pictures.pixels import Batch, resize
 from .pictures.request import check_request, count_texts, settle_seeds
 from .sampling import SAMPLERS, time_grid
@@ -229,13 +230,11 @@ class Stage:
         "Walk from noise to a picture (paper 2.1-2.4)."
         c = sampling_config(self.config, **options)
         seeds = settle_seeds(seeds, count_texts("Stage.sample: text", text))
-        sides = check_request([self], len(seeds), lowres, size)
-        low, level = None, None
-        if lowres is not None:
-            low, level = sampling_lowres(lowres.to(self.device), c, seeds)
-        denoise = denoiser(self, text.to(self.device), c.w, c.threshold, low, level, watch)
+        sides, on = check_request([self], len(seeds), lowres, size), self.device
+        low, level = (None, None) if lowres is None else sampling_lowres(lowres.to(on), c, seeds)
+        denoise = denoiser(self, text.to(on), c.w, c.threshold, low, level, watch)
         with evaluating(self.network), plain_torch():
-            return walk(denoise, c, sides, seeds, self.device).clamp(-1, 1)
+            return walk(denoise, c, sides, seeds, on).clamp(-1, 1)
 
 # %% ../nbs/10_stage.ipynb #b53503ab
 def denoiser(
@@ -249,12 +248,14 @@ def denoiser(
 ) -> Callable:  # denoise(z, log_snr) -> x0_hat
     "network -> guidance -> x0_hat -> threshold: all that a sampler may know."
 
+    repeated = cache(lambda text: RepeatedText(*text))  # every step reads the same
+
     def predict(z, log_snr, text):
         if lowres is None:
-            return stage.predict(z, log_snr, text)
+            return stage.predict(z, log_snr, repeated(text))
         branches = len(z) // len(lowres)  # guidance asks for both branches in one batch
         low, aug = lowres.repeat(branches, 1, 1, 1), aug_log_snr.repeat(branches)
-        return stage.predict(z, log_snr, text, low, aug)
+        return stage.predict(z, log_snr, repeated(text), low, aug)
 
     guide = guided(predict, text, w)
 

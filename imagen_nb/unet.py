@@ -23,6 +23,7 @@ from imagen_nb.layers import (
     TextProjection,
     Upsample,
     group_norm,
+    once,
     zero_init,
 )
 from .store.config import config, option
@@ -131,8 +132,9 @@ class Conditioner(nn.Module):
     ) -> tuple[Tensor, TextEmbedding | None]:  # vector (b emb_dim); words (b l text_width)
         emb, words = self.time(log_snr), None
         if self.has_text:
-            words = self.text(text)
-            emb = emb + self.pool(words)
+            assert text is not None, "the network has seen to it"
+            words = once(self.text, text)
+            emb = emb + once(self.pool, words)
         if self.has_lowres:
             emb = emb + self.aug(aug_log_snr)
         return emb, words

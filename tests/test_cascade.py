@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from test_networks import BASE, SR
 
+from imagen_nb import layers
 from imagen_nb.cascade import PIXELS, Imagen
 from imagen_nb.data import ShapesWorld
 from imagen_nb.diffusion import alpha_sigma, cosine_log_snr
+from imagen_nb.layers import Attention, AttentionPool, TextProjection
 from imagen_nb.pictures.pixels import Batch, Crop, resize
 from imagen_nb.pictures.request import size_step
 from imagen_nb.recipes import paper, toy
@@ -25,6 +27,7 @@ from imagen_nb.stage import (
     Stage,
     StageConfig,
     denoiser,
+    has_fast_bf16,
     lowres_pair,
     noisy_lowres,
     sampling_config,
@@ -941,3 +944,46 @@ def test_toy_is_a_cascade_of_factor_four():
     sizes = [(s.lowres_size, s.size) for s in toy().stages]
     assert sizes == [(None, 32), (32, 128), (128, 512)]
     assert [(s.lowres_size, s.size) for s in paper().stages] == [(None, 64), (64, 256), (256, 1024)]
+
+
+@pytest.mark.parametrize("config", [BASE_STAGE, SR_STAGE])
+@pytest.mark.parametrize("w", [1.0, 2.0])
+def test_text_is_read_once_for_all_steps_and_pictures_stay_what_they_were(config, w, monkeypatch):
+    stage, words = awake(config), text(2)
+    words.mask[1, 3:] = False
+    low = torch.rand(2, 3, 16, 16) * 2 - 1 if config.lowres_size else None
+    readers = [m for m in stage.network.modules() if isinstance(m, (TextProjection, AttentionPool))]
+    readers += [
+        m.text_kv for m in stage.network.modules() if isinstance(m, Attention) and m.has_text
+    ]
+    calls = []
+    for m in readers:
+        m.register_forward_hook(lambda m, *_: calls.append(m))
+    once = stage.sample(words, low, seeds=[0, 1], w=w)
+    assert len(readers) > 2 and sorted(map(id, calls)) == sorted(map(id, readers))
+    monkeypatch.setattr("imagen_nb.stage.RepeatedText", TextEmbedding)
+    again = stage.sample(words, low, seeds=[0, 1], w=w)
+    assert len(calls) == (1 + config.steps) * len(readers)
+    # a CPU with fast bf16 computes networks in it
+    torch.testing.assert_close(once, again, atol=1e-2 if has_fast_bf16("cpu") else 1e-5, rtol=0)
+
+
+def test_attention_has_no_mask_where_repeated_text_has_no_padding(monkeypatch):
+    asked, words = [], text(2)
+    layer = Attention(32, 12, head_dim=16)
+    torch.nn.init.normal_(layer.out.weight)
+    real = layers.attend
+
+    def noted(q, k, v, mask=None):
+        asked.append(mask is not None)
+        return real(q, k, v, mask)
+
+    monkeypatch.setattr(layers, "attend", noted)
+    x = torch.randn(2, 32, 4, 4)
+    padded = TextEmbedding(words.tokens, words.mask.clone())
+    padded.mask[1, 3:] = False
+    plain = layer(x, words)
+    torch.testing.assert_close(layer(x, layers.RepeatedText(*words)), plain)
+    plain = layer(x, padded)
+    torch.testing.assert_close(layer(x, layers.RepeatedText(*padded)), plain)
+    assert asked == [True, False, True, True]  # training never looks: a GPU would be waited for

@@ -160,6 +160,18 @@ def test_the_base_of_the_paper():
     assert base.gpu_seconds(made.on) / 86400 == pytest.approx(670, rel=0.05)  # GPU-days
 
 
+def test_text_online_pays_where_the_cache_costs_more_than_reading():
+    made = plan(paper())
+    seconds = 3 * 2048 * 2_500_000 * 2 * 4.6e9 * 25 / (989e12 * 0.4)
+    assert planning.reading(made) == pytest.approx(seconds)
+    (line,) = (o for o in planning.report(made).splitlines() if "without a cache" in o)
+    tokens = seconds / 3600 * 1e12 / (2 * 4096)  # of a cache of as many TB as GPU-hours
+    assert f"from {planning.scaled(tokens / 25, '')} captions on" in line
+    assert "without a cache" not in planning.report(
+        plan(toy())
+    )  # its encoder is read from the disk
+
+
 # ---------------------------------------------------------------- machines
 
 

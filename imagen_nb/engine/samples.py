@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
+from imagen_nb.engine.online import with_text
 from imagen_nb.pictures.pixels import Batch, crop_images
 from imagen_nb.stage import Draws
 
@@ -187,7 +188,7 @@ def ahead(
     "What each step trains on; where a GPU computes, the next one is moved over meanwhile."
 
     def padded(pair):
-        batch, draws = pair
+        batch, draws = with_text(pair[0], make), pair[1]
         if multiple > 1:
             length = math.ceil(batch.text.mask.shape[1] / multiple) * multiple
             batch = batch._replace(text=batch.text.pad(length))

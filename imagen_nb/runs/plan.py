@@ -31,6 +31,7 @@ GIB = 2**30
 WORDS = 25  # tokens of a caption on disk, where padding is not kept
 FREE = 0.05  # share of a GPU's memory kept for its driver and allocator: assumed, not measured
 WORK = 7  # bytes of passing work for each number of a block's largest tensor, fitted on one stage
+READERS = {"google/t5-v1_1-xxl": 4.6e9}  # weights of an encoder (paper 4.4)
 PICTURES = {"paper": 860_000_000}  # of a recipe that says how many (paper 4.1)
 
 
@@ -483,6 +484,8 @@ def whole(made: Plan) -> Iterator[str]:
     money = "" if on.price is None else f", {figure(seconds / 3600 * on.price)} in all"
     yield f"all stages: {duration(seconds)} of GPU time{by}{money}"
     yield f"on disk: {disk(made)}"
+    if made.recipe.encoder in READERS:
+        yield online(made)
     sizes = [checkpoint(p.costed) for p in stages]
     one = 4 * sum(p.costed.parameters for p in stages) + max(sizes)
     yield (
@@ -502,6 +505,23 @@ def disk(made: Plan) -> str:
         parts.append(f"their pictures {scaled(pixels, 'B')} before compression")
     kept = sum(p.costed.train.keep * checkpoint(p.costed) for p in made.stages)
     return ", ".join([*parts, f"checkpoints {scaled(kept, 'B')}"])
+
+
+def reading(made: Plan) -> float:
+    "GPU-seconds to encode the captions of all steps while training runs: two operations a weight and token."
+    captions = sum(p.costed.train.steps * p.costed.train.batch for p in made.stages)
+    return captions * 2 * READERS[made.recipe.encoder] * WORDS / made.on.speed
+
+
+def online(made: Plan) -> str:
+    "What no cache costs: as many steps read as many captions, however many different ones there are."
+    seconds, width = reading(made), made.recipe.stages[0].network.text_dim
+    share = seconds / sum(p.gpu_seconds(made.on) for p in made.stages)
+    hours = seconds / 3600  # which a cache of any size saves; a TB of it holds so many captions
+    return (
+        f"without a cache: captions encoded online take {duration(seconds)} of GPU time more, {share:.0%};"
+        f" it pays from {scaled(hours * 1e12 / (2 * WORDS * width), '')} captions on, if a TB costs a GPU-hour"
+    )
 
 
 def misfits(made: Plan) -> Iterator[str]:

@@ -26,6 +26,7 @@ import torch
 from cards import ROOT, RUNS, device_name, write_card
 from launchers import pictures
 
+from imagen_nb import stage as stages
 from imagen_nb.cli import main as imagen_nb
 from imagen_nb.engine.blocks import compile_blocks
 from imagen_nb.engine.distributed import gradient, undisturbed
@@ -33,6 +34,7 @@ from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.optim import make_optimizers
 from imagen_nb.engine.samples import ahead, to_device
 from imagen_nb.engine.sketch import LENGTH
+from imagen_nb.layers import Attention
 from imagen_nb.pictures.pixels import Batch
 from imagen_nb.recipes import paper, toy
 from imagen_nb.runs.plan import GIB, Machines, cost, memory
@@ -220,9 +222,9 @@ def part_switches(s: Setting) -> dict:
     def trained():
         return seconds(lambda: take_step(stage, learned, there, how, 1), s.device, s.repeats)
 
-    def drawn():
+    def drawn(**how):
         few = min(8, c.steps)
-        return seconds(lambda: stage.sample(text, seeds=[0], steps=few), s.device, s.repeats)
+        return seconds(lambda: stage.sample(text, seeds=[0], steps=few, **how), s.device, s.repeats)
 
     def loaded():
         def batches():
@@ -238,8 +240,19 @@ def part_switches(s: Setting) -> dict:
     with set_to(modes, "casting_once", lambda kind: contextlib.nullcontext()):
         without = drawn()
     found["weights cast once, a picture of a few steps"] = (without, drawn())
+    with set_to(stages, "RepeatedText", TextEmbedding):
+        without = drawn()
+    found["text read once, a picture of a few steps"] = (without, drawn())
+    with set_to(Attention, "read", masked(Attention.read)):
+        without = drawn(w=1)
+    found["no mask, a picture of a few unguided steps"] = (without, drawn(w=1))
     found["four steps alone, four with batches on their way"] = (4 * trained(), loaded())
     return found
+
+
+def masked(read: Callable) -> Callable:
+    "`Attention.read` with a mask, needed or not."
+    return lambda self, text: (*read(self, text)[:2], text.mask)
 
 
 def part_bench(s: Setting) -> dict:
