@@ -13,7 +13,6 @@ UNKNOWN_TODAY: dict[str, int] = {  # figures without a source; these only ever f
     "06_thresholding": 6,
     "10_stage": 4,
     "11_cascade": 6,
-    "13_evaluation": 4,  # examples with round numbers
     "enlarger_text": 2,
     "guidance_weight": 1,
     "sampler_steps": 2,
