@@ -10,8 +10,6 @@ from test_notebooks import EVERY, by_name
 
 UNKNOWN_TODAY: dict[str, int] = {  # figures without a source; these only ever fall
     "00_tour": 2,
-    "06_thresholding": 6,
-    "10_stage": 4,
     "11_cascade": 6,
     "enlarger_text": 2,
     "guidance_weight": 1,

@@ -124,7 +124,9 @@ def grid(path: Path, shown: dict, captions: list[str]):
     arms = [(w, rule) for w in CONFIG["grid"]["w"] for rule in RULES]
     tiles = [shown[w, rule][k] for w, rule in arms for k in range(len(captions))]
     rows = [f"w = {w:g}, {rule or 'none'}" for w, rule in arms]
-    show_images(torch.stack(tiles), None, len(captions), path, width=0.8, rows=rows, heads=captions)
+    show_images(
+        torch.stack(tiles), None, len(captions), path, width=0.8, rows=rows, heads=captions, dpi=72
+    )
 
 
 def main():
