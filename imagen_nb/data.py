@@ -6,7 +6,7 @@
 __all__ = ['STRIPE_PERIOD', 'TINT', 'NUMBERS', 'SAYINGS', 'SIZES', 'FILLS', 'SETTINGS', 'SPLITS', 'shape_distance', 'coverage',
            'sinc', 'fill_tint', 'pixel_centres', 'paint', 'render', 'wordings', 'ShapesWorld']
 
-# %% ../nbs/01_data.ipynb #d5b340eb
+# %% ../nbs/01_data.ipynb #a431c12a
 import math
 import random
 
@@ -60,7 +60,7 @@ def _star_distance(x: Tensor, y: Tensor, outer: float = 1.15, inner: float = 0.5
     across = -rho * angle.sin() * ey + (rho * angle.cos() - outer) * ex
     return across / math.hypot(ex, ey)
 
-# %% ../nbs/01_data.ipynb #c609a217
+
 def coverage(
     distance: Tensor,  # signed distance to an edge in pixels, negative inside
 ) -> Tensor:  # share of the pixel covered, in [0, 1]

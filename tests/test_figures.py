@@ -10,16 +10,7 @@ from test_notebooks import EVERY, by_name
 
 UNKNOWN_TODAY: dict[str, int] = {  # figures without a source; these only ever fall
     "00_tour": 2,
-    "01_data": 17,
-    "02_text": 32,
-    "03_diffusion": 4,
-    "04_sampling": 2,
-    "05_guidance": 4,
-    "06_thresholding": 6,
-    "10_stage": 4,
     "11_cascade": 6,
-    "13_evaluation": 4,  # examples with round numbers
-    "14_drawbench": 9,  # likewise
     "enlarger_text": 2,
     "guidance_weight": 1,
     "sampler_steps": 2,
