@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -54,7 +55,9 @@ class Saving:
     ):
         from torch.distributed.checkpoint import async_save
 
-        self.stack, self.future, text, told = ExitStack(), Future(), meta_text(meta), [None]
+        self.stack, text = ExitStack(), meta_text(meta)
+        self.future: Any = Future()
+        told: list[str | None] = [None]
         try:
             if distributed.get_rank(group) == 0:
                 size = size_of(groups) + len(text)
