@@ -79,10 +79,11 @@ def together(n: int, f, *args, **named) -> list | None:
     for child in children:
         child.join()
         if child.exitcode:
+            was_killed = any(o.exitcode == -signal.SIGKILL for o in children)
             for other in children:
                 other.kill()
                 other.join()
-            if child.exitcode == -signal.SIGKILL:
+            if was_killed:
                 return None
             raise RuntimeError(f"sharding: a process ended with {child.exitcode}")
     return [answer for _, answer in sorted((box.get() for _ in children), key=lambda o: o[0])]
@@ -236,6 +237,9 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     found: dict = {}
+    if set(args.parts) < set(PARTS) and args.out.exists():  # the others stay as they are
+        card = json.loads(args.out.read_text(encoding="utf-8"))
+        found = {k: card[k] for k in ("reshard", "order_of_sums", "memory", "kills") if k in card}
 
     def keep(**more):
         "A cut loses nothing that was measured."
@@ -254,7 +258,8 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         place, steps = Path(folder), args.steps * len(args.counts)
-        keep(reshard=reshard(place, args.optimizers, args.counts, args.steps))
+        if "reshard" in args.parts:
+            keep(reshard=reshard(place, args.optimizers, args.counts, args.steps))
         if "sums" in args.parts:
             keep(order_of_sums=order_of_sums(place, args.optimizers, steps))
         if "memory" in args.parts:
