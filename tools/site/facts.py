@@ -113,6 +113,29 @@ def decided(root: Path) -> str:
     return f"{told['agrees']} agree, {told['differs']} differ, {told['undecided']} are undecided"
 
 
+def shards(root: Path) -> str:
+    "A row for each optimizer: how far a run that was shared out anew ends from one of one process."
+    found = read_card(root, "sharding")
+    ways = list(next(iter(found["reshard"].values())))
+    rows = [["optimizer", *(f"{way.replace('-', ' → ')}" for way in ways), "sums in another order"]]
+    for name, row in found["reshard"].items():
+        parts = [row[way]["difference"] for way in ways]
+        other = found["order_of_sums"][name]["difference"]
+        rows.append([name, *(f"{d:.0e}" if d else "0" for d in (*parts, other))])
+    return table(rows)
+
+
+def launchers(root: Path) -> str:
+    "A row for each way to start processes: how far their weights are from those of one process."
+    found = read_card(root, "launchers")["difference"]
+    ways = list(dict.fromkeys(name.rpartition("_")[0] for name in found))
+    counts = list(dict.fromkeys(name.rpartition("_")[2] for name in found))
+    rows = [["started by", *(f"{n} process{'es' * (n != '1')}" for n in counts)]]
+    for way in ways:
+        rows.append([way, *(f"{d:.0e}" if (d := found[f"{way}_{n}"]) else "0" for n in counts)])
+    return table(rows)
+
+
 def guards(root: Path) -> str:
     "What `imagen-nb doctor` looks for: each planted fault, what it says of it, and how grave it is."
     rows = [[r["fault"], r["planted"], f"`{r['seen']}`"] for r in read_card(root, "doctor")["rows"]]
@@ -299,6 +322,6 @@ def sentence(text: str) -> str:
 
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, claims, decided, guards, proof, include)
+    for f in (card, runs, scores, claims, decided, guards, proof, shards, launchers, include)
     + (transcript, packages, setting, recipes, plans, peak, share, commands, help)
 }
