@@ -28,8 +28,12 @@ def need(fine, message: str):
 
 # ---------------------------------------------------------------- a sampler
 
+PLAIN: dict = dict(dtype=torch.float32, device="cpu")
+ROWS: dict = dict(dtype=torch.int64, device="cpu")
 SPOTS = GaussianMixture(
-    torch.tensor([[-0.6, -0.4], [0.5, 0.6]]), torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.7])
+    torch.tensor([[-0.6, -0.4], [0.5, 0.6]], **PLAIN),
+    torch.tensor([0.1, 0.2], **PLAIN),
+    torch.tensor([0.3, 0.7], **PLAIN),
 )
 START = keyed_noise([0], (2000, 2), "project start")[0]
 
@@ -65,7 +69,9 @@ def check_sampler(
     steps: int = 100,  # of the test in the plane
 ) -> dict:  # evaluations a step, errors of shares and standard deviations
     "Does it bring noise to a distribution that is known exactly, whatever the step count?"
-    point = GaussianMixture(torch.tensor([[0.3, -0.7]]), torch.zeros(1), torch.ones(1))
+    point = GaussianMixture(
+        torch.tensor([[0.3, -0.7]], **PLAIN), torch.zeros(1, **PLAIN), torch.ones(1, **PLAIN)
+    )
     for n in (1, 5):
         off = (walked(sampler, point, START[:9], n)[0] - point.means).abs().max()
         need(
@@ -114,7 +120,9 @@ def check_own_model(
     eps = keyed_noise(list(range(n)), tuple(images.shape[1:]), "project")
     draws = Draws(torch.linspace(0.5, 0.95, n), eps, torch.ones(n, dtype=torch.bool))
     own, wrong = (
-        stage.loss(Batch(images, words.rows(torch.tensor(rows)), torch.arange(n)), draws)
+        stage.loss(
+            Batch(images, words.rows(torch.tensor(rows, **ROWS)), torch.arange(n, **ROWS)), draws
+        )
         for rows in (list(range(n)), other)
     )
     cost = wrong - own
@@ -149,7 +157,7 @@ def check_form(encoder, captions: list[str]) -> TextEmbedding:
     need(not text.tokens.requires_grad, "The encoder is frozen: its tokens carry no gradient.")
     need("tokenizer" in encoder.identity, "`identity` must name encoder, revision and tokenizer.")
     for caption, row in zip(captions, range(len(captions))):
-        alone, among = encoder([caption]), text.rows(torch.tensor([row])).trim()
+        alone, among = encoder([caption]), text.rows(torch.tensor([row], **ROWS)).trim()
         need(
             alone.tokens.shape == among.tokens.shape
             and (alone.tokens - among.tokens).abs().max() < 1e-5,
@@ -165,7 +173,7 @@ def colour_share(encoder, n: int = 120) -> float:
     text = encoder([world.caption(i) for i in chosen])
     mean = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True)
     names = sorted({world.scene(i).things[0].colour for i in chosen})
-    target = torch.tensor([names.index(world.scene(i).things[0].colour) for i in chosen])
+    target = torch.tensor([names.index(world.scene(i).things[0].colour) for i in chosen], **ROWS)
     x = torch.cat([mean, torch.ones(len(mean), 1)], 1).double()
     y = torch.nn.functional.one_hot(target).double()
     line = torch.linalg.solve(
@@ -212,7 +220,7 @@ def check_repaired(
         batches.mean(1).std() < 0.1,
         "Some batches keep every caption and others keep none: each caption has its own luck.",
     )
-    cond, uncond = torch.tensor([1.0, 2.0]), torch.tensor([0.5, -1.0])
+    cond, uncond = torch.tensor([1.0, 2.0], **PLAIN), torch.tensor([0.5, -1.0], **PLAIN)
     need(
         torch.allclose(guide(cond, uncond, 0.0), uncond),
         "At w = 0 the caption must not count, and it does.",
@@ -222,7 +230,7 @@ def check_repaired(
         "At w = 1 the prediction must be the one with the caption, and it is not.",
     )
     x0, eps = keyed_noise([0, 1], (2, 50), "project repaired").unbind(1)
-    now, then = torch.tensor(-1.0), torch.tensor(2.0)
+    now, then = torch.tensor(-1.0, **PLAIN), torch.tensor(2.0, **PLAIN)
     z = step(q_sample(x0, eps, now.expand(2)), x0, now, then)
     alpha, sigma = alpha_sigma(then)
     noise = (z - alpha * x0).square().mean().sqrt() / sigma / eps.square().mean().sqrt()
