@@ -40,7 +40,7 @@ START = keyed_noise([0], (2000, 2), "project start")[0]
 
 def walked(sampler: Callable, world: GaussianMixture, z: Tensor, steps: int) -> tuple[Tensor, int]:
     "Where a sampler ends that asks the exact denoiser, and how often it asked."
-    levels, asked = cosine_log_snr(torch.linspace(0.999, 0, steps + 1)), 0
+    levels, asked = cosine_log_snr(torch.linspace(0.999, 0, steps + 1, **PLAIN)), 0
 
     def denoise(z, log_snr):
         nonlocal asked
@@ -118,7 +118,9 @@ def check_own_model(
     ]
     images, words = pictures.images(range(n)), text(captions)
     eps = keyed_noise(list(range(n)), tuple(images.shape[1:]), "project")
-    draws = Draws(torch.linspace(0.5, 0.95, n), eps, torch.ones(n, dtype=torch.bool))
+    draws = Draws(
+        torch.linspace(0.5, 0.95, n, **PLAIN), eps, torch.ones(n, dtype=torch.bool, device="cpu")
+    )
     own, wrong = (
         stage.loss(
             Batch(images, words.rows(torch.tensor(rows, **ROWS)), torch.arange(n, **ROWS)), draws
@@ -141,7 +143,7 @@ def check_own_model(
 def as_set(text: TextEmbedding) -> Tensor:
     "The real tokens of one caption in an order of their own: attention knows no other."
     tokens = text.tokens[0][text.mask[0]]
-    return tokens[(tokens @ torch.linspace(1, 2, tokens.shape[1]).sin()).argsort()]
+    return tokens[(tokens @ torch.linspace(1, 2, tokens.shape[1], **PLAIN).sin()).argsort()]
 
 
 def check_form(encoder, captions: list[str]) -> TextEmbedding:
@@ -174,10 +176,10 @@ def colour_share(encoder, n: int = 120) -> float:
     mean = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True)
     names = sorted({world.scene(i).things[0].colour for i in chosen})
     target = torch.tensor([names.index(world.scene(i).things[0].colour) for i in chosen], **ROWS)
-    x = torch.cat([mean, torch.ones(len(mean), 1)], 1).double()
+    x = torch.cat([mean, torch.ones(len(mean), 1, **PLAIN)], 1).double()
     y = torch.nn.functional.one_hot(target).double()
     line = torch.linalg.solve(
-        x[:n].T @ x[:n] + 1e-3 * torch.eye(x.shape[1], dtype=x.dtype), x[:n].T @ y[:n]
+        x[:n].T @ x[:n] + 1e-3 * torch.eye(x.shape[1], dtype=x.dtype, device="cpu"), x[:n].T @ y[:n]
     )
     return ((x[n:] @ line).argmax(1) == target[n:]).double().mean().item()
 
@@ -213,7 +215,7 @@ def check_repaired(
     step: Callable,  # step(z, x0_hat, log_snr, next_log_snr) -> z
 ) -> str:
     "Three symptoms; none of them names a line."
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator("cpu").manual_seed(0)
     batches = torch.stack([keep(20, 0.1, g) for _ in range(300)]).double()
     need(abs(batches.mean() - 0.9) < 0.02, "Not a tenth of all captions is dropped.")
     need(
