@@ -808,7 +808,7 @@ def test_nothing_at_all(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="no-such-pictures.*no local path"):
+    with pytest.raises(ValueError, match="no-such-pictures.*does not exist"):
         load_captioned("no-such-pictures", 16)
 
 

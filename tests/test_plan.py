@@ -166,7 +166,7 @@ def test_text_online_pays_where_the_cache_costs_more_than_reading():
     assert planning.reading(made) == pytest.approx(seconds)
     (line,) = (o for o in planning.report(made).splitlines() if "without a cache" in o)
     tokens = seconds / 3600 * 1e12 / (2 * 4096)  # of a cache of as many TB as GPU-hours
-    assert f"from {planning.scaled(tokens / 25, '')} captions on" in line
+    assert f"more than {planning.scaled(tokens / 25, '')}, if" in line
     assert "without a cache" not in planning.report(
         plan(toy())
     )  # its encoder is read from the disk

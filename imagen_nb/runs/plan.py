@@ -518,9 +518,10 @@ def online(made: Plan) -> str:
     seconds, width = reading(made), made.recipe.stages[0].network.text_dim
     share = seconds / sum(p.gpu_seconds(made.on) for p in made.stages)
     hours = seconds / 3600  # which a cache of any size saves; a TB of it holds so many captions
+    most = scaled(hours * 1e12 / (2 * WORDS * width), "")
     return (
         f"without a cache: captions encoded online take {duration(seconds)} of GPU time more, {share:.0%};"
-        f" it pays from {scaled(hours * 1e12 / (2 * WORDS * width), '')} captions on, if a TB costs a GPU-hour"
+        f" it pays where captions are more than {most}, if a TB costs a GPU-hour"
     )
 
 
