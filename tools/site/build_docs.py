@@ -27,7 +27,7 @@ from api_docs import (
     read_docstring,
     read_symbols,
 )
-from facts import fill
+from facts import LINKED, fill
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "docs" / "_build"
@@ -317,7 +317,8 @@ def convert(notebook: Notebook, site: Site) -> dict:
 
 def document_page(document: Document, site: Site) -> dict:
     "A page from Markdown, with the facts and the cells of notebooks that it asks for."
-    first, *others = CELL.split(site.prose(document.text, document))
+    text = fill(document.text, site.root, LINKED)  # before links become links of the site
+    first, *others = CELL.split(site.prose(text, document))
     cells = [markdown_cell(fill(first, site.root))]
     for file, key, alt, caption, text in zip(*(others[k::5] for k in range(5))):
         cells += borrowed(file, key, alt, caption, site)

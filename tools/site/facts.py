@@ -23,11 +23,13 @@ DEFAULT = re.compile(r" ?\(default:? ([^()]*)\)")  # in the help of an option
 TRAINED = ("toy", "toy-full", "emoji", "symbols")
 
 
-def fill(text: str, root: Path = ROOT) -> str:
-    "Markdown with each place filled."
+def fill(text: str, root: Path = ROOT, among: tuple[str, ...] = ()) -> str:
+    "Markdown with each place filled, or only those of some facts."
 
     def fact(match) -> str:
         name, words = match[1], shlex.split(match[2] or "")
+        if among and name not in among:
+            return match[0]
         if name not in FACTS:
             raise ValueError(f"fill: fact, got {name!r}, expected one of {', '.join(FACTS)}")
         return FACTS[name](root, *words)
@@ -320,6 +322,7 @@ def sentence(text: str) -> str:
     return escaped(text[:1].upper() + text[1:])
 
 
+LINKED = ("claims",)  # facts that link to pages and files
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (card, runs, scores, claims, decided, guards, proof, shards, launchers, include)
