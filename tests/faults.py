@@ -78,7 +78,7 @@ FAULTS = [
         "runs.request",
         "held_out >= 0.5:",
         "held_out > 7:",
-        "test_cli.py::test_own_pictures_are_chosen_as_the_loader_does",
+        "test_cli.py::test_what_is_not_there_costs_no_heavy_import_and_asks_no_hub",
     ),
     (
         "a default that is not the parser's",

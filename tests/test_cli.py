@@ -997,6 +997,7 @@ def test_what_is_not_there_costs_no_heavy_import_and_asks_no_hub(tmp_path):
         ["train", "toy", "--init", "photos/nothere"],
         ["train", "paper"],
         ["train", "toy", "--min-size", "3"],
+        ["train", "toy", "--data", "photos", "--held-out", "0.5"],
         ["sample", "a", "--model", "nothere"],
         ["sample", "a", "--encoder", "./nothere"],
         ["upscale", "nothere.png", "a"],
