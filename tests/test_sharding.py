@@ -141,6 +141,7 @@ def test_what_is_in_one_piece_stays_so():
 
 def test_a_process_without_rows_has_nothing_that_is_not_finite():
     layer = nn.Linear(2, 2)
+    layer.weight.data.fill_(float("nan"))  # another process's business
     layer.weight.placements, layer.weight.to_local = (), lambda: torch.empty(0, 2)
     assert is_finite(layer)
     layer.bias.data[1] = float("inf")

@@ -1068,6 +1068,15 @@ def test_a_stream_that_is_made_ahead_is_kept_where_the_step_is(tmp_path):
         assert samples.state == dict(at=(8 * n - 1) % 11 + 1)
 
 
+def test_a_stream_is_kept_where_the_step_is_however_much_was_made_ahead(monkeypatch):
+    import imagen_nb.engine.samples as engine
+
+    monkeypatch.setattr(engine, "ahead", lambda make, indices, **_: [make(i) for i in indices])
+    samples = make_trainer("unused", 4, Stream()).samples
+    for n, _ in enumerate(samples.batches(0), 1):
+        assert samples.state == dict(at=(8 * n - 1) % 11 + 1)
+
+
 def test_streamed_files_train_and_go_on(tmp_path):
     "The same with a real one: a table of pictures read by `datasets`."
     datasets = pytest.importorskip("datasets")
