@@ -191,10 +191,11 @@ def test_python_runs_as_a_script(page, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_block_of_the_readme_shows_a_picture_in_a_notebook(tmp_path):
+def test_the_block_of_the_readme_shows_a_picture_in_a_notebook(tmp_path, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # that of tests; a kernel brings its own
     code = [nbformat.v4.new_code_cell(code) for code in blocks("README.md", "python")]
     notebook = nbformat.v4.new_notebook(cells=code)
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
