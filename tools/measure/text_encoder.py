@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -453,9 +454,8 @@ def main():
     seeds = range(args.seeds) if args.seed is None else [args.seed]
     arms = {n: [Arm(n, k, emojis, args.work, args.t5) for k in seeds] for n in names}
     if not args.card:
-        for k in seeds:
-            for name in names:
-                Arm(name, k, emojis, args.work, args.t5).done()
+        for arm in chain.from_iterable(zip(*arms.values())):  # every reader, then the next seed
+            arm.done()
         return
     out = RUNS / "experiment-text_encoder.json"
     kept = json.loads(out.read_text(encoding="utf-8"))["arms"] if out.exists() else {}

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 from cards import ROOT, RUNS, write_card
+from judge_accuracy import read_rows
 from PIL import Image
 from text_encoder import Emojis, Standard, rounded
 from torch import Tensor
@@ -141,8 +142,6 @@ class World:
     "What all arms see and are asked."
 
     def __init__(self, folder: Path, work: Path):
-        from judge_accuracy import read_rows
-
         part, self.work, self.folder = CONFIG["enlarger"], work, folder
         rows = [row for row in read_rows(folder) if not row["tone"]]
         random.Random("training arms").shuffle(rows)
@@ -389,9 +388,9 @@ def augmentation(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
 
 def words(scorer: Scorer, arms: dict[str, list[Arm]]) -> dict:
     "Each arm at each w."
-    told, *others = ARMS["words"]
-    pairs = [((arm, 0.1, 1.0), (told, 0.1, 1.0)) for arm in others]
-    pairs += [((others[0], 0.1, w), (told, 0.1, w)) for w in CONFIG["sweep"]["w"][1:]]
+    attending, *others = ARMS["words"]
+    pairs = [((arm, 0.1, 1.0), (attending, 0.1, 1.0)) for arm in others]
+    pairs += [((others[0], 0.1, w), (attending, 0.1, w)) for w in CONFIG["sweep"]["w"][1:]]
     return dict(
         contrasts=contrasts(scorer, arms, pairs),
         drawn={

@@ -136,31 +136,42 @@ def seeds_of(card: dict, *names: str) -> int:
     return min(arm["seeds"] for arm in arms_of(card, *names))
 
 
-def text_size(card: dict) -> Found:
-    a, b = "english", "layer 1"
+def of_texts(card: dict, a: str, b: str, part: str, setting: str, **told) -> Found:
+    "Two arms of the experiment on text encoders: of new words one of five guesses must be right, else the first."
+    by, lists = (
+        ("top5", "new words, among five") if part == "words" else ("object", "captions of training")
+    )
     return Found(
-        "the share of right things, among five, for words that no training caption holds:"
-        " all six layers of the English model against its first",
-        share_gap(card, a, b, "words", "top5"),
+        f"the share of right things for {lists}: {setting}",
+        share_gap(card, a, b, part, by),
         seeds_of(card, a, b),
         text_cost(card, a, b),
+        **told,
+    )
+
+
+def text_size(card: dict) -> Found:
+    return of_texts(
+        card,
+        "english",
+        "layer 1",
+        "words",
+        "all six layers of the English model against its first",
         only="depth of one encoder, not size",
         limits="The paper compares four sizes of T5. Small T5s of our own are not trained yet.",
     )
 
 
 def text_kind(card: dict) -> Found:
-    a, b = "english", "judge"
-    return Found(
-        "the share of right things, among five, for words that no training caption holds:"
-        " the English model against the text half of a small CLIP",
-        share_gap(card, a, b, "words", "top5"),
-        seeds_of(card, a, b),
-        text_cost(card, a, b),
-        limits=(
-            "The judge's text half was trained with pictures of these very things. On captions of"
-            f" training it leads by {share_gap(card, b, a, 'trained')}, where the paper finds both equal."
-        ),
+    lead = share_gap(card, "judge", "english", "trained")
+    return of_texts(
+        card,
+        "english",
+        "judge",
+        "words",
+        "the English model against the text half of a small CLIP",
+        limits="The judge's text half was trained with pictures of these very things. On captions of"
+        f" training it leads by {lead}, where the paper finds both equal.",
     )
 
 
@@ -260,24 +271,25 @@ def level_in_training(card: dict) -> Found:
 
 
 def text_entry(card: dict) -> Found:
-    a, b = "english", "mean pool"
-    other = share_gap(card, a, "attention pool", "trained")
-    return Found(
-        "the share of right things for captions of training: attention over words against the mean of the words",
-        share_gap(card, a, b, "trained"),
-        seeds_of(card, a, b),
-        text_cost(card, a, b),
-        limits=f"Against attention pooling the difference is {other}. A caption here names one thing and one style.",
+    pooled = share_gap(card, "english", "attention pool", "trained")
+    return of_texts(
+        card,
+        "english",
+        "mean pool",
+        "trained",
+        "attention over words against the mean of the words",
+        limits=f"Against attention pooling the difference is {pooled}."
+        " A caption here names one thing and one style.",
     )
 
 
 def text_norm(card: dict) -> Found:
-    a, b = "raw tokens", "raw tokens, no LayerNorm"
-    return Found(
-        "the share of right things for captions of training: LayerNorm on the words against none",
-        share_gap(card, a, b, "trained"),
-        seeds_of(card, a, b),
-        text_cost(card, a, b),
+    return of_texts(
+        card,
+        "raw tokens",
+        "raw tokens, no LayerNorm",
+        "trained",
+        "LayerNorm on the words against none",
         limits="All other arms standardise the numbers of the reader first; these two do not.",
     )
 
