@@ -406,7 +406,9 @@ def _png(fig, dpi: int, colours) -> bytes:
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"frame_slider: a frame, got bytes {data[:8]!r}, expected a PNG")
     if colours is not None:
-        data = _encode(Image.open(io.BytesIO(data)).convert("RGB").quantize(colours))
+        # among many colours an octree keeps the rare ones, among few it tints the gray
+        method = Image.Quantize.FASTOCTREE if colours > 128 else Image.Quantize.MEDIANCUT
+        data = _encode(Image.open(io.BytesIO(data)).convert("RGB").quantize(colours, method))
     return data
 
 

@@ -1,12 +1,14 @@
 "Grids are exact to the pixel, sliders stand alone and stay small."
 
 import html.parser
+import io
 import json
 import math
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 from imagen_nb.plots import (
     FrameSlider,
@@ -202,6 +204,19 @@ def test_slider_size_is_checked_and_colours_help():
     with pytest.raises(ValueError, match="expected at most 300000"):
         frame_slider(grids, range(8))
     assert len(frame_slider(grids, range(8), colours=16).data) < 300_000
+
+
+def test_a_frame_of_many_colours_keeps_rare_ones():
+    gray, rare = (
+        image_grid(0.3 * noise(1, 3, 64, 64)),
+        ((40, 200, 210), (40, 210, 120), (255, 128, 0)),
+    )
+    for k, colour in enumerate(rare):
+        gray.paste(colour, (10 * k, 20, 10 * k + 2, 22))
+    frame = frame_slider([gray], ["a"], colours=256).frames[0]
+    kept = Image.open(io.BytesIO(frame)).convert("RGB")
+    for k, colour in enumerate(rare):
+        assert max(abs(a - b) for a, b in zip(kept.getpixel((10 * k, 20)), colour)) < 12
 
 
 def test_slider_errors():
