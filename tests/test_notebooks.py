@@ -225,6 +225,28 @@ def test_outputs_are_small(path):
     assert path.stat().st_size <= NOTEBOOK
 
 
+def test_what_is_shown_and_asked_is_counted(tmp_path):
+    def code(source="", **data):
+        return dict(cell_type="code", source=source, outputs=[dict(data=data)])
+
+    fold = "#| code-fold: true\n"
+    told = dict(
+        cell_type="markdown", source="<summary>Solution 2</summary> <summary>Hint</summary>"
+    )
+    cells = [
+        code(**{"image/png": "x", "text/html": "<svg>"}),
+        code(**{"text/html": ["<div>", "<svg>"]}),
+        code(**{"text/html": '<figure class="nbslider">'}),
+        *(code(fold + more) for more in ("1", '#| code-summary: "Solution 1"\n1')),
+        code(fold + '#| code-summary: "How it is made"\n1'),
+        told,
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(dict(cells=cells)))
+    found = count_nbs.count(path)
+    assert (found.figures, found.interactives, found.exercises) == (2, 1, 3)
+
+
 def test_all_notebooks_are_small():
     assert sum(p.stat().st_size for p in EVERY) <= ALL
 
