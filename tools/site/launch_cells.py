@@ -23,10 +23,11 @@ def source(has_tests: bool = False, root: Path = ROOT) -> str:
     needs = {"fastcore": "'fastcore<2'"} if has_tests else {}
     needs["imagen_nb"] = f"git+{url}"
     imports = "\n\n".join(f"    import {name}  # noqa: F401" for name in needs)
+    start, end = ("(\n        ", "\n    )") if has_tests else ("(", ")")  # as ruff breaks the line
     return (
         f"#| hide\ntry:\n{imports}\n"
         "except ImportError:  # a bare kernel, as Colab's\n"
-        f'    get_ipython().run_line_magic("pip", "install -q {" ".join(needs.values())}")'
+        f'    get_ipython().run_line_magic{start}"pip", "install -q {" ".join(needs.values())}"{end}'
     )
 
 
