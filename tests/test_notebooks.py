@@ -51,10 +51,6 @@ EVERY = sorted(
 EXPERIMENTS = [p for p in EVERY if p.parent == NBS / "experiments"]
 NUMBERED = [p for p in EVERY if p.parent == NBS and re.match(r"\d\d_", p.name)]
 CHAPTERS = [p for p in NUMBERED if p.stem < "15"]
-NO_SLIDER_YET = {
-    *("07_layers", "08_unet", "09_efficient_unet", "10_stage"),
-    *("12_training", "13_evaluation", "14_drawbench"),
-}
 GENERATED = [
     p
     for p in sorted(LIB.rglob("*.py"))
@@ -248,7 +244,7 @@ def slider_names(source):
 def test_a_chapter_has_a_named_slider_that_needs_no_kernel(path):
     "It is stored with its frames and a range input, which the keys of a keyboard move."
     found = [(name, outputs) for _, s, outputs in cells(path) for name in slider_names(s)]
-    assert bool(found) != (path.stem in NO_SLIDER_YET)
+    assert found
     for name, outputs in found:
         assert name, "a slider without a name"
         stored = "".join(text for o in outputs for kind, text in texts(o) if kind == "text/html")
@@ -285,6 +281,28 @@ def test_the_panel_of_the_tour(monkeypatch, capsys):
     exec(panel, space)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "[nb]" in said
+
+
+def test_what_is_shown_and_asked_is_counted(tmp_path):
+    def code(source="", **data):
+        return dict(cell_type="code", source=source, outputs=[dict(data=data)])
+
+    fold = "#| code-fold: true\n"
+    told = dict(
+        cell_type="markdown", source="<summary>Solution 2</summary> <summary>Hint</summary>"
+    )
+    cells = [
+        code(**{"image/png": "x", "text/html": "<svg>"}),
+        code(**{"text/html": ["<div>", "<svg>"]}),
+        code(**{"text/html": '<figure class="nbslider">'}),
+        *(code(fold + more) for more in ("1", '#| code-summary: "Solution 1"\n1')),
+        code(fold + '#| code-summary: "How it is made"\n1'),
+        told,
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(dict(cells=cells)))
+    found = count_nbs.count(path)
+    assert (found.figures, found.interactives, found.exercises) == (2, 1, 3)
 
 
 def test_all_notebooks_are_small():
