@@ -593,6 +593,7 @@ def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     assert (
         child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1]
     ), err[-2000:]
+    assert "Traceback" not in err and err.count("stopped at step") == 1  # of two processes, too
     step = max(int(p.name.split("_")[1]) for p in (out / "32px").glob("step_*"))
     assert 20 <= step < 40
     done = subprocess.run(command, env=env, capture_output=True, text=True)

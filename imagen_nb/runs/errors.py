@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from imagen_nb.engine.stopping import TrainingError
 
+STOPPED = 130  # exit code after Ctrl-C
+
 
 def in_one_line(
     command: str,  # named in the line
@@ -33,4 +35,4 @@ def in_one_line(
         return 2
     except KeyboardInterrupt as e:
         print(f"\nimagen-nb: {e or 'stopped'}", file=sys.stderr)
-        return 130
+        return STOPPED

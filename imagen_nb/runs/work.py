@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from imagen_nb.engine.distributed import Process, team_size
 from imagen_nb.engine.execution import Execution
 from imagen_nb.evaluation import draw_and_score
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.errors import in_one_line
+from imagen_nb.runs.errors import STOPPED, in_one_line
 from imagen_nb.runs.setup import (
     bare_stage,
     first_stage,
@@ -83,7 +84,12 @@ def main() -> int:
     "Entry point of a process."
 
     def call():
-        work(config_from_dict(json.loads(sys.argv[1])))
+        try:
+            work(config_from_dict(json.loads(sys.argv[1])))
+        except KeyboardInterrupt:
+            if int(os.environ.get("RANK", 0)) == 0:
+                raise
+            return STOPPED  # the first process says where
 
     return in_one_line("train", call)
 
