@@ -373,12 +373,14 @@ def frame_slider(
     alt: str = "",  # what the pictures show
     start: int = 0,  # the frame shown first
     dpi: int = 80,  # of the figures
-    colours: int | None = None,  # reduce each frame to so many colours, to save bytes
+    colours: int | None = None,  # reduce all frames to so many colours, to save bytes
     width: int | None = None,  # widest, in CSS pixels; by default that of the frames
     pixelated: bool = False,  # repeat pixels when enlarged?
 ) -> FrameSlider:  # displays itself in a notebook and on a static page
     "A slider over pre-rendered frames, at most 300 kB, without kernel or network."
-    frames = [_png(f, dpi, colours) for f in figs]
+    frames = [_png(f, dpi) for f in figs]
+    if colours is not None:
+        frames = _in_colours(frames, colours)
     if width is None and frames:
         width = int.from_bytes(frames[0][16:20], "big")  # the PNG header holds it
     slider = FrameSlider(
@@ -393,7 +395,7 @@ def frame_slider(
     return slider
 
 
-def _png(fig, dpi: int, colours) -> bytes:
+def _png(fig, dpi: int) -> bytes:
     "The PNG file of a matplotlib figure, a PIL image, or bytes that are one already."
     from PIL import Image
 
@@ -405,9 +407,19 @@ def _png(fig, dpi: int, colours) -> bytes:
         data = _file(_finished(fig), dpi=dpi)
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"frame_slider: a frame, got bytes {data[:8]!r}, expected a PNG")
-    if colours is not None:
-        data = _encode(Image.open(io.BytesIO(data)).convert("RGB").quantize(colours))
     return data
+
+
+def _in_colours(frames: list[bytes], colours: int) -> list[bytes]:
+    "Frames with one palette for all: what stays the same keeps its colour."
+    from PIL import Image
+
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in frames]
+    every = Image.new("RGB", (max(o.width for o in images), sum(o.height for o in images)))
+    for k, image in enumerate(images):
+        every.paste(image, (0, sum(o.height for o in images[:k])))
+    palette = every.quantize(colours)
+    return [_encode(o.quantize(palette=palette, dither=Image.Dither.NONE)) for o in images]
 
 
 def _encode(image) -> bytes:

@@ -1,12 +1,16 @@
 "Every notebook is in the form that the style guide asks for, and so is its module."
 
 import ast
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import count_nbs
 import pytest
+from PIL import Image
+from run_nbs import in_few_colours
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, LIB = ROOT / "nbs", ROOT / "imagen_nb"
@@ -266,3 +270,13 @@ def test_private_paths_are_recognised():
         assert PRIVATE_PATH.search(bad), bad
     for good in ("runs/tmp/a", "https://x.org/home/a", "a/work/b", "tmp/"):
         assert not PRIVATE_PATH.search(good), good
+
+
+def test_figures_are_stored_in_few_colours_unless_one_would_see_it():
+    grain = Image.effect_noise((64, 64), 100)
+    grays = Image.merge("RGB", [grain] * 3)
+    colours = Image.merge("RGB", [grain.rotate(90 * k) for k in range(3)])
+    for picture, is_smaller in ((grays, True), (colours, False)):
+        picture.save(file := io.BytesIO(), "PNG")
+        png = base64.b64encode(file.getvalue()).decode()
+        assert (in_few_colours(png) != png) is is_smaller

@@ -1,12 +1,14 @@
 "Grids are exact to the pixel, sliders stand alone and stay small."
 
 import html.parser
+import io
 import json
 import math
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 from imagen_nb.plots import (
     FrameSlider,
@@ -195,6 +197,18 @@ def test_slider_takes_png_bytes_and_pil_images():
     assert from_images._repr_html_() == from_bytes._repr_html_()
     tags = dict(Page(from_bytes.data).tags)
     assert tags["img"]["alt"] == "b" and tags["input"]["aria-label"] == "frame"
+
+
+def test_what_stays_the_same_keeps_its_colours_from_frame_to_frame():
+    same = image_grid(noise(1, 3, 32, 16))
+    frames = [image_grid(noise(1, 3, 32, 32).roll(1 + k, -1)) for k in range(3)]
+    for frame in frames:
+        frame.paste(same, (0, 0))
+    slider = frame_slider(frames, range(3), colours=8)
+    kept = [
+        Image.open(io.BytesIO(o)).convert("RGB").crop((0, 0, *same.size)) for o in slider.frames
+    ]
+    assert kept[0].tobytes() == kept[1].tobytes() == kept[2].tobytes()
 
 
 def test_slider_size_is_checked_and_colours_help():
