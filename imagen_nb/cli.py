@@ -139,9 +139,8 @@ def export(args):
 
     if (args.out / "meta.json").exists():
         print(f"{args.out}: the model that is there is replaced")
-    for size, steps in pretrained.export(args.run_folder, args.out).items():
-        what = f"averaged weights of step {steps:,}" if steps else "no checkpoint yet"
-        print(f"{size} px: {what}")
+    for size, held in pretrained.export(args.run_folder, args.out).items():
+        print(f"{size} px: {held}")
     print(f"{args.out}: imagen-nb sample ... --model {args.out}")
 
 

@@ -379,6 +379,8 @@ def test_the_base_alone_is_trained_further_and_the_enlargers_stay(
     same = {name: all(torch.equal(v, now[name][k]) for k, v in was[name].items()) for name in was}
     assert same == dict(stage0=False, stage1=True, stage2=True)
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"128 px: weights of {trained / 'model'}, as the run began" in told
     exported = load_directory(tmp_path / "out")[0]
     assert all(torch.equal(v, now[n][k]) for n in now for k, v in exported[n].items())
     assert Imagen.from_pretrained(tmp_path / "out").sample(["a"], steps=1).shape[-1] == 512
