@@ -34,5 +34,5 @@ def in_one_line(
         print(f"imagen-nb {command}: {reason.removeprefix(command + ': ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f"\nimagen-nb: {e or 'stopped'}", file=sys.stderr)
+        print(f"\nimagen-nb: {str(e) or 'stopped'}", file=sys.stderr)
         return STOPPED
