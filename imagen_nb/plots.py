@@ -438,7 +438,9 @@ def _in_colours(frames: list[bytes], colours: int) -> list[bytes]:
     every = Image.new("RGB", (max(o.width for o in images), sum(o.height for o in images)))
     for k, image in enumerate(images):
         every.paste(image, (0, sum(o.height for o in images[:k])))
-    palette = every.quantize(colours)
+    # among many colours an octree keeps the rare ones, among few it tints the gray
+    method = Image.Quantize.FASTOCTREE if colours > 128 else Image.Quantize.MEDIANCUT
+    palette = every.quantize(colours, method)
     return [_encode(o.quantize(palette=palette, dither=Image.Dither.NONE)) for o in images]
 
 

@@ -5,10 +5,13 @@ import base64
 import io
 import json
 import re
+import sys
+from html import escape
 from pathlib import Path
 
 import count_nbs
 import pytest
+import torch
 from PIL import Image
 from run_nbs import in_few_colours
 
@@ -47,6 +50,7 @@ EVERY = sorted(
 )
 EXPERIMENTS = [p for p in EVERY if p.parent == NBS / "experiments"]
 NUMBERED = [p for p in EVERY if p.parent == NBS and re.match(r"\d\d_", p.name)]
+CHAPTERS = [p for p in NUMBERED if p.stem < "15"]
 GENERATED = [
     p
     for p in sorted(LIB.rglob("*.py"))
@@ -227,6 +231,78 @@ def test_outputs_are_small(path):
                 assert "Warning" not in text, f"cell {i}: {text[:80]}"
                 assert "\r" not in text and "it/s" not in text, f"cell {i}: progress bar"
     assert path.stat().st_size <= NOTEBOOK
+
+
+def slider_names(source):
+    "The name of each slider that a cell makes, or nothing where it has none."
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "frame_slider":
+            yield next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "name"), "")
+
+
+@pytest.mark.parametrize("path", CHAPTERS, **by_name)
+def test_a_chapter_has_a_named_slider_that_needs_no_kernel(path):
+    "It is stored with its frames and a range input, which the keys of a keyboard move."
+    found = [(name, outputs) for _, s, outputs in cells(path) for name in slider_names(s)]
+    assert found
+    for name, outputs in found:
+        assert name, "a slider without a name"
+        stored = "".join(text for o in outputs for kind, text in texts(o) if kind == "text/html")
+        assert 'type="range"' in stored and f'aria-label="{escape(name)}"' in stored
+        assert len(re.search(r'data-frames="([^"]+)"', stored)[1].split()) > 2
+
+
+def test_the_panel_of_the_tour(monkeypatch, capsys):
+    "It draws what its knobs say; where ipywidgets is missing, one line names the extra."
+    sources = [s for _, s, _ in cells(NBS / "00_tour.ipynb")]
+    draws = next(s for s in sources if directives(s).get("label") == "fig-panel")
+    panel = next(s for s in sources if "ipywidgets" in s)
+    asked = []
+
+    class Cascade:
+        def sample(self, captions, **options):
+            asked.append((captions, options))
+            return [torch.zeros(1, 3, 8, 8)]
+
+    space = dict(imagen=Cascade(), show_images=lambda *_, **__: None)
+    exec(draws, space)
+    exec(panel, space)
+    page, first = asked
+    assert first == page  # the panel begins with what the page shows
+    knobs = {w.description: w for w in space["draw"].widget.children if hasattr(w, "description")}
+    for name, value in dict(w=5.0, steps=8, threshold=None, aug_t=0.1, seed=3).items():
+        knobs[name].value = value
+    knobs["caption"].value = "a lamp"
+    base_alone = dict(w=[5.0, None, None], steps=[8, None, None])
+    options = dict(seeds=[3], return_all=True, threshold=None, aug_t=0.1) | base_alone
+    assert asked[-1] == (["a lamp"], options)
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    exec(panel, space)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "[nb]" in said
+
+
+def test_what_is_shown_and_asked_is_counted(tmp_path):
+    def code(source="", **data):
+        return dict(cell_type="code", source=source, outputs=[dict(data=data)])
+
+    fold = "#| code-fold: true\n"
+    told = dict(
+        cell_type="markdown", source="<summary>Solution 2</summary> <summary>Hint</summary>"
+    )
+    cells = [
+        code(**{"image/png": "x", "text/html": "<svg>"}),
+        code(**{"text/html": ["<div>", "<svg>"]}),
+        code(**{"text/html": '<figure class="nbslider">'}),
+        *(code(fold + more) for more in ("1", '#| code-summary: "Solution 1"\n1')),
+        code(fold + '#| code-summary: "How it is made"\n1'),
+        told,
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(dict(cells=cells)))
+    found = count_nbs.count(path)
+    assert (found.figures, found.interactives, found.exercises) == (2, 1, 3)
 
 
 def test_all_notebooks_are_small():

@@ -1,19 +1,22 @@
 "The pages of docs/pages: what they name exists, every block runs, and nobody typed a figure that a run card has."
 
 import argparse
+import ast
 import builtins
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import sysconfig
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
 import ask_site
+import build_docs
 import facts
 import launch_cells
 import pytest
@@ -203,17 +206,6 @@ def test_the_block_of_the_readme_shows_a_picture_in_a_notebook(tmp_path, monkeyp
     assert any("image/png" in data for data in shown), shown
 
 
-def test_a_bare_kernel_installs_the_package_and_another_one_does_not(monkeypatch):
-    code, calls = blocks("start", "python")[0], []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
-    run_python(code, "start")
-    assert not calls  # it is here
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    run_python(code, "start")
-    source = f"git+{facts.setting(ROOT, 'git_url')}"
-    assert calls == [[sys.executable, "-m", "pip", "install", "-q", source]]
-
-
 LAUNCHED = {
     path: cell
     for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -223,7 +215,7 @@ LAUNCHED = {
 
 
 def test_a_launched_notebook_brings_the_package_where_there_is_none():
-    code, calls = launch_cells.source(), []
+    code, calls = launch_cells.source(has_tests=True), []
     shell = SimpleNamespace(run_line_magic=lambda *words: calls.append(words))
     exec(code, {"get_ipython": lambda: shell})
     assert calls == []  # it is here
@@ -234,10 +226,53 @@ def test_a_launched_notebook_brings_the_package_where_there_is_none():
     exec(
         code, {"get_ipython": lambda: shell, "__builtins__": vars(builtins) | {"__import__": bare}}
     )
-    assert calls == [("pip", f"install -q git+{facts.setting(ROOT, 'git_url')}")]
+    source = f"git+{facts.setting(ROOT, 'git_url')}"
+    assert calls == [("pip", f"install -q 'fastcore<2' {source}")]
     assert {"index.ipynb", "00_tour.ipynb"} <= {path.name for path in LAUNCHED}
     for path, cell in LAUNCHED.items():
-        assert "".join(cell["source"]) == code, path.name
+        has_tests = "from fastcore" in path.read_text(encoding="utf-8")
+        assert "".join(cell["source"]) == launch_cells.source(has_tests), path.name
+
+
+def test_colab_is_offered_where_the_cell_is_and_nowhere_else():
+    site = build_docs.Site(ROOT)
+    for notebook in site.notebooks:
+        cells = [dict(source=f"# {notebook.title}")]
+        build_docs.put_links(cells, notebook, site)
+        assert ("colab" in cells[0]["source"]) == (notebook.path in LAUNCHED), notebook.file
+
+
+def head_of(path: Path) -> list[str]:
+    "The first cells of a notebook: they import, or install what is missing."
+    code = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
+    sources = ("".join(c["source"]) for c in code)
+    trees = ((source, ast.parse(source).body) for source in sources)
+    kinds = ast.Import, ast.ImportFrom, ast.Try, ast.If
+    return [s for s, tree in takewhile(lambda o: all(isinstance(n, kinds) for n in o[1]), trees)]
+
+
+@pytest.mark.slow
+def test_every_notebook_that_colab_can_open_begins_in_a_bare_kernel(tmp_path):
+    "All packages of this interpreter but ours; the first cell fetches it, from here, and then all imports succeed."
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    python = next(tmp_path.glob("bin/python"))
+    (lib,) = tmp_path.glob("lib/python*/site-packages")
+    (lib / "others.pth").write_text(sysconfig.get_path("purelib"))  # editable installs stay out
+    absent = "import importlib.util as i; assert i.find_spec('imagen_nb') is None\n"
+    script = tmp_path / "heads.ipy"
+    script.write_text(
+        absent + "\n".join(s for path in LAUNCHED for s in head_of(path)) + "\nprint('all')"
+    )
+    git = dict(
+        COUNT="1", KEY_0=f"url.{ROOT.as_uri()}.insteadOf", VALUE_0=facts.setting(ROOT, "git_url")
+    )
+    pip = dict(NO_DEPS="1", NO_INDEX="1", NO_BUILD_ISOLATION="0")  # 0: without
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env |= {f"GIT_CONFIG_{k}": v for k, v in git.items()} | {f"PIP_{k}": v for k, v in pip.items()}
+    command = [python, "-m", "IPython", "--quick", "--no-banner", script]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.endswith("all\n"), done.stdout[-2000:] + done.stderr[-2000:]
+    assert next(lib.glob("imagen_nb/__init__.py"))
 
 
 def test_the_cell_is_put_in_once_and_before_what_needs_it(tmp_path):

@@ -230,6 +230,19 @@ def test_slider_size_is_checked_and_colours_help():
     assert len(frame_slider(grids, range(8), colours=16).data) < 300_000
 
 
+def test_a_frame_of_many_colours_keeps_rare_ones():
+    gray, rare = (
+        image_grid(0.3 * noise(1, 3, 64, 64)),
+        ((40, 200, 210), (40, 210, 120), (255, 128, 0)),
+    )
+    for k, colour in enumerate(rare):
+        gray.paste(colour, (10 * k, 20, 10 * k + 2, 22))
+    frame = frame_slider([gray], ["a"], colours=256).frames[0]
+    kept = Image.open(io.BytesIO(frame)).convert("RGB")
+    for k, colour in enumerate(rare):
+        assert max(abs(a - b) for a, b in zip(kept.getpixel((10 * k, 20)), colour)) < 12
+
+
 def test_slider_errors():
     with pytest.raises(ValueError, match="2 frames and 1 labels"):
         FrameSlider([b"", b""], ["a"])

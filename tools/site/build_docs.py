@@ -17,6 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import launch_cells
 from api_docs import (
     entry,
     escape,
@@ -340,10 +341,12 @@ def borrowed(file: str, key: str, alt: str | None, caption: str | None, site: Si
 
 
 def put_links(cells: list, notebook: Notebook, site: Site):
-    "Below the title: where the notebook itself is, and where it can be run."
+    "Below the title: where the notebook itself is, and where it can be run if its first cell sees to that."
     path = f"{site.settings['nbs_path']}/{notebook.file.as_posix()}"
     colab = site.blob.replace("https://github.com", "https://colab.research.google.com/github")
-    links = f"[Notebook on GitHub]({site.blob}/{path}) · [Open in Colab]({colab}/{path})"
+    links = f"[Notebook on GitHub]({site.blob}/{path})"
+    if any(cell["id"] == launch_cells.ID for cell in notebook.cells):
+        links += f" · [Open in Colab]({colab}/{path})"
     links += f" · [Edit]({site.edit}/{path})"
     title = f"# {notebook.title}"
     first = next(c for c in cells if title in c["source"].split("\n"))
