@@ -187,7 +187,7 @@ def mean_interval(
 def by_category(
     prompts: Sequence[Prompt],  # of each picture; several pictures may have one prompt
     said: Sequence[Sequence[bool | None]],  # see `answers`
-) -> dict[str, dict]:  # category, and "all", -> asked, read, atoms, all_right
+) -> dict[str, dict]:  # category, and "all", -> asked, atoms, all_right
     "Scores with 95 % intervals. A prompt is one observation, however many pictures it has."
     scores = defaultdict(list)
     for prompt, row in zip(prompts, said, strict=True):

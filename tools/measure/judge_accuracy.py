@@ -112,14 +112,14 @@ def pictures_of(data: Path, judge: Judge, n: int) -> Iterator[tuple[str, Tensor,
     yield "known renders", plain(some), some
     yield "new views of known renders", views, some
     held = [row for row in some if row["split"] == "test"]
-    yield "those of them that a diffusion model is held from", views[is_held], held
+    yield "new views of renders that no diffusion model trained on", views[is_held], held
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path, help="folder that `make_emoji` wrote")
     p.add_argument("--judge", help="folder of a judge; none: the shipped one")
-    p.add_argument("--other", type=Path, help="unpacked package of another drawer")
+    p.add_argument("--other", type=Path, help="unpacked package of another artist")
     p.add_argument("--views", type=int, default=1000, help="how many known renders are seen anew")
     p.add_argument("--out", type=Path, default=RUNS / "judge.json")
     p.add_argument(
@@ -132,7 +132,7 @@ def main():
         for name, images, rows in pictures_of(args.data, judge, args.views)
     }
     if args.other:
-        found["another drawer"] = accuracy(
+        found["emoji of another artist"] = accuracy(
             judge, *other_drawings(args.other, read_rows(args.data), judge.config.size)
         )
     training = Path(args.judge).with_name("training.json") if args.judge else None
