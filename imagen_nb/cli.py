@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 
 from imagen_nb.runs.errors import in_one_line
@@ -139,10 +140,9 @@ def export(args):
 
     if (args.out / "meta.json").exists():
         print(f"{args.out}: the model that is there is replaced")
-    for size, steps in pretrained.export(args.run_folder, args.out).items():
-        what = f"averaged weights of step {steps:,}" if steps else "no checkpoint yet"
-        print(f"{size} px: {what}")
-    print(f"{args.out}: imagen-nb sample ... --model {args.out}")
+    for size, held in pretrained.export(args.run_folder, args.out).items():
+        print(f"{size} px: {held}")
+    print(f"{args.out}: imagen-nb sample ... --model {shlex.quote(str(args.out))}")
 
 
 def embed(args):
@@ -180,7 +180,7 @@ def emoji(args):
     things = () if args.all else None
     for split, n in make_emoji(args.out, args.size, args.packages, things).items():
         print(f"{args.out / split}: {counted(n, 'picture')}")
-    print(f"{args.out}: imagen-nb train emoji --data {args.out}")
+    print(f"{args.out}: imagen-nb train emoji --data {shlex.quote(str(args.out))}")
 
 
 def evaluate(args):

@@ -42,6 +42,17 @@ __all__ = [
 BLUE, ORANGE = "#2a6fb0", "#e07b28"  # the two accents: data, noise
 WIDTH = 7.0  # inches, the widest figure
 SLIDER_LIMIT = 300_000  # bytes of HTML
+MANY_SCRIPTS = (  # fonts with Chinese letters and many others, as Linux, macOS and Windows name them
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Microsoft YaHei",
+    "SimHei",
+)
 
 
 # ---------------------------------------------------------------- grids
@@ -169,6 +180,14 @@ def _wrapped(texts: Sequence[str] | None, width: float) -> list[str]:
     ]
 
 
+def _fonts() -> list[str]:
+    "The usual font, and behind it those of this machine that have Chinese letters and others."
+    from matplotlib import font_manager, rcParams
+
+    there = {*font_manager.get_font_names()}
+    return [*rcParams["font.family"], *(name for name in MANY_SCRIPTS if name in there)]
+
+
 def _tall(texts: list[str]) -> float:
     "Inches that the longest of them needs."
     return max((t.count("\n") + 1 for t in texts), default=0) * 7 * 1.25 / 72
@@ -207,6 +226,7 @@ def show_images(
     size = (beside + columns * width, count * (tall + below) + above)
     fig = plt.figure(figsize=size, dpi=dpi)
     style: dict[str, Any] = dict(fontsize=7, linespacing=1.15, parse_math=False)
+    style["fontfamily"] = _fonts()
     for i, picture in enumerate(pictures):
         left, top = beside + i % columns * width, i // columns * (tall + below) + above
         (x, w), (y, h) = (left + 0.02, width - 0.04), (size[1] - top - tall, tall - 0.02)

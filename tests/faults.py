@@ -1170,7 +1170,7 @@ FAULTS = [
     (
         "Ctrl-C is an error",
         "runs.errors",
-        "return 130",
+        "return STOPPED",
         "return 1",
         "test_cache.py::test_ctrl_c_says_how_to_go_on",
     ),
@@ -1362,6 +1362,20 @@ FAULTS = [
         "if (processes or 1) > gpus:",
         "if False:",
         "test_team.py::test_no_fall_to_the_cpu",
+    ),
+    (
+        "fonts of other scripts are not asked",
+        "plots",
+        "name for name in MANY_SCRIPTS if name in there",
+        "name for name in ()",
+        "test_plots.py::test_a_letter_that_the_usual_font_lacks_comes_from_another",
+    ),
+    (
+        "an export hides the weights it began with",
+        "runs.pretrained",
+        'if stage.is_trained else "no checkpoint yet"',
+        'if False else "no checkpoint yet"',
+        "test_cli.py::test_the_base_alone_is_trained_further_and_the_enlargers_stay",
     ),
     (
         "every launch hides the GPUs",

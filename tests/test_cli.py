@@ -368,17 +368,20 @@ def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
 def test_the_base_alone_is_trained_further_and_the_enlargers_stay(
     trained, folder, tmp_path, capsys
 ):
-    run, model = tmp_path / "run", ["--init", str(trained / "model")]
+    run, model = tmp_path / "a run", ["--init", str(trained / "model")]
     command = ["train", "toy", "--data", str(folder), *model, "--processes=1", "--out", str(run)]
     command += [f"--set=training.{k}.steps=1" for k in range(3)]
     command += [f"--set=training.{k}.batch=2" for k in range(3)]
     assert main([*command, "--stage", "0"]) == 0
     told = capsys.readouterr().out
     assert "samples.png" in told and "never trained" not in told  # all three draw
+    assert f"--model '{run / 'model'}'" in told  # as a shell needs it
     was, now = (load_directory(o / "model")[0] for o in (trained, run))
     same = {name: all(torch.equal(v, now[name][k]) for k, v in was[name].items()) for name in was}
     assert same == dict(stage0=False, stage1=True, stage2=True)
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"128 px: weights of {trained / 'model'}, as the run began" in told
     exported = load_directory(tmp_path / "out")[0]
     assert all(torch.equal(v, now[n][k]) for n in now for k, v in exported[n].items())
     assert Imagen.from_pretrained(tmp_path / "out").sample(["a"], steps=1).shape[-1] == 512
@@ -578,6 +581,7 @@ def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
         *TINY[:-1],
         f"--processes={processes}",
         "--set=training.0.steps=40",
+        "--set=training.0.warmup=41",
     ]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1")
     child = subprocess.Popen(
@@ -593,10 +597,12 @@ def test_a_stopped_run_goes_on(folder, tmp_path, number, processes):
     assert (
         child.returncode == 130 and "un the same command to go on" in err.strip().splitlines()[-1]
     ), err[-2000:]
+    assert "Traceback" not in err and err.count("stopped at step") == 1  # of two processes, too
     step = max(int(p.name.split("_")[1]) for p in (out / "32px").glob("step_*"))
     assert 20 <= step < 40
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("longer than steps") == 1  # the first process speaks for all
     rows = [json.loads(o)["step"] for o in (out / "32px" / "log.jsonl").read_text().splitlines()]
     assert rows == sorted(set(rows)) and rows[-1] == 40
 

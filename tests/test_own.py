@@ -100,6 +100,7 @@ def test_the_next_command_is_one_that_is_understood(monkeypatch):
     assert "training.0.steps=4500" in told  # never more than the recipe's
     other = said(10**6, [SENTENCE], reading=Reading(words.MULTILINGUAL, "a script"))
     assert f"--encoder {words.MULTILINGUAL} --set" in other and "stage 2" in other
+    assert "(a script); training fetches it from the hub" in other and "fetches" not in told
 
 
 def test_are_they_enough():
@@ -112,6 +113,7 @@ def test_are_they_enough():
 
 def test_captions_that_repeat_are_counted():
     assert verdict.repeated(["a", "b"]) == "2 different of 2"
+    assert "none; captions are read from 1.txt" in verdict.repeated([])
     told = verdict.repeated(["a dog", "a cat", "a dog", "a dog", "a cow", "a cow"])
     assert told == "3 different of 6; 5 belong to more than one picture, 'a dog' to 3"
 

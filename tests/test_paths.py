@@ -298,6 +298,17 @@ def test_a_command_s_answer_is_its_exit_code():
     assert in_one_line("x", lambda: 1) == 1
 
 
+@pytest.mark.parametrize(
+    "said, told", [((), "stopped"), (("stopped at step 3",), "stopped at step 3")]
+)
+def test_ctrl_c_is_told_in_words(said, told, capsys):
+    def stop():
+        raise KeyboardInterrupt(*said)
+
+    assert in_one_line("x", stop) == 130
+    assert capsys.readouterr().err == f"\nimagen-nb: {told}\n"
+
+
 def test_no_output_at_all(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert in_one_line("data", lambda: print("a")) == 0
@@ -340,7 +351,8 @@ def test_what_a_trainer_alone_wrote_says_how_a_model_is_made(tmp_path):
             find_model(place)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert find_model(empty) == empty  # what is read next says what it lacks
+    with pytest.raises(CheckpointError, match="without meta.json, expected that of a model"):
+        find_model(empty)
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         load_directory(empty)
     touch(tmp_path / "step_7" / "meta.json")  # a model may be called so

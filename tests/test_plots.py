@@ -5,11 +5,13 @@ import io
 import json
 import math
 import re
+import warnings
 
 import pytest
 import torch
 from PIL import Image
 
+from imagen_nb import plots
 from imagen_nb.plots import (
     FrameSlider,
     frame_slider,
@@ -32,6 +34,16 @@ def noise(*shape):
 
 
 # ---- grids
+
+
+@pytest.mark.parametrize("fonts, is_box", [((), True), (("no such font", "STIXGeneral"), False)])
+def test_a_letter_that_the_usual_font_lacks_comes_from_another(monkeypatch, fonts, is_box):
+    monkeypatch.setattr(plots, "MANY_SCRIPTS", fonts)
+    figure = show_images(noise(1, 3, 8, 8), ["\u1d81"])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.savefig(io.BytesIO())
+    assert any("Glyph" in str(o.message) for o in told) is is_box
 
 
 def test_grid_is_exact():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imagen_nb.pictures.cache import NoRoom
 from imagen_nb.pictures.catalog import Catalog, open_catalog
-from imagen_nb.pictures.decode import cause, decode_picture, reason
+from imagen_nb.pictures.decode import KINDS, cause, decode_picture, reason
 from imagen_nb.pictures.layout import SPLITS
 from imagen_nb.pictures.pixels import Crop, crop_images, cut_square
 from imagen_nb.pictures.sources import find_source
@@ -293,6 +293,7 @@ def _tell_skipped(ds: CaptionedImages, cause: Exception | None):
         raise ValueError(
             f"load_captioned: {ds.name}: got no readable picture of {total}{ds.choice}"
             + f": {told}" * bool(told)
+            + f"; expected some of {KINDS}"
         ) from cause
     if n > max(FEW, ds.max_skipped * total):
         raise ValueError(

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # told by content, never by name
+KINDS = "JPEG, PNG, WebP, BMP, GIF or TIFF"  # the same for people
 MAX_PIXELS = 89_478_485  # of a picture: a quarter of a gigabyte as RGB, where Pillow warns
 MIN_SIDE = 16  # of a picture's shorter side, in pixels
 HEAD, TAIL = 2**16, 16  # bytes read from both ends of a file to look at it
@@ -103,7 +104,7 @@ def _opened(blob: bytes, work: Callable):
     except Image.DecompressionBombError:
         raise UnreadablePicture(f"more than {MAX_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:
-        raise UnreadablePicture("not JPEG, PNG, WebP, BMP, GIF or TIFF") from None
+        raise UnreadablePicture(f"not {KINDS}") from None
     except UnreadablePicture:
         raise
     except Exception as e:  # Pillow's decoders raise many kinds

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from imagen_nb.engine.stopping import TrainingError
 
+STOPPED = 130  # exit code after Ctrl-C
+
 
 def in_one_line(
     command: str,  # named in the line
@@ -32,5 +34,5 @@ def in_one_line(
         print(f"imagen-nb {command}: {reason.removeprefix(command + ': ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f"\nimagen-nb: {e or 'stopped'}", file=sys.stderr)
-        return 130
+        print(f"\nimagen-nb: {str(e) or 'stopped'}", file=sys.stderr)
+        return STOPPED

@@ -8,7 +8,7 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
-from imagen_nb.stage import StageConfig
+from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.store.checkpoint import load_meta, newest_checkpoint
 from imagen_nb.store.config import config_from_dict
 from imagen_nb.store.files import as_path
@@ -22,7 +22,7 @@ __all__ = ["export", "read_with", "start_from"]
 def export(
     run: str | Path,  # directory of a run, finished or not
     out: str | Path,  # directory of the model
-) -> dict[int, int]:  # steps in the newest checkpoint of each stage, by size; 0: never trained
+) -> dict[int, str]:  # what each stage holds, by size
     "Write a model from the averaged weights of a run's newest checkpoints."
     run, out = as_path(run), as_path(out)
     if not (run / "config.json").exists():
@@ -36,8 +36,16 @@ def export(
         raise ValueError(f"export: {run}, got no checkpoint of any stage, expected at least one")
     cache = run / "captions"  # knows the identity of the encoder, which is all that is saved of it
     encoder = EmbeddingCache.open(cache) if cache.is_dir() else make_encoder(recipe.encoder)
-    Imagen(encoder, trained_stages(recipe, run)).save_pretrained(out)
-    return steps
+    stages = trained_stages(recipe, run)
+    Imagen(encoder, stages).save_pretrained(out)
+    return {o.config.size: held(o, steps[o.config.size], recipe.init) for o in stages}
+
+
+def held(stage: Stage, steps: int, init: str | None) -> str:
+    "What a stage holds after so many steps of a run, for people."
+    if steps:
+        return f"averaged weights of step {steps:,}"
+    return f"weights of {init}, as the run began" if stage.is_trained else "no checkpoint yet"
 
 
 def read_with(

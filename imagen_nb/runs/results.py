@@ -1,6 +1,7 @@
 """The end of a run: pictures, scores, an overview, and where everything lies."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.evaluation import chance, report, score_pictures, tally
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.setup import open_data
+from imagen_nb.runs.setup import already_told, open_data
 from imagen_nb.store.checkpoint import load_meta
 from imagen_nb.store.files import picture_file, writable_folder
 
@@ -50,13 +51,16 @@ def finish(
     if recipe.data is None:
         caption = score_run(recipe, out, held_out, seconds)
     else:
-        captions, imagen = examples(open_data(recipe)), Imagen.from_pretrained(out / "model")
+        with already_told():
+            captions = examples(open_data(recipe))
+        imagen = Imagen.from_pretrained(out / "model")
         imagen.to(device)
         caption, seeds = captions[0], list(range(len(captions)))
         draw_captions(imagen, captions, seeds, out / "samples", out / "samples.png")
+    draw = shlex.join(["imagen-nb", "sample", caption, "--model", str(out / "model")])
     print(
         f"\nPictures: {out / 'samples.png'} and {out / 'samples'}. Model: {out / 'model'}. Draw your own:\n"
-        f'  imagen-nb sample "{caption}" --model {out / "model"}'
+        f"  {draw}"
     )
 
 

@@ -10,10 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore
 
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.keeping import claim_directory, has_begun, release_directory
+from imagen_nb.engine.stopping import StopSignal
 from imagen_nb.recipes import Recipe
+from imagen_nb.runs.errors import STOPPED
 from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import (
     asked_for,
@@ -132,41 +135,52 @@ def launch(
     device: str = "cpu",  # or "cuda"
 ):
     "One thread for each process: on a busy machine two threads of a process wait for each other."
-    env = dict(os.environ, OMP_NUM_THREADS="1")
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # where they meet
+    env = os.environ | meeting(store.port) | dict(WORLD_SIZE=str(processes), OMP_NUM_THREADS="1")
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    worker = [f"--nproc-per-node={processes}", "-m", "imagen_nb.runs.work"]
-    child = subprocess.Popen([*torchrun, *worker, json.dumps(config_to_dict(job))], env=env)
-    before = pass_on_signals(child)
+    command = [sys.executable, "-m", "imagen_nb.runs.work", json.dumps(config_to_dict(job))]
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it until it trains
+    children: list[subprocess.Popen] = []
     try:
-        code = child.wait()
-    except KeyboardInterrupt:  # the child knows: a terminal tells both
-        child.wait()
+        for rank in map(str, range(processes)):
+            own = env | dict(RANK=rank, LOCAL_RANK=rank)
+            children.append(subprocess.Popen(command, env=own))
+        is_stopped = wait_for(children)
+    finally:
+        for child in children:
+            child.kill()  # where all has gone well there is none
+            child.wait()
+        signal.signal(signal.SIGINT, heard)
+    if is_stopped:
         raise KeyboardInterrupt(
             f"stopped; the newest checkpoint is in {job.out}. Run the same command to go on."
-        ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if code:
+        )
+    if any(child.returncode for child in children):
         raise SystemExit(
             f"imagen-nb: a training process ended with an error, see above; what it had"
             f" saved is in {job.out}. Run the same command to go on."
         )
 
 
-def pass_on_signals(child: subprocess.Popen) -> dict:
-    "A signal to stop reaches the child and ends the wait for it; returns the handlers of before."
+def meeting(port: int) -> dict[str, str]:
+    "Where processes find a store that is open already, as torch's own launcher tells them."
+    found = dict(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    return found | dict(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
 
-    def forward(*_):
-        child.send_signal(signal.SIGTERM)
-        raise KeyboardInterrupt
 
-    handlers = {
-        signal.SIGTERM: forward,
-        signal.SIGINT: signal.default_int_handler,  # a job in the background ignores Ctrl-C
-    }
-    if hasattr(signal, "SIGUSR1"):
-        handlers[signal.SIGUSR1] = forward
-    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def wait_for(
+    children: list[subprocess.Popen],  # that train together
+) -> bool:  # they were told to stop
+    "Until all have ended, or one has failed; a signal to stop is passed on."
+    with StopSignal() as stop:
+        is_told = False
+        while None in (codes := [child.poll() for child in children]):
+            if not {None, 0, STOPPED}.issuperset(codes) and not stop.received:
+                return False
+            if stop.received and not is_told:
+                for child in children:
+                    child.terminate()
+                is_told = True
+            time.sleep(0.1)
+        return stop.received or STOPPED in codes

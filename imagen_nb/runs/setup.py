@@ -3,8 +3,8 @@
 import json
 import os
 import warnings
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from imagen_nb.text import TextEncoder
 __all__ = [
     "load_recipe",
     "open_data",
+    "already_told",
     "held_back",
     "make_encoder",
     "settle_encoder",
@@ -64,6 +65,14 @@ def open_data(
     if recipe.level is not None:
         return ShapesWorld(split, level=recipe.level)
     raise ValueError(f"train: recipe {recipe.name} needs pictures of your own: give --data SOURCE")
+
+
+@contextmanager
+def already_told() -> Iterator[None]:
+    "What was said of the data when the run was prepared, or by the first process, is not said again."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def held_back(

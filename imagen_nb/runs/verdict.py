@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from imagen_nb.pictures.captioned import WHERE
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.pace import pace
 from imagen_nb.runs.words import ENGLISH, Reading
 from imagen_nb.store.checkpoint import load_meta
+from imagen_nb.store.files import is_hub_name
 from imagen_nb.store.hub import find_model
 
 __all__ = ["verdict"]
@@ -36,7 +38,7 @@ def verdict(
     recipe, stages = plan(recipe, len(pictures), reading)
     yield f"pictures: {enough(len(pictures), recipe)}"
     yield f"captions: {repeated(captions)}"
-    yield f"encoder: {reading.encoder or 'any'} ({reading.why})"
+    yield f"encoder: {reading.encoder or 'any'} ({reading.why}){fetched(reading.encoder)}"
     yield from pace(pictures, recipe, stages, is_timed)
     yield from next_commands(source, recipe, reading, options, pictures.caption(0))
 
@@ -51,8 +53,15 @@ def enough(n: int, recipe: Recipe) -> str:
     return f"{n:,} are enough for networks of this size, which learned {TRIED} and more, nearly by heart"
 
 
+def fetched(encoder: str) -> str:
+    "What an encoder costs that does not ship."
+    return "; training fetches it from the hub" if is_hub_name(encoder) else ""
+
+
 def repeated(captions: list[str]) -> str:
-    "How many captions are said more than once."
+    "How many captions are said more than once, or where they are looked for."
+    if not captions:
+        return f"none; {WHERE}"
     counts = Counter(captions)
     told = f"{len(counts):,} different of {len(captions):,}"
     if len(counts) == len(captions):

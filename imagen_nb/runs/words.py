@@ -62,7 +62,7 @@ def beyond(
     if model == "emoji":
         for caption in captions:
             if why := beyond_emoji(caption):
-                yield f"emoji was never shown {why}; it draws one thing on white: {caption[:60]!r}"
+                yield f"emoji was never shown {why}; it draws one thing on white, by its English name: {caption[:60]!r}"
 
 
 def share_spelled(name: str, words: Counter[str]) -> float:  # 0 to 1

@@ -2,7 +2,9 @@
 
 import gc
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from imagen_nb.cascade import Imagen
@@ -11,8 +13,9 @@ from imagen_nb.engine.distributed import Process, team_size
 from imagen_nb.engine.execution import Execution
 from imagen_nb.evaluation import draw_and_score
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.errors import in_one_line
+from imagen_nb.runs.errors import STOPPED, in_one_line
 from imagen_nb.runs.setup import (
+    already_told,
     bare_stage,
     first_stage,
     held_back,
@@ -44,12 +47,15 @@ def work(
     "Train the stages in turn, then draw this process's share of the held-out captions."
     out = Path(job.out)
     recipe = load_recipe(out)
-    world, valid, text = open_data(recipe), held_back(recipe), EmbeddingCache.open(out / "captions")
+    with already_told():
+        world, valid = open_data(recipe), held_back(recipe)
+    text = EmbeddingCache.open(out / "captions")
     for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
         folder, how = out / f"{recipe.stages[k].size}px", recipe.training[k]
         goes_on = job.execution.shard and team_size() > 1 and checkpoints(folder)
         start = bare_stage(recipe, k) if goes_on else first_stage(recipe, k)
-        trainer = Trainer(start, world, text, how, folder, valid, job.execution)
+        with nullcontext() if is_first() else already_told():
+            trainer = Trainer(start, world, text, how, folder, valid, job.execution)
         trainer.fit()
         process = trainer.process
         del trainer, start
@@ -79,11 +85,21 @@ def close(
         draw_and_score(imagen, test, share, out / "samples", progress=is_first)
 
 
+def is_first() -> bool:
+    "Of the processes of this run."
+    return os.environ.get("RANK", "0") == "0"
+
+
 def main() -> int:
     "Entry point of a process."
 
     def call():
-        work(config_from_dict(json.loads(sys.argv[1])))
+        try:
+            work(config_from_dict(json.loads(sys.argv[1])))
+        except KeyboardInterrupt:
+            if is_first():
+                raise
+            return STOPPED  # the first process says where
 
     return in_one_line("train", call)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from imagen_nb.store.card import model_card
 from imagen_nb.store.checkpoint import STEP, load_directory, save_directory
 from imagen_nb.store.checks import check, check_among
-from imagen_nb.store.files import SHIPPED, as_path, assets, is_hub_name
+from imagen_nb.store.files import SHIPPED, CheckpointError, as_path, assets, is_hub_name
+from imagen_nb.store.manifest import MANIFEST
 
 __all__ = ["Pretrained", "find_model"]
 
@@ -156,8 +157,13 @@ def _model_in(path: Path) -> Path:
         advice = f"write what its run has learned so far: `imagen-nb export {run} OUT`, load OUT"
     elif is_stage or any(run.glob("*px/step_*")):
         advice = "`Imagen(encoder, [trainer.fit()]).save_pretrained(OUT)` writes one, load OUT"
-    else:
+    elif (path / MANIFEST).exists():
         return path  # what is read next says what it lacks
+    else:
+        raise CheckpointError(
+            f"find_model: {path}, got a directory without meta.json, expected that of a model, or of"
+            " a run, which `imagen-nb train RECIPE --out RUN` makes"
+        )
     what = (
         "a checkpoint of training"
         if is_checkpoint

@@ -289,7 +289,7 @@ def loss_lines(
         lines.append(
             f"{counted(unknown, 'caption')} with characters that encoder"
             f" {name!r} has no token for, and reads as unknown (<unk>);"
-            f" {MULTILINGUAL} reads most scripts"
+            f" a model that is trained with {MULTILINGUAL} reads most scripts"
         )
     return lines
 
