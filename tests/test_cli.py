@@ -821,7 +821,7 @@ def test_wrong_options_of_sample(trained, options, words, capsys, tmp_path):
     "argv, words",
     [
         (["sampel", "x"], "Did you mean sample?"),
-        ([], "required: COMMAND"),
+        ([], "expected a command: train, plan, sample"),
         (["sample"], "required: CAPTION"),
         (["sample", "x", "--step", "3", "--frobnicate"], "--frobnicate"),
         (["sample", "x", "--sed", "3"], "Did you mean --seed?"),

@@ -377,7 +377,7 @@ def test_the_report_counts_sides_from_the_smallest_to_the_largest(tmp_path):
     for side in (20, 63, 64, 1023, 1024, 1500):
         Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
     found = quiet(tmp_path, 8).report()
-    assert "2 under 64, 1 64 to 127, 1 512 to 1023, 2 1024 and more" in found
+    assert "2 under 64, 1 of 64 to 127, 1 of 512 to 1023, 2 of 1024 and more" in found
 
 
 def test_a_damaged_parquet_is_no_list_of_links(tmp_path):
@@ -403,7 +403,7 @@ def test_small_pictures_are_left_out_by_choice(tmp_path):
     )
     assert (
         "1 not asked for, at least 40 px" in ds.report()
-        and "1 under 64, 2 64 to 127" not in ds.report()
+        and "1 under 64, 2 of 64 to 127" not in ds.report()
     )
     with pytest.raises(ValueError, match="min_size"):
         load_captioned(tmp_path, 16, min_size=40, check=False)

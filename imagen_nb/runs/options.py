@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
         if is_command := kind == "argument COMMAND":
             given, known = given.split("'")[1], list(USES)
             message = f"no command {given!r}"
+        elif given == "COMMAND":  # none was typed
+            message = f"expected a command: {', '.join(USES)}"
         near = [m for word in given.split() for m in difflib.get_close_matches(word, known, 1, 0.7)]
         hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
         if kind == "unrecognized arguments" or is_command:
