@@ -124,6 +124,8 @@ def main():
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--lr", type=float, default=2e-3)
     args = p.parse_args()
+    from transformers import T5EncoderModel
+
     torch.set_num_threads(1)
     documents = glosses(args.folder)
     tokenizer = fit_tokenizer([f"{name} : {gloss}" for name, gloss in documents], 6000)
@@ -136,7 +138,8 @@ def main():
         model = make_model(len(tokenizer), width, layers)
         data = pairs(tokenizer, documents, args.batch, 0)
         train(model, data, args.steps, args.lr * math.sqrt(64 / width))
-        held = model.encoder
+        held = T5EncoderModel(model.config)
+        held.encoder.load_state_dict(model.encoder.state_dict())
         held.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         print(f"{name}: {sum(p.numel() for p in held.parameters()):,} parameters", flush=True)

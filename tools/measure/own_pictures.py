@@ -147,9 +147,9 @@ def run(args, start: str | None) -> dict:
             flush=True,
         )
 
-    training = replace(
-        recipe.training[0], decay="constant", save_every=50
-    )  # any moment is as good as another
+    training = replace(  # any moment is as good as another; it is the clock that ends it
+        recipe.training[0], decay="constant", steps=10**6, save_every=200
+    )
     trainer = Timed(first_stages(recipe)[0], train, text, training, out / "32px")
     trainer.watch(args.minutes, look)
     return dict(

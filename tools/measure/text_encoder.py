@@ -409,6 +409,12 @@ def scored(scorer: Scorer, arms: list[Arm], kept: dict | None) -> dict:
     return rounded(out)
 
 
+def sizes(t5: Path) -> dict[str, int]:
+    "Parameters of our own T5s, by name."
+    models = {o.name: TextEncoder.from_pretrained(o).model for o in sorted(t5.iterdir())}
+    return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+
+
 def reference(scorer: Scorer) -> dict:
     "The judge on the true pictures, and the chance of each kind."
     rows = scorer.emojis.all
@@ -458,7 +464,8 @@ def main():
             arm.done()
         return
     out = RUNS / "experiment-text_encoder.json"
-    kept = json.loads(out.read_text(encoding="utf-8"))["arms"] if out.exists() else {}
+    old = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    kept = old.get("arms", {})
     arms = {n: [a for a in row if (a.folder / "drawn").exists()] for n, row in arms.items()}
     arms = {n: row for n, row in arms.items() if row}
     scorer = Scorer(emojis)
@@ -475,6 +482,7 @@ def main():
         config=CONFIG,
         data=counts,
         reference=reference(scorer),
+        own_t5=sizes(args.t5) if args.t5 else old.get("own_t5", {}),
         arms=kept | {name: scored(scorer, row, kept.get(name)) for name, row in arms.items()},
     )
     grid(scorer, arms, args.work / "grid.png")

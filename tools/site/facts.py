@@ -115,6 +115,20 @@ def decided(root: Path) -> str:
     return f"{told['agrees']} agree, {told['differs']} differ, {told['undecided']} are undecided"
 
 
+def own(root: Path) -> str:
+    "What became of a folder after some minutes of one core, by where the base began."
+    rows = [["begins with", "CPU minutes", "samples", "captions of training, %", "kept back, %"]]
+    for name, arm in read_card(root, "own-pictures")["arms"].items():
+        start = "random weights" if arm["init"] is None else f"`--init {name}`"
+        for shot in arm["snapshots"]:
+            shares = [
+                f"{100 * m['share']:.0f} ({100 * m['low']:.0f}–{100 * m['high']:.0f})"
+                for m in (shot["right"][kind] for kind in ("trained", "kept back"))
+            ]
+            rows.append([start, f"{shot['cpu_minutes']:g}", f"{shot['samples']:,}", *shares])
+    return table(rows)
+
+
 def shards(root: Path) -> str:
     "A row for each optimizer: how far a run that was shared out anew ends from one of one process."
     found = read_card(root, "sharding")
@@ -325,6 +339,6 @@ def sentence(text: str) -> str:
 LINKED = ("claims",)  # facts that link to pages and files
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, claims, decided, guards, proof, shards, launchers, include)
-    + (transcript, packages, setting, recipes, plans, peak, share, commands, help)
+    for f in (card, runs, scores, claims, decided, guards, own, proof, shards, launchers)
+    + (include, transcript, packages, setting, recipes, plans, peak, share, commands, help)
 }
