@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -12,18 +13,23 @@ from unittest import mock
 
 import first_gpu
 import torch
-from first_gpu import fullest
+from first_gpu import begun, fullest
+from torch import distributed
+from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers "fake"
 from train_worker import Letters
 
 from imagen_nb import training
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import validation
-from imagen_nb.engine.distributed import undisturbed
+from imagen_nb.engine.distributed import Process, undisturbed
 from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.logs import Log
+from imagen_nb.engine.sharding import Shards
 from imagen_nb.recipes import RECIPES
 from imagen_nb.runs import setup
+from imagen_nb.runs.plan import Machines
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.text import TextEncoder
 from imagen_nb.training import TrainConfig, Trainer
@@ -141,11 +147,52 @@ def whole(recipe: str = "toy") -> dict:
         )
 
 
-def full(k: int, batch: int) -> dict:
-    "Two steps of a stage of the paper at full size: bytes, beside those that `plan` foretells."
-    recipe = RECIPES["paper"]()
-    with fake_gpu(memory=2**40), undisturbed():
-        return fullest(recipe.stages[k], recipe.training[k], batch, "cuda")
+def full(k: int, batch: int, strategy: str = "ddp", count: int = 1) -> dict:
+    "Two steps of a stage of the paper at full size: bytes of the first GPU, beside those that `plan` foretells."
+    recipe, on = RECIPES["paper"](), Machines(strategy=strategy, count=count)
+    with fake_gpu(count=count, memory=2**40), undisturbed(), team(count):
+        how = recipe.stages[k], recipe.training[k], batch, "cuda"
+        return fullest(*how, on, partial(begun_together, on))
+
+
+@contextlib.contextmanager
+def team(count: int):
+    "The first of so many processes; the others are not there: what it is sent is what it had."
+    if count == 1:
+        yield
+        return
+    numbers = mock.patch.dict(os.environ, RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
+    unasked = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
+    with numbers, mock.patch(unasked), mock.patch.object(distributed, "new_group"):
+        store = distributed.HashStore()
+        distributed.init_process_group("fake", store=store, rank=0, world_size=count)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+def begun_together(on: Machines, c: StageConfig, how: TrainConfig, device: str):
+    "As `Trainer` begins: in parts, or in DDP's buckets."
+    process = Process()
+    if on.strategy == "fsdp":
+        with torch.device("meta"):
+            start = Stage(c, c.network.build())
+        learned = Learned.begin(start, how, process.device, Shards(process))
+        return Stage(c, learned.network), learned
+    stage, learned = begun(c, how, device)
+    network = process.wrap(stage.network)
+    if on.count > 1:
+        network.register_comm_hook(None, received)
+        network.logger = mock.Mock()  # it asks a clock of the GPU
+    return Stage(c, network), learned
+
+
+def received(state, bucket):
+    "The sum of gradients lies where this process's lay."
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 def first() -> dict:

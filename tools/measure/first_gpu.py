@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from imagen_nb.engine.distributed import gradient, undisturbed
 from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.optim import make_optimizers
 from imagen_nb.engine.samples import ahead, to_device
+from imagen_nb.engine.sharding import own_part
 from imagen_nb.engine.sketch import LENGTH
 from imagen_nb.layers import Attention
 from imagen_nb.pictures.pixels import Batch
@@ -131,17 +132,42 @@ def set_to(owner, name: str, value) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def fullest(c: StageConfig, how: TrainConfig, batch: int, device: str) -> dict:
-    "Bytes at the fullest moment of two steps, beside those that `plan` foretells."
+def fullest(
+    c: StageConfig,
+    how: TrainConfig,
+    batch: int,
+    device: str,
+    on: Machines | None = None,
+    begin: Callable[..., tuple[Stage, Learned]] = begun,
+) -> dict:
+    "Bytes at the fullest moment of two steps, and of what stays, beside those that `plan` foretells."
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    stage, learned = begun(c, how, device)
+    stage, learned = begin(c, how, device)
     for step in range(2):
         there = tuple(to_device(o, device) for o in random_batch(c, batch))
-        take_step(stage, learned, there, how, step)
+        gradient(stage, *there, 1)
+        gradients = size_of(p.grad for p in learned.network.parameters())
+        update(learned, step, how)
     found = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    planned = memory(cost(c, how), Machines()).peak(batch)
-    return dict(batch=batch, measured_gib=found / GIB, planned_gib=planned / GIB)
+    planned = memory(cost(c, how), on or Machines())
+    kept = dict(
+        weights=size_of(learned.network.parameters()),
+        average=size_of(learned.average.parameters()),
+        gradients=gradients,
+        optimizer=size_of(v for o in learned.optimizers for s in o.state.values() for v in s.values()),
+    )
+    return dict(
+        batch=batch,
+        measured_gib=found / GIB,
+        planned_gib=planned.peak(batch) / GIB,
+        kept={name: [bytes, getattr(planned, name)] for name, bytes in kept.items()},
+    )
+
+
+def size_of(tensors: Iterable) -> int:
+    "Bytes of what this process has of them; a count of steps is not always one."
+    return sum(own_part(x).nbytes for x in tensors if isinstance(x, torch.Tensor))
 
 
 # ---------------------------------------------------------------- parts, the worthiest first

@@ -138,6 +138,18 @@ def launchers(root: Path) -> str:
     return table(rows)
 
 
+def planned(root: Path) -> str:
+    "A row for each stage of the paper: memory that a fake GPU counted, and how far the plan is from it."
+    found, names = read_card(root, "plan")["cases"], dict(ddp="DDP", fsdp="FSDP2")
+    ways = list(dict.fromkeys((o["strategy"], o["count"]) for o in found))
+    rows = [["stage", *("one GPU" if n == 1 else f"{names[way]} on {n}" for way, n in ways)]]
+    for size in dict.fromkeys(o["size"] for o in found):
+        cells = {(o["strategy"], o["count"]): o for o in found if o["size"] == size}
+        told = (f"{cells[w]['measured_gib']:.1f} GiB ({100 * cells[w]['gap']:+.1f} %)" for w in ways)
+        rows.append([f"{size} px", *told])
+    return table(rows)
+
+
 def guards(root: Path) -> str:
     "What `imagen-nb doctor` looks for: each planted fault, what it says of it, and how grave it is."
     rows = [[r["fault"], r["planted"], f"`{r['seen']}`"] for r in read_card(root, "doctor")["rows"]]
@@ -325,6 +337,6 @@ def sentence(text: str) -> str:
 LINKED = ("claims",)  # facts that link to pages and files
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, claims, decided, guards, proof, shards, launchers, include)
-    + (transcript, packages, setting, recipes, plans, peak, share, commands, help)
+    for f in (card, runs, scores, claims, decided, guards, proof, shards, launchers, planned)
+    + (include, transcript, packages, setting, recipes, plans, peak, share, commands, help)
 }
