@@ -69,10 +69,10 @@ def optimizer_bytes(
     turned = set(map(id, inner_matrices(params))) if name == "muon" else set()
     if name not in STATE:
         whole = first_step(network, name)
-        return round(whole * sum(own_part(p, parts) for p in params) / sum(map(Tensor.numel, params)))
-    return sum(
-        4 * own_part(p, parts) if id(p) in turned else STATE[name](p, parts) for p in params
-    )
+        return round(
+            whole * sum(own_part(p, parts) for p in params) / sum(map(Tensor.numel, params))
+        )
+    return sum(4 * own_part(p, parts) if id(p) in turned else STATE[name](p, parts) for p in params)
 
 
 def own_part(p: Tensor, parts: int) -> int:

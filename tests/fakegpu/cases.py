@@ -15,6 +15,7 @@ import first_gpu
 import torch
 from first_gpu import begun, fullest
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers "fake"
 from train_worker import Letters
 
@@ -182,10 +183,14 @@ def begun_together(on: Machines, c: StageConfig, how: TrainConfig, device: str):
         return Stage(c, learned.network), learned
     stage, learned = begun(c, how, device)
     network = process.wrap(stage.network)
-    if on.count > 1:
-        network.register_comm_hook(None, received)
-        network.logger = mock.Mock()  # it asks a clock of the GPU
-    return Stage(c, network), learned
+    return Stage(c, network if on.count == 1 else heard(network)), learned
+
+
+def heard(network: DistributedDataParallel) -> DistributedDataParallel:
+    "Gradients are sent to nobody and answered; a clock of the GPU, which it would ask, there is none."
+    network.register_comm_hook(None, received)
+    network.logger = mock.Mock()
+    return network
 
 
 def received(state, bucket):
@@ -198,7 +203,13 @@ def received(state, bucket):
 def first() -> dict:
     "The script for the first minutes on a GPU, tiny: what its cards hold."
     reads = mock.patch.object(TextEncoder, "to", lambda self, *_: self)
-    with fake_gpu(), reads, tempfile.TemporaryDirectory() as out:
+    buckets = first_gpu.in_buckets
+    alone = mock.patch.multiple(
+        first_gpu,
+        one_process=lambda _: team(2),
+        in_buckets=lambda *how: heard(buckets(*how)),
+    )
+    with fake_gpu(), reads, alone, tempfile.TemporaryDirectory() as out:
         with contextlib.redirect_stdout(io.StringIO()):
             first_gpu.main(["--tiny", "--out", out])
         return {p.stem: json.loads(p.read_text())["found"] for p in Path(out).glob("*.json")}

@@ -280,7 +280,9 @@ def fake_gpu(count: int = 1, **how):
         s.enter_context(mock.patch.object(nn.Module, "_apply", apply))
         s.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda x, *_: gpu.pin(x)))
         s.enter_context(mock.patch.object(torch.Tensor, "record_stream", lambda *_: None))
-        s.enter_context(mock.patch.object(torch.UntypedStorage, "resize_", lambda *a: gpu.resize(*a)))
+        s.enter_context(
+            mock.patch.object(torch.UntypedStorage, "resize_", lambda *a: gpu.resize(*a))
+        )
         asked = "_propagate_tensor_meta_non_cached"
         s.enter_context(mock.patch.object(ShardingPropagator, asked, lambda *a: gpu.ask_shapes(*a)))
         s.enter_context(mock.patch.object(samples, "ThreadPoolExecutor", AtOnce))

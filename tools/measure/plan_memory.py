@@ -1,4 +1,4 @@
-"""`plan` against the fake GPU, into `data/runs/plan.json`: each stage of the paper at full size, on one GPU, by DDP and by FSDP2.
+"""`plan` against the fake GPU, into `data/runs/plan.json`: stages of the paper at full size, on one GPU and on several.
 
     python tools/measure/plan_memory.py
 
@@ -16,7 +16,12 @@ from cards import ROOT, RUNS, write_card
 from imagen_nb.recipes import paper
 
 BATCH = 8  # pictures at once on a GPU
-WAYS = [("ddp", 1), ("ddp", 8), ("fsdp", 8), ("fsdp", 64)]  # how the work is shared, and by how many
+WAYS = [
+    ("ddp", 1),
+    ("ddp", 8),
+    ("fsdp", 8),
+    ("fsdp", 64),
+]  # how the work is shared, and by how many
 CASES = {(k, *way): f"full {k} {BATCH} {way[0]} {way[1]}" for k in range(3) for way in WAYS}
 
 

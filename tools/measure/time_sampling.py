@@ -20,6 +20,7 @@ from cards import RUNS, device_name, write_card
 
 from imagen_nb import stage as stages
 from imagen_nb.cascade import Imagen
+from imagen_nb.stage import Stage
 from imagen_nb.text import TextEmbedding
 
 CAPTIONS = {
@@ -59,30 +60,29 @@ def summary(values: list[float], captions: int) -> dict:
     )
 
 
+def draw_alone(stage: Stage, text: TextEmbedding) -> float:
+    "CPU-seconds of one picture."
+    side, since = stage.config.lowres_size, time.process_time()
+    stage.sample(text, torch.zeros(1, 3, side, side) if side else None, seeds=[0])
+    return time.process_time() - since
+
+
 def text_once(name: str, pairs: int = 9):
     "CPU time of a picture of each stage whose text is read once, as a share of one whose text is read at every step."
     imagen, rows = Imagen.from_pretrained(name), []
     text = imagen.encoder(CAPTIONS[name][:1])
     for stage in imagen.stages:
-        c = stage.config
-        low = torch.zeros(1, 3, c.lowres_size, c.lowres_size) if c.lowres_size else None
-
-        def drawn() -> float:
-            since = time.process_time()
-            stage.sample(text, low, seeds=[0])
-            return time.process_time() - since
-
-        drawn()
+        draw_alone(stage, text)
         once, often = [], []
         for _ in range(pairs):
-            once.append(drawn())
+            once.append(draw_alone(stage, text))
             with mock.patch.object(stages, "RepeatedText", TextEmbedding):
-                often.append(drawn())
+                often.append(draw_alone(stage, text))
         ratio = sorted(a / b for a, b in zip(once, often))
         rows.append(
             dict(
-                size=c.size,
-                steps=c.steps,
+                size=stage.config.size,
+                steps=stage.config.steps,
                 once=round(statistics.median(once), 3),
                 every_step=round(statistics.median(often), 3),
                 ratio=[round(x, 3) for x in (ratio[pairs // 2], ratio[0], ratio[-1])],

@@ -145,7 +145,9 @@ def planned(root: Path) -> str:
     rows = [["stage", *("one GPU" if n == 1 else f"{names[way]} on {n}" for way, n in ways)]]
     for size in dict.fromkeys(o["size"] for o in found):
         cells = {(o["strategy"], o["count"]): o for o in found if o["size"] == size}
-        told = (f"{cells[w]['measured_gib']:.1f} GiB ({100 * cells[w]['gap']:+.1f} %)" for w in ways)
+        told = (
+            f"{cells[w]['measured_gib']:.1f} GiB ({100 * cells[w]['gap']:+.1f} %)" for w in ways
+        )
         rows.append([f"{size} px", *told])
     return table(rows)
 
