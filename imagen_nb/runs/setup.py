@@ -132,7 +132,7 @@ def asked_for(
     rows = looked_at(*worlds)
     if any(k == n for k, _ in drawn):
         return [range(n), *rows[1:]]
-    rows[0] = {permute(i, n, seed) for k, seed in drawn for i in range(k)}.union(rows[0])
+    rows[0] = {permute(i, n, seed) for k, seed in drawn for i in range(k)} | set(rows[0])
     return rows
 
 

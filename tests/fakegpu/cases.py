@@ -200,8 +200,8 @@ def received(state, bucket):
     return done
 
 
-def first() -> dict:
-    "The script for the first minutes on a GPU, tiny: what its cards hold."
+def first(*parts: str) -> dict:
+    "The script for the first minutes on a GPU, or some parts of it, tiny: what its cards hold."
     reads = mock.patch.object(TextEncoder, "to", lambda self, *_: self)
     buckets = first_gpu.in_buckets
     alone = mock.patch.multiple(
@@ -211,7 +211,7 @@ def first() -> dict:
     )
     with fake_gpu(), reads, alone, tempfile.TemporaryDirectory() as out:
         with contextlib.redirect_stdout(io.StringIO()):
-            first_gpu.main(["--tiny", "--out", out])
+            first_gpu.main(["--tiny", "--out", out, "--parts", *(parts or first_gpu.PARTS)])
         return {p.stem: json.loads(p.read_text())["found"] for p in Path(out).glob("*.json")}
 
 

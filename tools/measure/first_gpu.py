@@ -322,8 +322,8 @@ def part_optimizers(s: Setting) -> dict:
 
 def part_buckets(s: Setting) -> dict:
     "DDP of one process: a step, and GiB at its fullest moment, with gradients beside DDP's buckets and in them."
-    (c, how), found = s.stages[1], {}
-    there = tuple(to_device(o, s.device) for o in random_batch(c, s.batch))
+    (c, how), found = s.stages[1], {}  # one picture: with many, gradients come when activations go
+    there = tuple(to_device(o, s.device) for o in random_batch(c, 1))
     with one_process(s.device):
         for is_view in (False, True):
             stage, learned = begun(c, how, s.device)
