@@ -47,8 +47,9 @@ def train(
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     check_request(len(recipe.stages), stage, processes, held_out)
     out, since = as_path(out), time.time()
-    how = dict(held_out=held_out, online=online, execution=Execution(**execution))
-    job, ready = Job(out=str(out), stage=stage, **how), partial(prepare, recipe, out, stage, online)
+    how = Execution(**execution)
+    job = Job(out=str(out), stage=stage, held_out=held_out, online=online, execution=how)
+    ready = partial(prepare, recipe, out, stage, online)
     if was_started():
         check_team(processes, device)
         if prepared_by_first(ready):
