@@ -19,7 +19,7 @@ ENV = dict(os.environ, PYTHONPATH=os.pathsep.join(PATHS), OMP_NUM_THREADS="1")
 TENSORS = {False: 7, True: 9}  # of a batch: a stage that enlarges has two draws more
 QUICK = ["trained paper 0 adafactor 2", "trained paper 1 adam 1 1"]
 SIZES = [(0, 32), (1, 16), (2, 16)]  # stage and pictures at once
-WAYS = [f"{k} 8 {way}" for k in range(3) for way in ("ddp 8", "fsdp 8", "fsdp 64")]
+WAYS = [f"{k} {way}" for k in range(3) for way in ("8 ddp 8", "8 fsdp 8", "8 fsdp 64", "1 fsdp 8")]
 SLOW = [
     f"trained {recipe} {k} {optimizer} {1 + i % 2} {k % 2}"
     for recipe in ("toy", "emoji", "paper")
@@ -83,9 +83,9 @@ def test_the_base_at_full_size_takes_the_memory_that_was_planned():
 
 @needs_compiler
 def test_a_stage_in_parts_takes_the_memory_that_was_planned():
-    (found,) = counted("full 1 4 fsdp 64").values()
+    (found,) = counted("full 1 1 fsdp 64").values()
     as_planned(found)
-    assert found["measured_gib"] < 8  # one GPU that holds it all takes 11
+    assert found["measured_gib"] < 4  # what stays takes 9 on one GPU that holds it all
 
 
 @needs_compiler

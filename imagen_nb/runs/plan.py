@@ -155,7 +155,7 @@ def way_back(
     recompute: bool,  # only what a part of the network was given is kept, and one part's inside
 ) -> list[Point]:
     "Block by block, the last first: gradients grow while activations go."
-    points, learned, whole = [], 0, held_whole(blocks)
+    points, learned, held = [], Counter[int | None](), held_whole(blocks)
     for k in reversed(range(len(blocks))):
         here = (None, blocks[k].unit)
         inside = [b for b in blocks[: k + 1] if not recompute or b.unit in here]
@@ -163,22 +163,23 @@ def way_back(
         if recompute:
             kept += [sheet for b in blocks[: k + 1] for sheet in b.given]
         bytes = total(kept) + WORK * blocks[k].widest
-        learned += blocks[k].parameters
-        points.append(Point(bytes, sum(b.copies for b in inside), learned, whole[blocks[k].unit]))
+        learned[unit := blocks[k].unit] += blocks[k].parameters
+        whole = held[unit] + learned[unit]
+        points.append(Point(bytes, sum(b.copies for b in inside), learned.total(), whole))
     return points
 
 
 def held_whole(
     blocks: list[Block],  # of a sketch
 ) -> dict[int | None, int]:  # numbers, by the part that the way back has come to
-    "FSDP: weights of the ends, of a part and the next one; gradients of the part and the last one."
+    "FSDP, beside a part's gradients: weights of the ends, of the part and the next one; gradients of the one before."
     sizes: Counter[int | None] = Counter()
     for b in blocks:
         sizes[b.unit] += b.parameters
     ends, last = sizes.pop(None), len(sizes) - 1
     parts = [(u, n) for u, n in sizes.items() if u is not None]
-    whole: dict[int | None, int] = {u: ends + 2 * n + sizes[u - 1] + sizes[u + 1] for u, n in parts}
-    return whole | {None: 2 * ends + sizes[last]}
+    whole: dict[int | None, int] = {u: ends + n + sizes[u - 1] + sizes[u + 1] for u, n in parts}
+    return whole | {None: ends + sizes[last]}
 
 
 @config

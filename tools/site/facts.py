@@ -139,16 +139,16 @@ def launchers(root: Path) -> str:
 
 
 def planned(root: Path) -> str:
-    "A row for each stage of the paper: memory that a fake GPU counted, and how far the plan is from it."
+    "A row for each way to share the work: memory that a fake GPU counted, and how far the plan is from it."
     found, names = read_card(root, "plan")["cases"], dict(ddp="DDP", fsdp="FSDP2")
-    ways = list(dict.fromkeys((o["strategy"], o["count"]) for o in found))
-    rows = [["stage", *("one GPU" if n == 1 else f"{names[way]} on {n}" for way, n in ways)]]
-    for size in dict.fromkeys(o["size"] for o in found):
-        cells = {(o["strategy"], o["count"]): o for o in found if o["size"] == size}
-        told = (
-            f"{cells[w]['measured_gib']:.1f} GiB ({100 * cells[w]['gap']:+.1f} %)" for w in ways
-        )
-        rows.append([f"{size} px", *told])
+    cells = {(o["strategy"], o["count"], o["batch"], o["size"]): o for o in found}
+    sizes = (f"{size} px" for size in dict.fromkeys(o["size"] for o in found))
+    rows = [["GPUs", "pictures at once", *sizes]]
+    for way in dict.fromkeys(key[:3] for key in cells):
+        told = (o for key, o in cells.items() if key[:3] == way)
+        name = "one" if way[1] == 1 else f"{names[way[0]]} on {way[1]}"
+        shown = (f"{o['measured_gib']:.1f} GiB ({100 * o['gap']:+.1f} %)" for o in told)
+        rows.append([name, way[2], *shown])
     return table(rows)
 
 
