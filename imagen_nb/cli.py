@@ -22,7 +22,7 @@ def train(args):
 
     scored = results.HELD_OUT if args.data or args.held_out is None else args.held_out
     out = args.out or f"runs/{args.recipe}"
-    how = (args.stage, args.processes, scored, args.device)
+    how = (args.stage, args.processes, scored, args.device, args.online)
     run.train(wanted(args), out, *how, **execution(args))
 
 

@@ -532,7 +532,10 @@ def data_rows(tmp_path):
 class Reader(Letters):
     "Letters, as an encoder."
 
-    identity = None
+    identity, width = None, 6
+
+    def to(self, device):
+        return self
 
     def __call__(self, captions):
         return self[captions]
@@ -576,7 +579,7 @@ def worked(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "open_data", world)
     monkeypatch.setattr(work, "held_back", lambda recipe: None)
     monkeypatch.setattr(work, "EmbeddingCache", SimpleNamespace(open=lambda *a: Reader()))
-    return SimpleNamespace(call=call, recipe=recipe, job=make_job)
+    return SimpleNamespace(call=call, recipe=recipe, job=make_job, asked=asked)
 
 
 def steps_of(out):
@@ -639,12 +642,18 @@ def job_rows(tmp_path, worked):
         worked.call(c)
         return sorted(p.parent.name for p in tmp_path.glob("*/model"))
 
+    def readers(c):
+        before = len(worked.asked)
+        done(c, "read")
+        return len(worked.asked) - before  # to draw with, and perhaps to train with
+
     watched = replace(first.execution, validate_every=1)
     return first, dict(
         out=(str(tmp_path / "second"), models, ["first"], ["first", "second"]),
         stage=(0, lambda c: steps_of(done(c, "alone")), [16, 32], [16]),
         held_out=(3, drew, 2, 3),
         execution=(watched, looked, 0, 2),
+        online=(True, readers, 1, 2),
     )
 
 

@@ -1,18 +1,28 @@
 "Text encoded while training runs: the numbers of a cache, whoever loads the pictures, and a run that can be stopped."
 
+import contextlib
 import copy
+import json
+import os
 import pickle
+import re
+import signal
+from unittest import mock
 
 import pytest
 import torch
+from test_cli import TINY, folder  # noqa: F401  a fixture
 from test_training import stop_after
 from train_worker import CONFIG, STAGE, pin_fp32
 
+from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.online import OnlineText
+from imagen_nb.runs import setup
 from imagen_nb.stage import Stage
+from imagen_nb.store.checkpoint import newest_checkpoint
 from imagen_nb.text import TextEmbedding, TextEncoder
 from imagen_nb.training import Samples, TrainConfig, Trainer
 
@@ -93,3 +103,76 @@ def test_a_run_learns_the_same_online_and_goes_on_where_it_stopped(tmp_path):
     assert any(not torch.equal(first[k], v) for k, v in wanted.items())
     for k, v in wanted.items():
         assert torch.equal(v, found[k]), k
+
+
+# ---------------------------------------------------------------- the command
+
+
+def base(out, *how: str) -> dict:
+    "What the base of the toy has learned, if nothing stops it after six steps."
+    words = ["train", "toy", f"--out={out}", "--stage=0", "--held-out=2", *TINY, *how]
+    main([*words, "--set=training.0.steps=6", "--validate-every=2"])
+    return newest_checkpoint(out / "32px")[0]["network"]
+
+
+@contextlib.contextmanager
+def stopped_after(n: int):
+    "A signal comes in the n-th step."
+    step = Trainer.train_step
+
+    def last(self, *args):
+        if self.step + 1 == n:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with mock.patch.object(Trainer, "train_step", last):
+        yield
+
+
+def gap(a: dict, b: dict) -> float:
+    "Norm of the difference, as a share."
+    flat = [torch.cat([v.flatten() for v in o.values()]) for o in (a, b)]
+    return float((flat[0] - flat[1]).norm() / flat[0].norm())
+
+
+def test_the_command_reads_online_and_a_run_may_change_to_a_cache_and_back(tmp_path):
+    wanted, begun = base(tmp_path / "cached"), []
+    for n, how in ((2, ["--online"]), (4, [])):
+        with stopped_after(n):
+            begun.append(base(tmp_path / "mixed", *how))
+    found = base(tmp_path / "mixed", "--online")
+    assert gap(wanted, found) < 1e-4 < gap(wanted, begun[1]) < gap(wanted, begun[0])
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / o / "32px" / "validation.jsonl").open()]
+        for o in ("mixed", "cached")
+    )
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [2, 4, 6]
+    for a, b in zip(ours, theirs):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_a_run_online_keeps_captions_of_looks_alone(tmp_path):
+    with stopped_after(1):
+        base(tmp_path, "--online")
+    recipe, cache = setup.load_recipe(tmp_path), EmbeddingCache.open(tmp_path / "captions")
+    worlds = setup.open_data(recipe), setup.held_back(recipe)
+    looks = {w.caption(i) for w, rows in zip(worlds, setup.looked_at(*worlds)) for i in rows}
+    assert len(cache) == len(looks) and all(caption in cache for caption in looks)
+    drawn = setup.asked_for(recipe, 0, *worlds)[0]
+    assert not all(worlds[0].caption(i) in cache for i in drawn)
+
+
+@pytest.mark.slow
+def test_several_processes_read_online_and_draw(folder, tmp_path, capfd):  # noqa: F811
+    def trained(name: str, *how: str) -> dict:
+        words = ["train", "toy", "--data", str(folder), f"--out={tmp_path / name}", *TINY]
+        assert main([*words, "--device=cpu", *how]) == 0
+        return newest_checkpoint(tmp_path / name / "32px")[0]["network"]
+
+    ours = trained("online", "--online", "--processes=2")
+    assert gap(trained("cached", "--stage=0"), ours) < 1e-3  # other batches round other bits
+    assert {"model", "samples.png"} <= {p.name for p in (tmp_path / "online").iterdir()}
+    capfd.readouterr()
+    main(["doctor", str(tmp_path / "online"), "--draw=2"])
+    told = capfd.readouterr().out
+    assert re.search(r"ok +text cache", told) and re.search(r"ok +drawing", told), told

@@ -145,6 +145,8 @@ def test_an_optimizer_of_ones_own_is_asked(monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "momentum", momentum)
     costed = planning.cost(toy().stages[0], TrainConfig(optimizer="momentum"))
     assert costed.optimizers["momentum"] == 4 * costed.parameters
+    part = planning.memory(costed, Machines(count=8, strategy="fsdp"))
+    assert part.optimizer == part.weights
 
 
 def test_a_plan_of_the_paper_takes_seconds():
@@ -189,8 +191,13 @@ def test_the_largest_batch_fits_and_one_more_does_not():
 def test_a_part_of_the_state_is_a_part_of_the_bytes():
     one, eight = (plan(paper(), Machines(count=n, strategy="fsdp")).stages for n in (1, 8))
     for a, b in zip(one, eight):
-        for name in ("weights", "average", "gradients", "optimizer"):
+        for name in ("weights", "average", "gradients"):
             assert getattr(b.memory, name) * 8 == pytest.approx(getattr(a.memory, name), rel=0.01)
+        share = {name: planning.optimizer_bytes(b.costed.network, name, 8) for name in OPTIMIZERS}
+        assert b.memory.optimizer == share[b.costed.train.optimizer]
+        assert share["adam"] * 8 == pytest.approx(a.costed.optimizers["adam"], rel=0.01)
+        means = share["adafactor"] / a.costed.optimizers["adafactor"]
+        assert 0.5 < means < 1  # those of rows and columns are whole everywhere
         assert b.memory.each == a.memory.each
         assert b.memory.gathered > 0 == a.memory.gathered
     ddp = plan(paper(), Machines(count=8)).stages[0].memory

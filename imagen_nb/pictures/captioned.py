@@ -184,7 +184,11 @@ def _report(ds: CaptionedImages):
         edges = [0, *EDGES, 10**9]
         some = [
             (
-                f"under {b}" if not a else f"of {a} and more" if b == 10**9 else f"of {a} to {b - 1}",
+                f"under {b}"
+                if not a
+                else f"of {a} and more"
+                if b == 10**9
+                else f"of {a} to {b - 1}",
                 int(((sides >= a) & (sides < b)).sum()),
             )
             for a, b in zip(edges, edges[1:])

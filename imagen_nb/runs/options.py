@@ -202,6 +202,8 @@ TRAIN = {
     "--seed": "of weights and draws (default 0)",
     "--processes,--gpus N": "one for each GPU (default 1); on a CPU one for each core (default 2 at most)",
     "--device": "cuda or cpu (default: GPUs where there are some)",
+    "--online": "encode captions while training runs, on the device that trains, not before it into a cache on disk;"
+    " may change when a run goes on",
     "--held-out N": "on drawn scenes: test captions to draw and score (default 200);"
     " with --data: share kept back as valid, and as much as test (default 0)",
 }
@@ -364,6 +366,7 @@ USES = {
             seed=INT | dict(default=0),
             processes=COUNT,
             device=dict(choices=["cuda", "cpu"]),
+            online=FLAG,
             held_out=dict(type=number),
             min_size=SIZE | dict(default=0),
             accumulate=COUNT,

@@ -62,26 +62,36 @@ GPUS = {  # where a sheet gives the figure of sparse matrices alone, half of it
 def optimizer_bytes(
     network: nn.Module,  # on the meta device: shapes without memory
     name: str,  # of `OPTIMIZERS`
+    parts: int = 1,  # into which each weight is cut; the first is the largest
 ) -> int:
     "What an optimizer remembers, exactly: moments in fp32, and how many steps it has taken."
     params = trainable(network)
     turned = set(map(id, inner_matrices(params))) if name == "muon" else set()
     if name not in STATE:
-        return first_step(network, name)
-    return sum(4 * p.numel() if id(p) in turned else STATE[name](p) for p in params)
+        whole = first_step(network, name)
+        return round(
+            whole * sum(own_part(p, parts) for p in params) / sum(map(Tensor.numel, params))
+        )
+    return sum(4 * own_part(p, parts) if id(p) in turned else STATE[name](p, parts) for p in params)
 
 
-def two_moments(p: Tensor) -> int:
+def own_part(p: Tensor, parts: int) -> int:
+    "Numbers of a weight that one process holds: some of its rows."
+    return math.ceil(p.shape[0] / parts) * (p.numel() // p.shape[0])
+
+
+def two_moments(p: Tensor, parts: int) -> int:
     "Bytes that Adam keeps of a weight."
-    return 8 * p.numel() + 4
+    return 8 * own_part(p, parts) + 4
 
 
-def squared_gradients(p: Tensor) -> int:
-    "Bytes that Adafactor keeps of a weight; it counts steps on the host."
-    return 4 * sum(map(math.prod, adafactor_shapes(p.shape).values()))
+def squared_gradients(p: Tensor, parts: int) -> int:
+    "Bytes that Adafactor keeps of a weight; it counts steps on the host, and its means are whole everywhere."
+    shapes = adafactor_shapes(p.shape)
+    return 4 * (own_part(p, parts) if "squares" in shapes else sum(map(math.prod, shapes.values())))
 
 
-STATE = dict(  # bytes of a weight; what Muon turns has one moment
+STATE = dict(  # bytes of a weight in so many parts; what Muon turns has one moment
     adafactor=squared_gradients,
     adafactor_unscaled=squared_gradients,
     adam=two_moments,
@@ -145,7 +155,7 @@ def way_back(
     recompute: bool,  # only what a part of the network was given is kept, and one part's inside
 ) -> list[Point]:
     "Block by block, the last first: gradients grow while activations go."
-    points, learned, whole = [], 0, held_whole(blocks)
+    points, learned, held = [], Counter[int | None](), held_whole(blocks)
     for k in reversed(range(len(blocks))):
         here = (None, blocks[k].unit)
         inside = [b for b in blocks[: k + 1] if not recompute or b.unit in here]
@@ -153,22 +163,23 @@ def way_back(
         if recompute:
             kept += [sheet for b in blocks[: k + 1] for sheet in b.given]
         bytes = total(kept) + WORK * blocks[k].widest
-        learned += blocks[k].parameters
-        points.append(Point(bytes, sum(b.copies for b in inside), learned, whole[blocks[k].unit]))
+        learned[unit := blocks[k].unit] += blocks[k].parameters
+        whole = held[unit] + learned[unit]
+        points.append(Point(bytes, sum(b.copies for b in inside), learned.total(), whole))
     return points
 
 
 def held_whole(
     blocks: list[Block],  # of a sketch
 ) -> dict[int | None, int]:  # numbers, by the part that the way back has come to
-    "FSDP: weights of the ends, of a part and the next one; gradients of the part and the last one."
+    "FSDP, beside a part's gradients: weights of the ends, of the part and the next one; gradients of the one before."
     sizes: Counter[int | None] = Counter()
     for b in blocks:
         sizes[b.unit] += b.parameters
     ends, last = sizes.pop(None), len(sizes) - 1
     parts = [(u, n) for u, n in sizes.items() if u is not None]
-    whole: dict[int | None, int] = {u: ends + 2 * n + sizes[u - 1] + sizes[u + 1] for u, n in parts}
-    return whole | {None: 2 * ends + sizes[last]}
+    whole: dict[int | None, int] = {u: ends + n + sizes[u - 1] + sizes[u + 1] for u, n in parts}
+    return whole | {None: ends + sizes[last]}
 
 
 @config
@@ -256,9 +267,9 @@ def memory(
 ) -> Memory:
     "Bytes of one GPU."
     n, parts, way = costed.parameters, on.parts, costed.ways[on.recompute]
-    weights = [(p.shape[0], p.numel()) for p in costed.network.parameters()]
-    local = sum(math.ceil(rows / parts) * (size // rows) for rows, size in weights)
-    state = round(costed.optimizers[optimizer or costed.train.optimizer] * local / n)
+    local = sum(own_part(p, parts) for p in costed.network.parameters())
+    name = optimizer or costed.train.optimizer
+    state = costed.optimizers[name] if parts == 1 else optimizer_bytes(costed.network, name, parts)
     early = (
         on.strategy == "ddp" and on.count > 1
     )  # gradients live in DDP's buckets, made beforehand
@@ -407,10 +418,10 @@ def checkpoint(costed: Costed) -> int:
     return 8 * costed.parameters + costed.optimizers[costed.train.optimizer]
 
 
-def optimizer_of(p: StagePlan, name: str) -> str:
+def optimizer_of(p: StagePlan, name: str, parts: int) -> str:
     "What an optimizer would remember on a GPU; the recipe's has a star."
-    sizes, own = p.costed.optimizers, p.costed.train.optimizer
-    return ("* " if name == own else "") + gib(p.memory.optimizer * sizes[name] / sizes[own])
+    star = "* " if name == p.costed.train.optimizer else ""
+    return star + gib(optimizer_bytes(p.costed.network, name, parts))
 
 
 Values = Callable[[StagePlan], object]  # of a stage
@@ -433,7 +444,7 @@ def room_taken(on: Machines) -> Iterator[tuple[str, Values]]:
     yield "  average of them (EMA)", lambda p: gib(p.memory.average)
     yield "  gradients", lambda p: gib(p.memory.gradients)
     for name in OPTIMIZERS:
-        yield f"  optimizer {name}", partial(optimizer_of, name=name)
+        yield f"  optimizer {name}", partial(optimizer_of, name=name, parts=on.parts)
     if on.parts > 1:
         yield "  layers gathered for a moment", lambda p: gib(p.memory.gathered)
     yield "  weights again, in bf16", lambda p: gib(p.memory.copies)

@@ -23,6 +23,7 @@ from imagen_nb.runs.setup import (
     build_cache,
     check_width,
     held_back,
+    looked_at,
     make_encoder,
     open_data,
     settle_encoder,
@@ -43,13 +44,15 @@ def train(
     processes: int | None = None,  # one for each GPU, or on a CPU; None: see `team.how_many`
     held_out: int = HELD_OUT,  # test captions of ShapesWorld to draw and score
     device: str | None = None,  # "cuda" or "cpu"; None: GPUs where there are some
+    online: bool = False,  # captions are encoded while training runs; else before, into a cache
     **execution,  # of `Execution`: how to train and watch; may change when a run goes on
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
     check_request(len(recipe.stages), stage, processes, held_out)
     out, since = as_path(out), time.time()
-    job = Job(out=str(out), stage=stage, held_out=held_out, execution=Execution(**execution))
-    ready = partial(prepare, recipe, out, stage)
+    how = Execution(**execution)
+    job = Job(out=str(out), stage=stage, held_out=held_out, online=online, execution=how)
+    ready = partial(prepare, recipe, out, stage, online)
     if was_started():
         check_team(processes, device)
         if prepared_by_first(ready):
@@ -72,6 +75,7 @@ def prepare(
     recipe: Recipe,  # what to train
     out: Path,  # directory of the run
     stage: int | None,  # asked for; None: all
+    online: bool = False,  # those of looks alone are encoded now
 ) -> bool:  # False: the run is finished
     "Claim the directory and encode the captions that are going to be read."
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
@@ -86,7 +90,7 @@ def prepare(
         return False
     (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
     worlds = [world, *filter(None, [held_back(recipe)])]
-    wanted = asked_for(recipe, stage, *worlds)
+    wanted = looked_at(*worlds) if online else asked_for(recipe, stage, *worlds)
     build_cache(encoder, out / "captions", *worlds, wanted=wanted)
     return True
 

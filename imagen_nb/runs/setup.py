@@ -34,6 +34,7 @@ __all__ = [
     "settle_encoder",
     "check_width",
     "asked_for",
+    "looked_at",
     "build_cache",
     "first_stage",
     "first_stages",
@@ -137,18 +138,22 @@ def asked_for(
     "Pictures whose captions a run reads: those it draws, those of its looks, and a few from all over for `doctor`."
     n, stages = len(worlds[0]), recipe.training if stage is None else [recipe.training[stage]]
     drawn = [(min(n, how.steps * how.batch), how.seed) for how in stages]  # none twice before all
-    rows = [_looked_at(world) for world in worlds]
+    rows = looked_at(*worlds)
     if any(k == n for k, _ in drawn):
         return [range(n), *rows[1:]]
-    rows[0] |= {permute(i, n, seed) for k, seed in drawn for i in range(k)}
-    return list(rows)
+    rows[0] = {permute(i, n, seed) for k, seed in drawn for i in range(k)} | set(rows[0])
+    return rows
 
 
-def _looked_at(world) -> set[int]:
+def looked_at(
+    *worlds,  # captioned pictures: to train on, and perhaps those held back
+) -> list[Collection[int]]:  # numbers of pictures, for each world
     "Pictures of a look at a run, and a few from all over."
-    n = len(world)
-    looks = {permute(HELD_BACK * n + k, n, 0) for k in range(VALIDATED)}
-    return looks | set(range(0, n, max(1, n // FEW)))
+
+    def looks(n):
+        return {permute(HELD_BACK * n + k, n, 0) for k in range(VALIDATED)}
+
+    return [looks(n) | set(range(0, n, max(1, n // FEW))) for n in map(len, worlds)]
 
 
 def build_cache(

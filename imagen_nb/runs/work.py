@@ -11,6 +11,7 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.distributed import Process, team_size
 from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.online import OnlineText
 from imagen_nb.evaluation import draw_and_score
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.errors import STOPPED, in_one_line
@@ -38,6 +39,7 @@ class Job:
     out: str  # directory of the run, with its config.json and cached captions
     stage: int | None = None  # train this one alone; None: all, in turn
     held_out: int  # test captions of ShapesWorld to draw and score
+    online: bool = False  # captions are encoded while training runs; else they are in the cache
     execution: Execution  # how to train and watch
 
 
@@ -49,7 +51,7 @@ def work(
     recipe = load_recipe(out)
     with already_told():
         world, valid = open_data(recipe), held_back(recipe)
-    text = EmbeddingCache.open(out / "captions")
+    text = reader(job, recipe)
     for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
         folder, how = out / f"{recipe.stages[k].size}px", recipe.training[k]
         goes_on = job.execution.shard and team_size() > 1 and checkpoints(folder)
@@ -66,10 +68,26 @@ def work(
     return process
 
 
+def reader(
+    job: Job,  # which says where the cache is
+    recipe: Recipe,  # which names the encoder
+) -> EmbeddingCache | OnlineText:  # the same numbers under the same name
+    "Who gives a batch its text."
+    path = Path(job.out, "captions")
+    if not job.online:
+        return EmbeddingCache.open(path)
+    encoder = make_encoder(recipe.encoder).to(Process().device)
+    text = OnlineText(encoder)
+    text.identity = EmbeddingCache.open(
+        path, encoder
+    ).identity  # as it was called when the run began
+    return text
+
+
 def close(
     job: Job,  # whose stages are trained
     recipe: Recipe,  # of the run
-    text: EmbeddingCache,  # it knows whose embeddings it holds
+    text: EmbeddingCache | OnlineText,  # it knows whose embeddings it holds
     process: Process,  # this one
 ):
     "The first process saves the model; of a drawn world each draws its share, where it has trained."

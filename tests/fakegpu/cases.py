@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -12,18 +13,24 @@ from unittest import mock
 
 import first_gpu
 import torch
-from first_gpu import fullest
+from first_gpu import begun, fullest
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed import fake_pg  # noqa: F401  registers "fake"
 from train_worker import Letters
 
 from imagen_nb import training
 from imagen_nb.cli import main
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine import validation
-from imagen_nb.engine.distributed import undisturbed
+from imagen_nb.engine.distributed import Process, undisturbed
 from imagen_nb.engine.execution import Execution
+from imagen_nb.engine.keeping import Learned
 from imagen_nb.engine.logs import Log
+from imagen_nb.engine.sharding import Shards
 from imagen_nb.recipes import RECIPES
 from imagen_nb.runs import setup
+from imagen_nb.runs.plan import Machines
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.text import TextEncoder
 from imagen_nb.training import TrainConfig, Trainer
@@ -141,19 +148,70 @@ def whole(recipe: str = "toy") -> dict:
         )
 
 
-def full(k: int, batch: int) -> dict:
-    "Two steps of a stage of the paper at full size: bytes, beside those that `plan` foretells."
-    recipe = RECIPES["paper"]()
-    with fake_gpu(memory=2**40), undisturbed():
-        return fullest(recipe.stages[k], recipe.training[k], batch, "cuda")
+def full(k: int, batch: int, strategy: str = "ddp", count: int = 1) -> dict:
+    "Two steps of a stage of the paper at full size: bytes of the first GPU, beside those that `plan` foretells."
+    recipe, on = RECIPES["paper"](), Machines(strategy=strategy, count=count)
+    with fake_gpu(count=count, memory=2**40), undisturbed(), team(count):
+        how = recipe.stages[k], recipe.training[k], batch, "cuda"
+        return fullest(*how, on, partial(begun_together, on))
 
 
-def first() -> dict:
-    "The script for the first minutes on a GPU, tiny: what its cards hold."
+@contextlib.contextmanager
+def team(count: int):
+    "The first of so many processes; the others are not there: what it is sent is what it had."
+    if count == 1:
+        yield
+        return
+    numbers = mock.patch.dict(os.environ, RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(count))
+    unasked = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
+    with numbers, mock.patch(unasked), mock.patch.object(distributed, "new_group"):
+        store = distributed.HashStore()
+        distributed.init_process_group("fake", store=store, rank=0, world_size=count)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+def begun_together(on: Machines, c: StageConfig, how: TrainConfig, device: str):
+    "As `Trainer` begins: in parts, or in DDP's buckets."
+    process = Process()
+    if on.strategy == "fsdp":
+        with torch.device("meta"):
+            start = Stage(c, c.network.build())
+        learned = Learned.begin(start, how, process.device, Shards(process))
+        return Stage(c, learned.network), learned
+    stage, learned = begun(c, how, device)
+    network = process.wrap(stage.network)
+    return Stage(c, network if on.count == 1 else heard(network)), learned
+
+
+def heard(network: DistributedDataParallel) -> DistributedDataParallel:
+    "Gradients are sent to nobody and answered; a clock of the GPU, which it would ask, there is none."
+    network.register_comm_hook(None, received)
+    network.logger = mock.Mock()
+    return network
+
+
+def received(state, bucket):
+    "The sum of gradients lies where this process's lay."
+    done = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
+def first(*parts: str) -> dict:
+    "The script for the first minutes on a GPU, or some parts of it, tiny: what its cards hold."
     reads = mock.patch.object(TextEncoder, "to", lambda self, *_: self)
-    with fake_gpu(), reads, tempfile.TemporaryDirectory() as out:
+    buckets = first_gpu.in_buckets
+    alone = mock.patch.multiple(
+        first_gpu,
+        one_process=lambda _: team(2),
+        in_buckets=lambda *how: heard(buckets(*how)),
+    )
+    with fake_gpu(), reads, alone, tempfile.TemporaryDirectory() as out:
         with contextlib.redirect_stdout(io.StringIO()):
-            first_gpu.main(["--tiny", "--out", out])
+            first_gpu.main(["--tiny", "--out", out, "--parts", *(parts or first_gpu.PARTS)])
         return {p.stem: json.loads(p.read_text())["found"] for p in Path(out).glob("*.json")}
 
 

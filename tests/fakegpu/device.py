@@ -12,6 +12,8 @@ from unittest import mock
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -60,6 +62,8 @@ class Gpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it asks again for what is here of a tensor in parts
         device = kwargs.get("device")
         to = None if device is None else torch.device(device).type
         if not any(map(is_there, tree_leaves((args, kwargs)))) and to != "cuda":
@@ -74,7 +78,8 @@ class Gpu(TorchDispatchMode):
             self.note_copy(args[0], to, kwargs)
         if func is aten.copy_.default and is_there(args[1]) and not is_there(args[0]):
             self.waits[here()] += 1
-            return args[0].fill_(1)
+            is_order = args[0].dtype == torch.int32  # of DDP's buckets: it comes back as it went
+            return args[0] if is_order else args[0].fill_(1)
         if func is aten.copy_.default and is_there(args[0]) and not is_there(args[1]):
             self.copies[here()] += 1
         with self.fake:
@@ -105,18 +110,35 @@ class Gpu(TorchDispatchMode):
         if not is_there(x):
             return
         storage = x.untyped_storage()
-        key = storage._cdata
-        if key in self.sizes:
-            return
-        size = rounded(storage.nbytes())
-        self.sizes[key] = weakref.ref(storage, lambda _: self.free(key, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        if (key := storage._cdata) not in self.sizes:
+            self.sizes[key] = 0
+            weakref.finalize(storage, self.free, key)
+            self.take(storage)
 
-    def free(self, key: int, size: int):
+    def take(self, storage):
+        "One that is known has the size that it has now: torch empties what is gathered and fills it again."
+        if (key := storage._cdata) in self.sizes:
+            size = rounded(storage.nbytes())
+            self.now += size - self.sizes[key]
+            self.sizes[key] = size
+            self.peak = max(self.peak, self.now)
+
+    def free(self, key: int):
         "The last tensor is gone."
-        self.now -= size
-        self.sizes.pop(key, None)
+        self.now -= self.sizes.pop(key)
+
+    def resize(self, storage, size: int):
+        "`UntypedStorage.resize_`."
+        resize_storage(storage, size)
+        self.take(storage)
+
+    def ask_shapes(self, *args):
+        "`ShardingPropagator._propagate_tensor_meta_non_cached`: tensors as large as the whole, of no memory."
+        peak = self.peak
+        try:
+            return whole_shapes(*args)
+        finally:
+            self.peak = peak
 
     def pin(self, x):
         "`Tensor.pin_memory`."
@@ -210,6 +232,8 @@ one_kernel = torch.library.Library(
 )  # a GPU has one; torch writes out what a CPU build lacks
 one_kernel.impl("silu_backward", lambda grad, x: torch.empty_like(x), "CUDA")
 plain_attention = torch.nn.functional.scaled_dot_product_attention
+resize_storage = torch.UntypedStorage.resize_
+whole_shapes = ShardingPropagator._propagate_tensor_meta_non_cached
 
 
 def cuda(gpu: Gpu, count: int) -> dict:
@@ -256,6 +280,11 @@ def fake_gpu(count: int = 1, **how):
         s.enter_context(mock.patch.object(nn.Module, "_apply", apply))
         s.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda x, *_: gpu.pin(x)))
         s.enter_context(mock.patch.object(torch.Tensor, "record_stream", lambda *_: None))
+        s.enter_context(
+            mock.patch.object(torch.UntypedStorage, "resize_", lambda *a: gpu.resize(*a))
+        )
+        asked = "_propagate_tensor_meta_non_cached"
+        s.enter_context(mock.patch.object(ShardingPropagator, asked, lambda *a: gpu.ask_shapes(*a)))
         s.enter_context(mock.patch.object(samples, "ThreadPoolExecutor", AtOnce))
         place = "torch.nn.functional.scaled_dot_product_attention"
         s.enter_context(mock.patch(place, attention))

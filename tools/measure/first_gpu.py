@@ -2,7 +2,8 @@
 
 What is worth most comes first. Each part writes its card, `gpu-PART.json`, as soon as it ends, so a cut loses one
 part at most. A part that fails says why in its card, and the next one begins. `--tiny` tries every line of it with
-small networks, on any device.
+small networks, on any device. A machine needs this checkout and its packages, with a torch for its GPU; weights of
+the text encoders are in the checkout, and nothing is fetched.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,14 +26,18 @@ from typing import NamedTuple
 import torch
 from cards import ROOT, RUNS, device_name, write_card
 from launchers import pictures
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from imagen_nb import stage as stages
 from imagen_nb.cli import main as imagen_nb
+from imagen_nb.engine import optim
 from imagen_nb.engine.blocks import compile_blocks
 from imagen_nb.engine.distributed import gradient, undisturbed
 from imagen_nb.engine.keeping import Learned
-from imagen_nb.engine.optim import make_optimizers
+from imagen_nb.engine.optim import OPTIMIZERS, make_optimizers
 from imagen_nb.engine.samples import ahead, to_device
+from imagen_nb.engine.sharding import own_part
 from imagen_nb.engine.sketch import LENGTH
 from imagen_nb.layers import Attention
 from imagen_nb.pictures.pixels import Batch
@@ -131,17 +136,44 @@ def set_to(owner, name: str, value) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def fullest(c: StageConfig, how: TrainConfig, batch: int, device: str) -> dict:
-    "Bytes at the fullest moment of two steps, beside those that `plan` foretells."
+def fullest(
+    c: StageConfig,
+    how: TrainConfig,
+    batch: int,
+    device: str,
+    on: Machines | None = None,
+    begin: Callable[..., tuple[Stage, Learned]] = begun,
+) -> dict:
+    "Bytes at the fullest moment of two steps, and of what stays, beside those that `plan` foretells."
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    stage, learned = begun(c, how, device)
+    stage, learned = begin(c, how, device)
     for step in range(2):
         there = tuple(to_device(o, device) for o in random_batch(c, batch))
-        take_step(stage, learned, there, how, step)
+        gradient(stage, *there, 1)
+        gradients = size_of(p.grad for p in learned.network.parameters())
+        update(learned, step, how)
     found = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    planned = memory(cost(c, how), Machines()).peak(batch)
-    return dict(batch=batch, measured_gib=found / GIB, planned_gib=planned / GIB)
+    planned = memory(cost(c, how), on or Machines())
+    kept = dict(
+        weights=size_of(learned.network.parameters()),
+        average=size_of(learned.average.parameters()),
+        gradients=gradients,
+        optimizer=size_of(
+            v for o in learned.optimizers for s in o.state.values() for v in s.values()
+        ),
+    )
+    return dict(
+        batch=batch,
+        measured_gib=found / GIB,
+        planned_gib=planned.peak(batch) / GIB,
+        kept={name: [bytes, getattr(planned, name)] for name, bytes in kept.items()},
+    )
+
+
+def size_of(tensors: Iterable) -> int:
+    "Bytes of what this process has of them; a count of steps is not always one."
+    return sum(own_part(x).nbytes for x in tensors if isinstance(x, torch.Tensor))
 
 
 # ---------------------------------------------------------------- parts, the worthiest first
@@ -226,12 +258,20 @@ def part_switches(s: Setting) -> dict:
         few = min(8, c.steps)
         return seconds(lambda: stage.sample(text, seeds=[0], steps=few, **how), s.device, s.repeats)
 
-    def loaded():
-        def batches():
-            for batch in ahead(lambda _: random_batch(c, n), map(torch.arange, [n] * 4), s.device):
+    made = [random_batch(c, n) for _ in range(4)]
+
+    def loaded(batches):
+        def steps():
+            for batch in batches():
                 take_step(stage, learned, batch, how, 1)
 
-        return seconds(batches, s.device, 1)
+        return seconds(steps, s.device, 1)
+
+    def one_by_one():
+        return (tuple(to_device(o, s.device) for o in pair) for pair in made)
+
+    def on_their_way():
+        return ahead(lambda at: made[int(at)], torch.arange(4), s.device)
 
     with set_to(torch.backends.cudnn, "benchmark", False):
         without = trained()
@@ -246,13 +286,72 @@ def part_switches(s: Setting) -> dict:
     with set_to(Attention, "read", masked(Attention.read)):
         without = drawn(w=1)
     found["no mask, a picture of a few unguided steps"] = (without, drawn(w=1))
-    found["four steps alone, four with batches on their way"] = (4 * trained(), loaded())
+    found["batches copied on a stream of their own, four steps"] = (
+        loaded(one_by_one),
+        loaded(on_their_way),
+    )
+    found["the same against four steps without copies"] = 4 * trained()
     return found
 
 
 def masked(read: Callable) -> Callable:
     "`Attention.read` with a mask, needed or not."
     return lambda self, text: (*read(self, text)[:2], text.mask)
+
+
+def part_optimizers(s: Setting) -> dict:
+    "Seconds of an update by each optimizer, and by Adam that is not fused."
+    (c, how), found = s.stages[1], {}
+    for name in OPTIMIZERS:
+        stage, learned = begun(c, replace(how, optimizer=name), s.device)
+        for p in learned.network.parameters():
+            p.grad = torch.ones_like(p)
+        found[name] = seconds(
+            partial(optim.take_step, learned.optimizers, how.lr), s.device, s.repeats
+        )
+        if name == "adam":
+            plain = [torch.optim.Adam(learned.network.parameters(), foreach=True)]
+            found["adam, not fused"] = seconds(
+                partial(optim.take_step, plain, how.lr), s.device, s.repeats
+            )
+            del plain
+        del stage, learned
+        clean()
+    return found
+
+
+def part_buckets(s: Setting) -> dict:
+    "DDP of one process: a step, and GiB at its fullest moment, with gradients beside DDP's buckets and in them."
+    (c, how), found = s.stages[1], {}  # one picture: with many, gradients come when activations go
+    there = tuple(to_device(o, s.device) for o in random_batch(c, 1))
+    with one_process(s.device):
+        for is_view in (False, True):
+            stage, learned = begun(c, how, s.device)
+            spread = Stage(c, in_buckets(stage.network, is_view))
+            if s.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            took = seconds(partial(take_step, spread, learned, there, how, 1), s.device, s.repeats)
+            full = torch.cuda.max_memory_allocated() if s.device == "cuda" else 0
+            found["in buckets" if is_view else "beside"] = dict(seconds=took, gib=full / GIB)
+            del stage, learned, spread
+            clean()
+    return found
+
+
+@contextlib.contextmanager
+def one_process(device: str) -> Iterator[None]:
+    "A group of one."
+    backend, store = "nccl" if device == "cuda" else "gloo", distributed.HashStore()
+    distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def in_buckets(network: nn.Module, is_view: bool) -> nn.Module:
+    "What averages gradients."
+    return DistributedDataParallel(network, gradient_as_bucket_view=is_view)
 
 
 def part_bench(s: Setting) -> dict:
@@ -286,7 +385,17 @@ def picture_of(c: StageConfig, s: Setting) -> dict:
 
 PARTS = {
     name: globals()[f"part_{name}"]
-    for name in ("memory", "training", "speed", "picture", "switches", "compiled", "bench")
+    for name in (
+        "memory",
+        "training",
+        "speed",
+        "picture",
+        "switches",
+        "compiled",
+        "optimizers",
+        "buckets",
+        "bench",
+    )  # fmt: skip
 }
 
 

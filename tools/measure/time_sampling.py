@@ -1,8 +1,10 @@
 """Seconds and memory of drawing with weights that ship, into `data/runs/sampling-NAME.json`.
 
     python tools/measure/time_sampling.py emoji       # or toy
+    python tools/measure/time_sampling.py emoji text  # into `text-once.json`
 
-The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm.
+The command is timed as a whole (start, loading, drawing, writing); the library by its `sample` alone, warm. `text`
+times each stage with its text read once and read at every step, in turn: neighbours share the machine's load.
 """
 
 import resource
@@ -11,11 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import torch
 from cards import RUNS, device_name, write_card
 
+from imagen_nb import stage as stages
 from imagen_nb.cascade import Imagen
+from imagen_nb.stage import Stage
+from imagen_nb.text import TextEmbedding
 
 CAPTIONS = {
     "emoji": [
@@ -54,7 +60,47 @@ def summary(values: list[float], captions: int) -> dict:
     )
 
 
-def main(name: str = "emoji"):
+def draw_alone(stage: Stage, text: TextEmbedding) -> float:
+    "CPU-seconds of one picture."
+    side, since = stage.config.lowres_size, time.process_time()
+    stage.sample(text, torch.zeros(1, 3, side, side) if side else None, seeds=[0])
+    return time.process_time() - since
+
+
+def text_once(name: str, pairs: int = 9):
+    "CPU time of a picture of each stage whose text is read once, as a share of one whose text is read at every step."
+    imagen, rows = Imagen.from_pretrained(name), []
+    text = imagen.encoder(CAPTIONS[name][:1])
+    for stage in imagen.stages:
+        draw_alone(stage, text)
+        once, often = [], []
+        for _ in range(pairs):
+            once.append(draw_alone(stage, text))
+            with mock.patch.object(stages, "RepeatedText", TextEmbedding):
+                often.append(draw_alone(stage, text))
+        ratio = sorted(a / b for a, b in zip(once, often))
+        rows.append(
+            dict(
+                size=stage.config.size,
+                steps=stage.config.steps,
+                once=round(statistics.median(once), 3),
+                every_step=round(statistics.median(often), 3),
+                ratio=[round(x, 3) for x in (ratio[pairs // 2], ratio[0], ratio[-1])],
+            )
+        )
+    write_card(
+        RUNS / "text-once.json",
+        "CPU-seconds of a picture, its text read once or at every step; ratio: median of neighbours, least, most",
+        f"python tools/measure/time_sampling.py {name} text",
+        model=name,
+        pairs=pairs,
+        stages=rows,
+    )
+
+
+def main(name: str = "emoji", what: str = "all"):
+    if what == "text":
+        return text_once(name)
     captions = CAPTIONS[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:

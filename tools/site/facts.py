@@ -152,6 +152,20 @@ def launchers(root: Path) -> str:
     return table(rows)
 
 
+def planned(root: Path) -> str:
+    "A row for each way to share the work: memory that a fake GPU counted, and how far the plan is from it."
+    found, names = read_card(root, "plan")["cases"], dict(ddp="DDP", fsdp="FSDP2")
+    cells = {(o["strategy"], o["count"], o["batch"], o["size"]): o for o in found}
+    sizes = (f"{size} px" for size in dict.fromkeys(o["size"] for o in found))
+    rows = [["GPUs", "pictures at once", *sizes]]
+    for way in dict.fromkeys(key[:3] for key in cells):
+        told = (o for key, o in cells.items() if key[:3] == way)
+        name = "one" if way[1] == 1 else f"{names[way[0]]} on {way[1]}"
+        shown = (f"{o['measured_gib']:.1f} GiB ({100 * o['gap']:+.1f} %)" for o in told)
+        rows.append([name, way[2], *shown])
+    return table(rows)
+
+
 def guards(root: Path) -> str:
     "What `imagen-nb doctor` looks for: each planted fault, what it says of it, and how grave it is."
     rows = [[r["fault"], r["planted"], f"`{r['seen']}`"] for r in read_card(root, "doctor")["rows"]]
@@ -339,6 +353,7 @@ def sentence(text: str) -> str:
 LINKED = ("claims",)  # facts that link to pages and files
 FACTS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (card, runs, scores, claims, decided, guards, own, proof, shards, launchers)
-    + (include, transcript, packages, setting, recipes, plans, peak, share, commands, help)
+    for f in (card, runs, scores, claims, decided, guards, own, planned, proof, shards)
+    + (launchers, include, transcript, packages, setting, recipes, plans, peak, share)
+    + (commands, help)
 }
