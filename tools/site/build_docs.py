@@ -6,6 +6,7 @@ Stored outputs are shown as they are and no network is needed. Nothing is import
 asks: the parser of the command line and the recipes. A warning of Sphinx fails the build.
 """
 
+import base64
 import configparser
 import json
 import os
@@ -59,6 +60,7 @@ CELL = re.compile(r"^\{\{cell (\S+) ([\w-]+)(?: \| (.*?) \| (.*?))?\}\}$", re.M)
 FENCE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~$)", re.M | re.S)
 SEARCH = "searchtools|language_data|searchindex"  # scripts of the page of results alone
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.jpg)\)")
 NAME = re.compile(r"(?<![\[`\w])`([A-Za-z_][\w.]*)(\(\))?`(?![\]`])")
 
 
@@ -180,6 +182,15 @@ class Site:
         lines = text.split("\n")
         return "\n".join(line if line.startswith("#") else NAME.sub(link, line) for line in lines)
 
+    def embed(self, text: str, page: Notebook | Document) -> str:
+        "Pictures of the checkout become part of the page."
+
+        def picture(match):
+            data = base64.b64encode((page.path.parent / match[2]).read_bytes()).decode()
+            return f'<img alt="{escape(match[1])}" src="data:image/jpeg;base64,{data}">'
+
+        return PICTURE.sub(picture, text)
+
     def relink(self, text: str, notebook: Notebook | Document) -> str:
         "Links to notebooks and documents become links to pages, to other files links to the repository."
 
@@ -219,7 +230,9 @@ class Site:
     def prose(self, text: str, page: Notebook | Document) -> str:
         "Markdown with its links and names as the site has them; code stays as it is."
         parts = FENCE.split(text)
-        parts[::2] = [self.linkify(self.relink(p, page), page.page) for p in parts[::2]]
+        parts[::2] = [
+            self.linkify(self.relink(self.embed(p, page), page), page.page) for p in parts[::2]
+        ]
         return "".join(parts)
 
 
