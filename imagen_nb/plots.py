@@ -313,11 +313,11 @@ MOVE = (
 
 FIGURE = """\
 <figure class="nbslider" id="{uid}" data-lm-suppress-shortcuts="true" \
-style="margin:0;max-width:{width}px">
+style="margin:0;max-width:max({width}px,20em)">
 <img alt="{shows}{label}" data-shows="{shows}" src="data:image/png;base64,{first}" \
-style="width:100%;image-rendering:{rendering}">
+style="width:100%;max-width:{width}px;image-rendering:{rendering}">
 <figcaption><label style="display:flex;gap:.6em;align-items:center">{name}
-<input type="range" min="0" max="{last}" step="1" value="{start}" style="flex:1;min-height:24px" \
+<input type="range" min="0" max="{last}" step="1" value="{start}" style="flex:1;min-width:6em;min-height:24px" \
 aria-label="{title}" aria-valuetext="{label}" data-labels="{labels}" data-frames="{frames}" \
 oninput="{move}"><output>{label}</output></label></figcaption>
 </figure>

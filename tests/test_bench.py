@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import bench.__main__ as bench
+from bench import memory
 from bench.rivals import Inputs, matched, our_base, ours, parameters
 from imagen_nb.efficient_unet import EfficientUNet, EfficientUNetConfig
 from imagen_nb.unet import UNet, UNetConfig
@@ -178,3 +179,14 @@ def test_unknown_rows_and_usual_settings():
         32,
         512,
     )
+
+
+def test_memory_is_compared_in_turn(monkeypatch, tmp_path, capsys):
+    held = iter([1.0, 2.0, 1.2, 2.0, 1.1, 2.0] * len(memory.ROWS))
+    monkeypatch.setattr(memory, "child", lambda row, side: dict(name=side, gib=next(held)))
+    memory.main(["--out", str(tmp_path / "card.json")])
+    rows = json.loads((tmp_path / "card.json").read_text())["rows"]
+    assert [*rows] == [*memory.ROWS]
+    assert rows["base"]["ratio"] == dict(median=0.55, low=0.5, high=0.6)
+    assert rows["base"]["ours"] == dict(name="ours", gib=1.1)
+    assert "base: ours / theirs 0.55 (0.50-0.60)" in capsys.readouterr().out

@@ -4,7 +4,6 @@ import html.parser
 import io
 import json
 import math
-import re
 import warnings
 
 import pytest
@@ -198,7 +197,7 @@ def test_slider_is_self_contained_and_repeatable():
         and "i.alt=i.dataset.shows+v" in tags["input"]["oninput"]
     )
     assert tags["input"]["max"] == "2"
-    assert re.search(r"max-width:240px", tags["figure"]["style"])
+    assert "max-width:240px" in tags["img"]["style"] and "240px" in tags["figure"]["style"]
     assert repr(a) == "FrameSlider(3 frames)"
 
 

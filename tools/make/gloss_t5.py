@@ -4,8 +4,9 @@
     python tools/make/gloss_t5.py package/dict --out runs/gloss-t5
 
 A document is a thing's names and its definition, "zebra : any of several fleet black-and-white striped African
-equines". Names or spans of it are hidden and told by the decoder, as in T5. All sizes read the same documents in the
-same order, so that only the model's size differs. Nothing of it ships.
+equines". Names or spans of it are hidden and told by the decoder, as in T5. Half of the documents begin as captions do,
+"a flat emoji of a zebra : ...", and the whole definition is hidden, so that the name must be understood. All
+sizes read the same documents in the same order, so that only the model's size differs. Nothing of it ships.
 """
 
 import argparse
@@ -31,7 +32,9 @@ FILES = {
     "20",
     "27",
 }  # animals, things, bodies, food, places, nature, plants
-NAMED = 0.5  # share of documents whose names are what is hidden
+NAMED = 0.5  # share of the other documents whose names are what is hidden
+CAPTIONED = 0.5  # share of documents that begin as captions do
+STYLES = ("3d", "flat", "noto", "black and white")
 
 
 def glosses(folder: Path) -> list[tuple[str, str]]:
@@ -56,11 +59,17 @@ def pairs(tokenizer, documents, batch: int, seed: int) -> Iterator[tuple]:
             rows = []
             for i in order[start : start + batch]:
                 name, gloss = documents[i]
-                told = [name, f": {gloss}"]
+                is_caption = rng.random() < CAPTIONED
+                lead = f"a {rng.choice(STYLES)} emoji of a {name.split(', ')[0]}"
+                told = [lead if is_caption else name, f": {gloss}"]
                 ids = tokenizer(told, add_special_tokens=False)["input_ids"]
                 flat, n = (ids[0] + ids[1])[:40], len(ids[0])
-                is_name = rng.random() < NAMED
-                hidden = [k < n for k in range(len(flat))] if is_name else spans(rng, len(flat))
+                if is_caption:
+                    hidden = [k >= n for k in range(len(flat))]
+                elif rng.random() < NAMED:
+                    hidden = [k < n for k in range(len(flat))]
+                else:
+                    hidden = spans(rng, len(flat))
                 rows.append(to_pair(flat, hidden, first))
             source, target = zip(*rows)
             yield padded(source, 0), padded(target, -100)
@@ -123,14 +132,17 @@ def main():
     p.add_argument("--steps", type=int, default=2000)
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--sizes", nargs="*", default=[*SIZES], help="of these alone")
     args = p.parse_args()
     from transformers import T5EncoderModel
 
     torch.set_num_threads(1)
     documents = glosses(args.folder)
-    tokenizer = fit_tokenizer([f"{name} : {gloss}" for name, gloss in documents], 6000)
+    leads = [f"a {style} emoji of a" for style in STYLES]
+    tokenizer = fit_tokenizer([*leads, *(f"{name} : {gloss}" for name, gloss in documents)], 6000)
     print(f"{len(documents):,} documents, {len(tokenizer):,} tokens", flush=True)
-    for name, (width, layers) in SIZES.items():
+    for name in args.sizes:
+        width, layers = SIZES[name]
         folder = args.out / name
         if folder.exists():
             continue
