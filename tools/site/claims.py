@@ -160,7 +160,7 @@ def text_size(card: dict) -> Found:
         only="depth of one encoder, not size",
         limits="The paper compares four sizes of T5. Of three small T5s of our own, which had read for some minutes,"
         f" the largest is {share_gap(card, 'T5 large', 'T5 small', 'words', 'top5')} ahead of the smallest,"
-        " and all are near chance.",
+        " and on such words all are near chance.",
     )
 
 
