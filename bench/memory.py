@@ -74,7 +74,8 @@ def main(argv: list[str]):
     write_card(
         args.out,
         "GiB of two training steps on a CPU beyond imports, fp32, ours and others",
-        "python -m bench.memory",
+        f"python -m bench.memory --repeats {args.repeats}",
+        repeats=args.repeats,
         rows={row: compare(row, args.repeats) for row in ROWS},
     )
 

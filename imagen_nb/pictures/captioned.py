@@ -182,18 +182,10 @@ def _report(ds: CaptionedImages):
     if len(sides) and sides.max():
         yield f"shorter sides: {sides.min()} to {sides.max()} pixels, median {int(np.median(sides))}"
         edges = [0, *EDGES, 10**9]
-        some = [
-            (
-                f"under {b}"
-                if not a
-                else f"of {a} and more"
-                if b == 10**9
-                else f"of {a} to {b - 1}",
-                int(((sides >= a) & (sides < b)).sum()),
-            )
-            for a, b in zip(edges, edges[1:])
-        ]
-        yield "  " + ", ".join(f"{n} {what}" for what, n in some if n)
+        names = [f"of {a} to {b - 1}" for a, b in zip(edges, edges[1:])]
+        names[0], names[-1] = f"under {EDGES[0]}", f"of {EDGES[-1]} and more"
+        counts = np.histogram(sides, edges)[0]
+        yield "  " + ", ".join(f"{n} {what}" for what, n in zip(names, counts) if n)
     if aside := _not_looked_at(ds):
         yield aside
     yield from ds.catalog.meta["remarks"]

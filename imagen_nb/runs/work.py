@@ -78,9 +78,8 @@ def reader(
         return EmbeddingCache.open(path)
     encoder = make_encoder(recipe.encoder).to(Process().device)
     text = OnlineText(encoder)
-    text.identity = EmbeddingCache.open(
-        path, encoder
-    ).identity  # as it was called when the run began
+    began = EmbeddingCache.open(path, encoder)
+    text.identity = began.identity  # as it was called when the run began
     return text
 
 

@@ -41,9 +41,14 @@ def draw(folder: Path, out: Path):
     seeds, captions = zip(*asked)
     drawn = Imagen.from_pretrained("emoji").sample(list(captions), seeds=list(seeds))
     for k, (source, row, seed) in enumerate(shown):
-        path = folder / row["split"] / row["file_name"]
-        real = source == "render" and to_square(Image.open(path).convert("RGB"), SIDE)
-        save_picture(drawn[seed] if real is False else real, out / f"{k:02d}.png")
+        picture = drawn[seed] if source == "sample" else render(folder, row)
+        save_picture(picture, out / f"{k:02d}.png")
+
+
+def render(folder: Path, row: dict):
+    "The true picture of a row, (3 h w)."
+    path = folder / row["split"] / row["file_name"]
+    return to_square(Image.open(path).convert("RGB"), SIDE)
 
 
 def share(right: list[bool]) -> dict:
