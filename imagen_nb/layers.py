@@ -209,7 +209,10 @@ def attend(
 ) -> Tensor:  # (b n i e)
     "Scaled dot-product attention with a key mask."
     bias = None if mask is None else mask[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if not (q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    with torch.autocast("cpu", enabled=False):  # the bf16 backward pass is the slower one there
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), bias).to(q.dtype)
 
 # %% ../nbs/07_layers.ipynb #fd7858d4
 class RepeatedText(TextEmbedding):

@@ -18,6 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FAULTS = [
     (
+        "attention of a training on a CPU rounds inside",
+        "layers",
+        "F.scaled_dot_product_attention(q.float(), k.float(), v.float(), bias).to(q.dtype)",
+        "F.scaled_dot_product_attention(q, k, v, bias)",
+        "test_networks.py::test_training_in_bf16_on_a_cpu_attends_in_float32",
+    ),
+    (
         "loading calls every stage trained",
         "cascade",
         "    stage.is_trained = is_trained",

@@ -22,6 +22,7 @@ from imagen_nb.layers import (
     FeedForward,
     ResBlock,
     Upsample,
+    attend,
     cosine_time,
     normalize,
     resample,
@@ -185,6 +186,26 @@ def test_self_attention_matches_torch():
     flat = x.flatten(2).transpose(1, 2)
     expected = x + layer(flat, flat, flat)[0].transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_in_bf16_on_a_cpu_attends_in_float32(masked):
+    parts = [torch.randn(2, 3, n, 8).bfloat16().requires_grad_() for n in (6, 5, 5)]
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5]) if masked else None
+    with torch.autocast("cpu", torch.bfloat16):  # as training runs
+        y = attend(*parts, mask)
+    wide = [x.detach().float().requires_grad_() for x in parts]
+    exact = attend(*wide, mask)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, exact.bfloat16()), (
+        "rounded once, at the end"
+    )
+    up = torch.randn_like(exact).bfloat16()
+    for of, right in zip(
+        torch.autograd.grad(y, parts, up), torch.autograd.grad(exact, wide, up.float())
+    ):
+        assert torch.equal(of, right.bfloat16())
+    with torch.no_grad():  # drawing keeps the fast kernel
+        torch.testing.assert_close(attend(*parts, mask).float(), exact, atol=0.03, rtol=0.02)
 
 
 def test_pool_is_an_average_over_real_words():

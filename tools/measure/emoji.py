@@ -5,8 +5,9 @@
 MODEL is a saved model or a run, finished or not; EMOJI_SET is what `make_emoji` wrote. First samples only, one seed
 each, none chosen. They are read by the shipped judge, which never saw a sample. Parts: *trained* captions; *held
 out*, things in a style and gestures in a skin tone that training never saw; *words* that no training caption holds;
-*no tone*, gestures asked for without a skin tone. Pictures are kept in --work, so that the command can be stopped
-and goes on. The set has no people, so that nothing can be said of gender.
+*no tone*, gestures asked for without a skin tone. For words the card also says what the text encoder knows without
+any picture: is the caption of the thing the nearest among the captions of all things? Pictures are kept in --work, so
+that the command can be stopped and goes on. The set has no people, so that nothing can be said of gender.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from cards import RUNS, write_card
 from judge_accuracy import accuracy, read_rows, share
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.lab.judge import Judge, Reading
@@ -28,6 +30,7 @@ from imagen_nb.pictures.pixels import resize, to_square
 from imagen_nb.plots import save_picture, show_images
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
 from imagen_nb.store.checkpoint import newest_checkpoint
+from imagen_nb.text import TextEncoder
 
 SHOWN = 40  # pictures in a grid
 
@@ -159,6 +162,21 @@ def tones(found: list[Reading]) -> dict[str, int]:
     return dict(Counter(f.tone or "none (yellow)" for f in found))
 
 
+@torch.no_grad()
+def nearest_names(encoder: TextEncoder, asked: list[dict], things: tuple[str, ...]) -> dict:
+    "How often is the thing's own caption the nearest one, by the encoder's mean over words?"
+
+    def mean(captions):
+        tokens, mask = encoder(captions)  # padding is zero
+        return normalize(tokens.float().sum(1) / mask.sum(1, keepdim=True), dim=1)
+
+    captions = [f"a 3d emoji of {with_article(thing)}" for thing in things]
+    likeness = mean([row["caption"] for row in asked]) @ mean(captions).T
+    own = likeness[range(len(asked)), [things.index(row["object"]) for row in asked]]
+    ahead = (likeness > own[:, None]).sum(1)  # captions that are nearer
+    return dict(object=share((ahead < 1).tolist()), top5=share((ahead < 5).tolist()))
+
+
 # ---------------------------------------------------------------- grids
 
 
@@ -218,6 +236,9 @@ class Measured:
         found = self.judge.read(images)
         stem = self.args.out.with_suffix("")
         grid(Path(f"{stem}-{folder.name}.png"), asked, found, images)
+        if name == "words":
+            things = self.judge.world.objects
+            about["encoder alone"] = nearest_names(self.model.imagen.encoder, asked, things)
         if name == "no tone":
             about["tones"] = tones(found)
         if bank is not None and "file_name" in asked[0]:
