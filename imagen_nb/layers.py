@@ -29,7 +29,7 @@ def cosine_time(
 def sinusoid(
     u: Tensor,  # numbers to tell apart, (b,)
     width: int,  # features, even
-    scale: float = 1000.0,  # frequencies run from `scale` down to `scale`/10000
+    scale: float = 1000.0,  # frequencies run from `scale` down towards `scale`/10000
 ) -> Tensor:  # sines, then cosines, (b width)
     "Sinusoidal features of a number (Vaswani et al.; ADM scales time to 1000)."
     if width % 2:
