@@ -370,6 +370,9 @@ def test_scripts_exist_where_they_are_named_and_are_named_where_they_are_needed(
         for name in re.findall(r"\btools/[\w/]+\.py\b", text):
             named |= {name} - {page.as_posix()}
             missing += [f"{page}: {name}"] * (not (ROOT / name).exists())
+    for card in (ROOT / "data" / "runs").glob("*.json"):
+        found = re.findall(r"\b(?:tools|tests)/[\w/]+\.py\b", card.read_text(encoding="utf-8"))
+        missing += [f"{card.name}: {name}" for name in found if not (ROOT / name).exists()]
     assert not missing
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     scripts = {

@@ -340,7 +340,7 @@ def loss_is_normal(rows: list[dict], band: dict) -> Finding:
         (
             "warning",
             now > normal * spread,
-            "not normal: other data, another version of a library, or a fault; compare with notebook 11",
+            "not normal: other data, another version of a library, or a fault; compare with notebook 12",
         ),
         ("note", now < normal / spread, "better than the reference runs"),
     )
@@ -356,7 +356,7 @@ def beats_trivial(row: dict) -> Finding:
         "trivial predictor",
         f"validation loss {loss:.4f}, trivial predictor {trivial:.4f}",
         # reference, after 5, 15, 30, 60, 100 % of the steps: base .14 .07 .04 .03 .02 of it;
-        # to 128 px 1.16 .89 .56 .32 .26; to 512 px, where the input says nearly all, 1.17 1.14 1.05 .85 .74
+        # to 128 px 1.18 .90 .58 .32 .26; to 512 px, where the input says nearly all, 1.18 1.14 1.04 .84 .72
         (
             "error",
             not loss < trivial,
