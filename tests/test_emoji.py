@@ -113,6 +113,13 @@ def test_what_no_picture_of_the_set_shows_is_told(caption, part):
     assert told is None if part is None else part in told
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_no_caption_of_the_set_is_told_as_never_shown(style):
+    for tag in ("bird", "five", "under"):
+        captions = emoji_captions(one("penguin", 5, (tag,)), style)
+        assert tag in " ".join(captions) and not any(map(beyond_emoji, captions))
+
+
 # ---------------------------------------------------------------- drawing
 
 

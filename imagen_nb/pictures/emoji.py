@@ -185,6 +185,7 @@ RELATIONS = re.compile(
 SHAPES = re.compile(
     r"\b(circle|square|triangle|cross|star|ring)s?\b.*\b(left|right|above|below)\b", re.IGNORECASE
 )
+NAME_WITH_KEYWORDS = re.compile(rf"^((?:{'|'.join(STYLES)}) emoji: [^,]*),.*", re.IGNORECASE)
 
 
 def beyond_emoji(
@@ -193,6 +194,7 @@ def beyond_emoji(
     "The set shows one thing a picture, under English names."
     if foreign := re.search(r"[^\W\d_a-zA-Z\u00c0-\u024f][^\W\d_]*", caption):
         return f"words in another script ({foreign[0][:12]})"
+    caption = NAME_WITH_KEYWORDS.sub(r"\1", caption)
     if SHAPES.search(caption):
         return "shapes in relation (they are the world of --model toy)"
     things = list(dict.fromkeys(o.lower() for o in _names().findall(caption)))
