@@ -2110,6 +2110,13 @@ FAULTS = [
         "test_emoji.py::test_no_caption_of_the_set_is_told_as_never_shown",
     ),
     (
+        "an empty folder gives way to a new one",
+        "pictures.emoji",
+        "out.mkdir(exist_ok=True)",
+        "out.exists() and out.rmdir(); out.mkdir()",
+        "test_emoji.py::test_an_empty_folder_is_filled_where_it_lies",
+    ),
+    (
         "styles kept back are trained on",
         "pictures.emoji",
         "return style == lost or (emoji.tone > 0 and emoji.tone == pale)",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -192,6 +193,17 @@ def test_a_set_is_complete_or_absent(packages, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         make_emoji(tmp_path / "set", 32, objects=())
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", [".", "../link"])
+def test_an_empty_folder_is_filled_where_it_lies(name, packages, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    place = Path.cwd().stat().st_ino
+    make_emoji(name, 32, objects=("strawberry",))
+    assert (tmp_path / "empty").stat().st_ino == place and (tmp_path / "link").is_symlink()
+    assert {o.name for o in Path.cwd().iterdir()} == {"train", "test", "LICENSES.txt"}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

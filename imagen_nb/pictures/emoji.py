@@ -372,15 +372,17 @@ class Artist:
 
 
 def make_emoji(
-    out: str | Path,  # a new folder, for `train/` and `test/`
+    out: str | Path,  # a new or empty folder, for `train/` and `test/`
     size: int = 256,  # of the pictures; those of style 3d are 256 px at their source
     packages: str | Path | None = None,  # where npm's files lie or are put; None: beside `out`
     objects: tuple[str, ...] | None = None,  # names; None: `emoji_objects()`, (): all there are
 ) -> dict[str, int]:  # pictures by split
     "Draw the set: a picture for each thing, style and tone, with several captions each."
-    out = as_path(out)
+    out = as_path(out).resolve()
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"make_emoji: {out}, got a folder that is not empty, expected a new one")
+        raise ValueError(
+            f"make_emoji: {out}, got a folder that is not empty, expected a new or empty one"
+        )
     found = fetch_packages(as_path(packages) if packages else out.with_name(f"{out.name}-packages"))
     wanted = emoji_objects() if objects is None else objects
     all_emoji = [e for e in read_emoji(found) if not wanted or e.label in wanted]
@@ -389,11 +391,11 @@ def make_emoji(
             f"make_emoji: objects, got {sorted(missing)[:3]}, expected emojibase's labels"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as part:
-        rows = _draw_all(Artist(found), all_emoji, size, Path(part) / out.name)
-        if out.exists():
-            out.rmdir()
-        (Path(part) / out.name).rename(out)
+    with tempfile.TemporaryDirectory(dir=out if out.exists() else out.parent) as part:
+        rows = _draw_all(Artist(found), all_emoji, size, Path(part))
+        out.mkdir(exist_ok=True)
+        for drawn in Path(part).iterdir():
+            drawn.rename(out / drawn.name)
     return {split: len(kept) for split, kept in rows.items()}
 
 
