@@ -1070,6 +1070,13 @@ FAULTS = [
         "test_sources.py::test_a_catalog_is_built_once_and_again_when_files_change[tar]",
     ),
     (
+        "a state.json by anybody is one by datasets",
+        "pictures.sources",
+        'if _listed(folder / "state.json", "_data_files"):',
+        'if (folder / "state.json").exists():',
+        "test_sources.py::test_files_that_are_called_as_datasets_calls_its_own_are_passed_over",
+    ),
+    (
         "COCO's splits mixed up",
         "pictures.sources",
         'begin = f"captions_{split_names(split)[-1]}"',

@@ -1187,6 +1187,14 @@ def test_a_list_may_be_a_parquet(tmp_path):
         assert captions_of(source) == (["a", "a"], "")
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("text", ['{"step": 7}', "[1]", "{}", '"splits"', "7", "{", ""])
+def test_files_that_are_called_as_datasets_calls_its_own_are_passed_over(name, text, tmp_path):
+    folder_layout(tmp_path, sample_rows[:1])
+    (tmp_path / name).write_text(text)
+    assert captions_of(tmp_path)[0] == ["caption 0"]
+
+
 # ---------------------------------------------------------------- what `datasets` hands out
 
 
@@ -1203,6 +1211,11 @@ def test_datasets_of_every_kind_are_read_or_refused_in_words(tmp_path):
     assert captions_of(splits)[0] == wanted and captions_of(splits, "valid")[0] == wanted[:1]
     with pytest.raises(ValueError, match="split of the dataset given, got 'test', expected one of"):
         load_captioned(splits, 16, "test")
+    splits.save_to_disk(str(tmp_path))
+    assert captions_of(tmp_path)[0] == wanted and captions_of(tmp_path, "valid")[0] == wanted[:1]
+    (tmp_path / "train/state.json").write_text("[]")
+    with pytest.raises(ValueError, match="train/state.json, got no data files, expected those"):
+        load_captioned(tmp_path, 16)
     for stream in (
         ds.to_iterable_dataset(),
         datasets.IterableDatasetDict(train=ds.to_iterable_dataset()),
