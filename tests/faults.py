@@ -1210,6 +1210,20 @@ FAULTS = [
         "test_own.py::test_a_folder_is_looked_at",
     ),
     (
+        "a network is timed that will not be trained",
+        "runs.verdict",
+        "replace(recipe, init=model, stages=stages)",
+        "replace(recipe, init=model)",
+        "test_own.py::test_the_networks_that_are_timed_are_those_that_go_on",
+    ),
+    (
+        "sizes are of pictures that were not asked for, too",
+        "pictures.captioned",
+        "rows = self.catalog.rows[self.keep]",
+        "rows = self.catalog.rows",
+        "test_sources.py::test_small_pictures_are_left_out_by_choice",
+    ),
+    (
         "another language is taken for English",
         "runs.words",
         "(share := share_spelled(ENGLISH, words)) > FOREIGN",

@@ -104,7 +104,7 @@ def read_by(reading: Reading, captions: list[str]) -> Iterator[str]:
 
 def forecast(pictures, recipe: Recipe, most: int = 32) -> Iterator[str]:
     "For each stage: pictures that are too small, and how long reading an epoch would take."
-    sides, chosen = pictures.catalog.sizes(), evenly(pictures, most)
+    sides, chosen = pictures.sizes(), evenly(pictures, most)
     for k, stage in enumerate(recipe.stages):
         since = time.perf_counter()
         for i in chosen:
