@@ -1205,8 +1205,8 @@ FAULTS = [
     (
         "captions of the first picture alone are read",
         "runs.look",
-        "range(min(COUNTED, len(pictures)))",
-        "range(min(1, len(pictures)))",
+        "evenly(pictures, COUNTED)",
+        "evenly(pictures, 1)",
         "test_own.py::test_a_folder_is_looked_at",
     ),
     (
@@ -1222,6 +1222,20 @@ FAULTS = [
         "rows = self.catalog.rows[self.keep]",
         "rows = self.catalog.rows",
         "test_sources.py::test_small_pictures_are_left_out_by_choice",
+    ),
+    (
+        "captions of the first pictures are taken for all",
+        "runs.look",
+        "k * len(pictures) // n for",
+        "k for",
+        "test_own.py::test_captions_of_large_data_are_read_from_all_over",
+    ),
+    (
+        "a second script beside English is not seen",
+        "runs.words",
+        "(share := share_latin(words)) < LATIN",
+        "(share := share_latin(words)) < 0.5",
+        "test_own.py::test_who_reads_is_chosen_by_the_words",
     ),
     (
         "another language is taken for English",

@@ -60,6 +60,7 @@ def test_who_reads_is_chosen_by_the_words(english):
         ([GERMAN] * 9, words.MULTILINGUAL),
         (["ein Hund"], english),  # too few words to say
         ([CHINESE], words.MULTILINGUAL),
+        ([SENTENCE] * 4 + [CHINESE], words.MULTILINGUAL),  # two languages
         (["собака в саду"] * 9, words.MULTILINGUAL),
         (["", "12 345"], ""),
     ):
@@ -164,6 +165,15 @@ def test_a_folder_is_looked_at(case, english, tmp_path, capsys):
     assert (f"{len(captions)} are fewer" in told) and out.exists()
     said = [caption for caption in captions if caption]
     assert f"captions: {len(set(said))} different of {len(said)}" in told
+
+
+def test_captions_of_large_data_are_read_from_all_over(english, tmp_path, monkeypatch, capsys):
+    folder = pictures(tmp_path / "two", [SENTENCE] * 5 + [CHINESE] * 4)
+    monkeypatch.setattr(look, "COUNTED", 5)
+    look.look(str(folder), None, tmp_path / "grid.png", is_timed=False)
+    told = capsys.readouterr().out
+    assert "captions are those of 5 pictures from all over" in told and "2 different of 5" in told
+    assert f"encoder: {words.MULTILINGUAL}" in told
 
 
 # ---------------------------------------------------------------- stamps
