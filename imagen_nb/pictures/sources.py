@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,8 +124,11 @@ def _add_file(out: Source, path: Path, columns: tuple):
 
 def _add_folder(out: Source, folder: Path, split: str, columns: tuple):
     "A folder: saved by `datasets`, COCO's, or whatever tables, pictures and shards lie in it."
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _add_saved(out, folder, split, columns)
+    if splits := _listed(folder / "dataset_dict.json", "splits"):
+        out.has_split = True
+        return _add_saved(out, folder / pick_split(splits, split, folder.name), columns)
+    if _listed(folder / "state.json", "_data_files"):
+        return _add_saved(out, folder, columns)
     if coco := _coco_tables(folder, split):
         out.has_split = True
         return _add_file(out, coco, columns)
@@ -167,13 +171,23 @@ def _coco_pictures(table: Path) -> Path:
     return next((p for p in places if p.is_dir()), table.parent)
 
 
-def _add_saved(out: Source, folder: Path, split: str, columns: tuple):
+def _add_saved(out: Source, folder: Path, columns: tuple):
     "A dataset written by `save_to_disk`: its arrow files, in the order of its state."
-    if (folder / "dataset_dict.json").exists():
-        splits = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
-        folder, out.has_split = folder / pick_split(splits, split, folder.name), True
-    for file in json.loads((folder / "state.json").read_bytes())["_data_files"]:
+    state = folder / "state.json"
+    files = _listed(state, "_data_files")
+    if not files:
+        raise ValueError(
+            f"load_captioned: {state}, got no data files, expected those that `save_to_disk` wrote"
+        )
+    for file in files:
         _add_file(out, folder / file["filename"], columns)
+
+
+def _listed(file: Path, what: str) -> list:
+    "What a file that `datasets` wrote lists; nothing, where another program wrote it, or none."
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return list(json.loads(file.read_bytes())[what])
+    return []
 
 
 def load_hub(

@@ -36,6 +36,8 @@ def look(
         warnings.simplefilter("ignore")  # the report says it all
         pictures = load_captioned(source, 64, max_skipped=1, **options)
         print(pictures.report())
+        if len(pictures) > COUNTED:
+            print(f"below, captions are those of {COUNTED:,} pictures from all over the data")
         captions = captions_of(pictures)
         reading = who_reads(captions, encoder)
         wanted = find_recipe(recipe or ("toy" if reading.encoder in ("toy", "") else "emoji"))
@@ -49,8 +51,8 @@ def look(
 
 
 def captions_of(pictures) -> list[str]:
-    "Captions of the first ten thousand pictures, as often as they occur."
-    return [c for i in range(min(COUNTED, len(pictures))) for c in pictures.captions(i) if c]
+    "Captions of ten thousand pictures from all over the data, as often as they occur."
+    return [c for i in evenly(pictures, COUNTED) for c in pictures.captions(i) if c]
 
 
 def who_reads(captions: list[str], encoder: str | None) -> Reading:
@@ -75,7 +77,8 @@ def draw(pictures, recipe: Recipe, out: Path):
 
 def evenly(pictures, most: int) -> list[int]:
     "Indices from all over the data."
-    return list(range(len(pictures)))[:: max(1, len(pictures) // most)][:most]
+    n = min(most, len(pictures))
+    return [k * len(pictures) // n for k in range(n)]
 
 
 def read_by(reading: Reading, captions: list[str]) -> Iterator[str]:
@@ -104,7 +107,7 @@ def read_by(reading: Reading, captions: list[str]) -> Iterator[str]:
 
 def forecast(pictures, recipe: Recipe, most: int = 32) -> Iterator[str]:
     "For each stage: pictures that are too small, and how long reading an epoch would take."
-    sides, chosen = pictures.catalog.sizes(), evenly(pictures, most)
+    sides, chosen = pictures.sizes(), evenly(pictures, most)
     for k, stage in enumerate(recipe.stages):
         since = time.perf_counter()
         for i in chosen:

@@ -11,7 +11,9 @@ from imagen_nb.pictures.captioned import WHERE
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.pace import pace
 from imagen_nb.runs.words import ENGLISH, Reading
+from imagen_nb.stage import StageConfig
 from imagen_nb.store.checkpoint import load_meta
+from imagen_nb.store.config import config_from_dict
 from imagen_nb.store.files import is_hub_name
 from imagen_nb.store.hub import find_model
 
@@ -83,16 +85,18 @@ def plan(
     base, *others = recipe.training
     steps = min(base.steps, max(LEAST, -(-EPOCHS * n // base.batch)))
     recipe = replace(recipe, training=(replace(base, steps=steps), *others))
-    if (model := MODELS.get(reading.encoder)) and is_there(model, len(recipe.stages)):
-        return replace(recipe, init=model), [0]
+    model = MODELS.get(reading.encoder)
+    stages = stages_of(model) if model else ()
+    if len(stages) == len(recipe.stages):
+        return replace(recipe, init=model, stages=stages), [0]
     return recipe, everything
 
 
-def is_there(model: str, n: int) -> bool:
-    "Does a model of that name ship, with n stages?"
+def stages_of(model: str) -> tuple[StageConfig, ...]:
+    "Stages of a model that ships; none, if no model of that name does."
     with suppress(ValueError, OSError):
-        return len(load_meta(find_model(model)).get("stages", ())) == n
-    return False
+        return tuple(map(config_from_dict, load_meta(find_model(model)).get("stages", ())))
+    return ()
 
 
 def next_commands(
