@@ -1511,6 +1511,20 @@ FAULTS = [
         "test_cli.py::test_a_run_on_drawn_scenes",
     ),
     (
+        "the config of something else is taken for a claim",
+        "engine.keeping",
+        "any(names <= values.keys() for names in CLAIMS)",
+        "True",
+        "test_training.py::test_the_config_of_something_else_is_left",
+    ),
+    (
+        "files of somebody else are replaced",
+        "runs.run",
+        "    check_place(out)\n",
+        "",
+        "test_cli.py::test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run",
+    ),
+    (
         "a stage that has not begun is bound",
         "runs.run",
         "[was if has_begun(f) else now for f, was, now in pairs]",

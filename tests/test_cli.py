@@ -753,6 +753,14 @@ def test_a_run_s_request_is_checked_before_anything_is_written():
             run.check_request(*wrong)
 
 
+@pytest.mark.parametrize("name", ["captions.json", "samples.png", "scores.json"])
+def test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(["train", "toy", "--out", str(tmp_path)]) == 2
+    assert f"got {name} without a config.json" in capsys.readouterr().err
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [

@@ -6,7 +6,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from imagen_nb.store.files import locked, replace_text
 if TYPE_CHECKING:
     from imagen_nb.training import Samples, TrainConfig
 
+CLAIMS = ({"stage", "train"}, {"stages", "training"})  # what each `config.json` of ours has
 MISSES = 3  # checkpoints in a row that may fail
 WAY_ON = (
     "To train its weights further, begin another run with them: Trainer(the stage that fit()"
@@ -63,6 +64,11 @@ def claim_directory(
                 f"claim_directory: {path} is damaged, got {e}, expected JSON;"
                 " restore it, or use another directory"
             ) from e
+        if not is_claim(old):
+            raise ValueError(
+                f"claim_directory: {path}, got a file of something else, expected that of a run;"
+                " use another directory"
+            )
         if diff := config_diff(read_as(old), new):
             raise ValueError(
                 f"claim_directory: {out} belongs to another run:\n  "
@@ -72,6 +78,13 @@ def claim_directory(
     if old != new:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(new, indent=1))
+
+
+def is_claim(
+    values,  # what a `config.json` holds
+) -> bool:  # `claim_directory` wrote it
+    "Is it of a run, of one stage or of several?"
+    return isinstance(values, dict) and any(names <= values.keys() for names in CLAIMS)
 
 
 def has_begun(
@@ -85,8 +98,11 @@ def release_directory(
     out: str | Path,  # directory of a run
 ):
     "Take back a claim that nothing came of, so that another try may begin here."
-    if not any(map(has_begun, (Path(out), *Path(out).glob("*px")))):
-        (Path(out) / "config.json").unlink(missing_ok=True)
+    path = Path(out) / "config.json"
+    if not any(map(has_begun, (path.parent, *path.parent.glob("*px")))):
+        with suppress(FileNotFoundError, ValueError):  # what nobody can read is not ours
+            if is_claim(json.loads(path.read_text())):
+                path.unlink()
 
 
 def describe_run(

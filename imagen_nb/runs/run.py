@@ -36,6 +36,8 @@ from imagen_nb.store.files import as_path
 
 __all__ = ["train"]
 
+REPLACED = ("captions.json", "samples.png", "scores.json")  # by a run, in its directory
+
 
 def train(
     recipe: Recipe,  # what to train, on what, and how
@@ -81,6 +83,7 @@ def prepare(
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
+    check_place(out)
     release_directory(out)
     claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
     if is_finished(recipe, out, stage):
@@ -93,6 +96,18 @@ def prepare(
     wanted = looked_at(*worlds) if online else asked_for(recipe, stage, *worlds)
     build_cache(encoder, out / "captions", *worlds, wanted=wanted)
     return True
+
+
+def check_place(
+    out: Path,  # directory of the run
+):
+    "Refuse a folder that is no run and holds files which a run replaces."
+    found = [name for name in REPLACED if (out / name).exists()]
+    if found and not (out / "config.json").exists():
+        raise ValueError(
+            f"train: {out}, got {' and '.join(found)} without a config.json, expected a run, or a"
+            " folder without such files; use another directory"
+        )
 
 
 def is_finished(
