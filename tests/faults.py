@@ -1511,6 +1511,13 @@ FAULTS = [
         "test_cli.py::test_a_run_on_drawn_scenes",
     ),
     (
+        "stages that do not fit each other are trained",
+        "runs.run",
+        "    check_cascade(recipe)\n",
+        "",
+        "test_cli.py::test_stages_that_do_not_fit_each_other_are_refused_before_training",
+    ),
+    (
         "the config of something else is taken for a claim",
         "engine.keeping",
         "any(names <= values.keys() for names in CLAIMS)",

@@ -753,12 +753,30 @@ def test_a_run_s_request_is_checked_before_anything_is_written():
             run.check_request(*wrong)
 
 
+def brief(*changes):
+    "The recipe toy with a step for each stage, changed."
+    recipe = toy()
+    for text in (*(f"training.{k}.steps=1" for k in range(3)), *changes):
+        recipe = change(recipe, *text.split("="))
+    return recipe
+
+
 @pytest.mark.parametrize("name", ["captions.json", "samples.png", "scores.json"])
-def test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run(name, tmp_path, capsys):
+def test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run(name, tmp_path):
     (tmp_path / name).write_text("mine")
-    assert main(["train", "toy", "--out", str(tmp_path)]) == 2
-    assert f"got {name} without a config.json" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"got {name} without a config.json"):
+        run.prepare(brief(), tmp_path, None)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_stages_that_do_not_fit_each_other_are_refused_before_training(tmp_path):
+    for wrong, words in (
+        ("stages.0.size=64", "stages.1.lowres_size, got 32, expected 64, the size of stages.0"),
+        ("stages.1.size=256", "stages.2.lowres_size, got 128, expected 256"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run.prepare(brief(wrong), tmp_path, 0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import (
     asked_for,
     build_cache,
+    check_cascade,
     check_width,
     held_back,
     looked_at,
@@ -80,6 +81,7 @@ def prepare(
     online: bool = False,  # those of looks alone are encoded now
 ) -> bool:  # False: the run is finished
     "Claim the directory and encode the captions that are going to be read."
+    check_cascade(recipe)
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
