@@ -1511,6 +1511,13 @@ FAULTS = [
         "test_cli.py::test_a_run_on_drawn_scenes",
     ),
     (
+        "more captions than there are, to score",
+        "runs.run",
+        'range(2, 1 + len(open_data(recipe, "test")))',
+        "range(2, 1 << 40)",
+        "test_cli.py::test_a_run_s_request_is_checked_before_anything_is_written",
+    ),
+    (
         "stages that do not fit each other are trained",
         "runs.run",
         "    check_cascade(recipe)\n",

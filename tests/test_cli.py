@@ -747,10 +747,10 @@ def test_a_source_is_told_in_epochs_and_sides():
 
 def test_a_run_s_request_is_checked_before_anything_is_written():
     for stage, processes in ((None, None), (0, 1), (2, 4)):
-        run.check_request(3, stage, processes, 2)
-    for wrong in ((3, 3, None, 2), (3, -1, None, 2), (3, None, 0, 2), (3, None, None, 1)):
+        run.check_request(toy(), stage, processes, 1000)
+    for wrong in ((3, None, 2), (-1, None, 2), (None, 0, 2), (None, None, 1), (None, None, 1001)):
         with pytest.raises(ValueError, match="train: "):
-            run.check_request(*wrong)
+            run.check_request(toy(), *wrong)
 
 
 def brief(*changes):

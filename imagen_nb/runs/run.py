@@ -51,7 +51,7 @@ def train(
     **execution,  # of `Execution`: how to train and watch; may change when a run goes on
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
-    check_request(len(recipe.stages), stage, processes, held_out)
+    check_request(recipe, stage, processes, held_out)
     out, since = as_path(out), time.time()
     how = Execution(**execution)
     job = Job(out=str(out), stage=stage, held_out=held_out, online=online, execution=how)
@@ -140,12 +140,16 @@ def with_new_stages(
     return old | dict(training=[was if has_begun(f) else now for f, was, now in pairs])
 
 
-def check_request(n: int, stage: int | None, processes: int | None, held_out: int):
-    "Refuse what is wrong before anything is written; n is the number of stages."
+def check_request(recipe: Recipe, stage: int | None, processes: int | None, held_out: int):
+    "Refuse what is wrong before anything is written."
+    n = len(recipe.stages)
     if stage is not None and not 0 <= stage < n:
         raise ValueError(f"train: stage, got {stage}, expected 0 to {n - 1} (0 is the base)")
-    if not isinstance(held_out, int) or held_out < 2:
-        raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
+    scored = range(2, 1 + len(open_data(recipe, "test"))) if recipe.data is None else [held_out]
+    if held_out not in scored:
+        raise ValueError(
+            f"train: held_out, got {held_out}, expected {scored[0]} to {scored[-1]} captions to score"
+        )
     if processes is not None and processes < 1:
         raise ValueError(f"train: processes, got {processes}, expected at least 1")
 
