@@ -1518,6 +1518,13 @@ FAULTS = [
         "test_cli.py::test_a_run_s_request_is_checked_before_anything_is_written",
     ),
     (
+        "weights come from a folder with the name of a shipped model",
+        "runs.pretrained",
+        "str(model) not in SHIPPED and as_path(model).is_dir()",
+        "as_path(model).is_dir()",
+        "test_cli.py::test_a_folder_with_the_name_of_a_shipped_model_is_none",
+    ),
+    (
         "stages that do not fit each other are trained",
         "runs.run",
         "    check_cascade(recipe)\n",

@@ -35,6 +35,7 @@ from imagen_nb.runs.options import USES, parser
 from imagen_nb.runs.options import path as path_of
 from imagen_nb.runs.options import words as words_of
 from imagen_nb.runs.plan import GPUS
+from imagen_nb.runs.pretrained import start_from
 from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import load_directory
@@ -363,6 +364,13 @@ def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
     assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
     assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
     assert "no such directory" in capsys.readouterr().err
+
+
+def test_a_folder_with_the_name_of_a_shipped_model_is_none(tmp_path, monkeypatch):
+    "As for `--model`; the folder is `./toy`."
+    (tmp_path / "toy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert start_from(toy(), "toy").init == "toy"
 
 
 def test_the_base_alone_is_trained_further_and_the_enlargers_stay(
