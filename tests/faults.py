@@ -1525,6 +1525,13 @@ FAULTS = [
         "test_cli.py::test_a_folder_with_the_name_of_a_shipped_model_is_none",
     ),
     (
+        "no run becomes longer by the command line",
+        "runs.run",
+        "return extended(was, now, folder, learning_rate) if has",
+        "return was if has",
+        "test_cli.py::test_a_run_becomes_longer_where_its_steps_stay_the_same",
+    ),
+    (
         "stages that do not fit each other are trained",
         "runs.run",
         "    check_cascade(recipe)\n",
@@ -1548,8 +1555,8 @@ FAULTS = [
     (
         "a stage that has not begun is bound",
         "runs.run",
-        "[was if has_begun(f) else now for f, was, now in pairs]",
-        "[was for f, was, now in pairs]",
+        "if has else config_to_dict(now)",
+        "if True else config_to_dict(now)",
         "test_training.py::test_a_stage_that_has_not_begun_may_be_trained_in_another_way",
     ),
     (

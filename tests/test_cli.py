@@ -38,7 +38,7 @@ from imagen_nb.runs.plan import GPUS
 from imagen_nb.runs.pretrained import start_from
 from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import Stage
-from imagen_nb.store.checkpoint import load_directory
+from imagen_nb.store.checkpoint import checkpoints, load_directory
 from imagen_nb.store.config import change, counted
 from imagen_nb.store.keyed import permute
 from imagen_nb.text import TextEncoder
@@ -224,6 +224,19 @@ def test_one_stage_at_a_time(folder, tmp_path, capsys):
         tmp_path / "two" / "a-seed0.png"
     ).size == (128, 128)
     assert main(command) == 0 and (tmp_path / "run" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("decay, words", [("constant", ""), ("cosine", "steps: 2 on disk, 4 now")])
+def test_a_run_becomes_longer_where_its_steps_stay_the_same(folder, tmp_path, capsys, decay, words):
+    out = tmp_path / "run"
+    command = ["train", "toy", "--data", str(folder), "--out", str(out), "--stage=0", *TINY]
+    command += [f"--set=training.0.decay={decay}", "--set=training.0.warmup=0"]
+    assert main(command) == 0
+    assert main([*command, "--set=training.0.steps=4"]) == (2 if words else 0)
+    assert words in capsys.readouterr().err
+    steps = 2 if words else 4
+    assert setup.load_recipe(out).training[0].steps == steps
+    assert checkpoints(out / "32px")[0].name == f"step_{steps:08d}"
 
 
 def test_another_encoder(folder, tmp_path, capsys):

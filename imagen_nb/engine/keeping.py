@@ -105,6 +105,21 @@ def release_directory(
                 path.unlink()
 
 
+def extended(
+    old: dict,  # how a stage is trained, as its directory has it
+    now: TrainConfig,  # as it is asked for
+    out: Path,  # that directory
+    rate: Callable[[int, TrainConfig], float],  # learning rate after so many steps
+) -> dict:  # the old one, with the new number of steps if it makes no done step another one
+    "A stage may be trained longer or shorter where its learning rates up to now stay what they were."
+    if old["steps"] == now.steps:
+        return old
+    was, found = config_from_dict(old), checkpoints(out)
+    new, done = replace(was, steps=now.steps), int(found[0].name[5:]) if found else 0
+    same = all(rate(k, was) == rate(k, new) for k in range(done))
+    return config_to_dict(new) if same and done <= new.steps else old
+
+
 def describe_run(
     stage_config: StageConfig,  # what is trained
     config: TrainConfig,  # how
@@ -251,14 +266,11 @@ class Keeper:
     def extended(
         self,
         old: dict,  # what is on disk of this run
-    ) -> dict:  # the same, with our number of steps if it makes no done step another one
-        "A run may become longer or shorter where its learning rates up to now stay what they were."
-        if "train" not in old or old["train"]["steps"] == self.config.steps:
+    ) -> dict:  # the same, with our number of steps if that is allowed
+        "Our run, perhaps of another length."
+        if "train" not in old:
             return old
-        was, found = config_from_dict(old["train"]), checkpoints(self.out)
-        now, done = replace(was, steps=self.config.steps), int(found[0].name[5:]) if found else 0
-        same = all(self.rate(k, was) == self.rate(k, now) for k in range(done))
-        return old | dict(train=config_to_dict(now)) if same and done <= now.steps else old
+        return old | dict(train=extended(old["train"], self.config, self.out, self.rate))
 
     def save(
         self,

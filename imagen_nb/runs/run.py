@@ -13,7 +13,7 @@ import torch
 from torch.distributed import TCPStore
 
 from imagen_nb.engine.execution import Execution
-from imagen_nb.engine.keeping import claim_directory, has_begun, release_directory
+from imagen_nb.engine.keeping import claim_directory, extended, has_begun, release_directory
 from imagen_nb.engine.stopping import StopSignal
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.errors import STOPPED
@@ -34,6 +34,7 @@ from imagen_nb.runs.work import Job, work
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config_to_dict
 from imagen_nb.store.files import as_path
+from imagen_nb.training import learning_rate
 
 __all__ = ["train"]
 
@@ -130,14 +131,17 @@ def with_new_stages(
     recipe: Recipe,  # as it is now
     out: Path,  # directory of the run
     old: dict,  # the recipe on disk, as JSON holds it
-) -> dict:  # the same, where a stage has no checkpoint and no row with its training of now
-    "A stage that has not begun may be trained in another way."
-    training = json.loads(json.dumps(config_to_dict(recipe)["training"]))
-    if len(old.get("training", ())) != len(training):
+) -> dict:  # the same, with what may still become as it is now
+    "A stage that has not begun may be trained in another way, one that has may become longer."
+    if len(old.get("training", ())) != len(recipe.training):
         return old
-    folders = [out / f"{stage.size}px" for stage in recipe.stages]
-    pairs = zip(folders, old["training"], training)
-    return old | dict(training=[was if has_begun(f) else now for f, was, now in pairs])
+
+    def read(stage, was, now):
+        folder = out / f"{stage.size}px"
+        has = has_begun(folder)
+        return extended(was, now, folder, learning_rate) if has else config_to_dict(now)
+
+    return old | dict(training=[*map(read, recipe.stages, old["training"], recipe.training)])
 
 
 def check_request(recipe: Recipe, stage: int | None, processes: int | None, held_out: int):
