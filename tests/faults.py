@@ -1450,8 +1450,8 @@ FAULTS = [
     (
         "a run online fills a cache",
         "runs.run",
-        "wanted = looked_at(*worlds) if online else asked_for(recipe, stage, *worlds)",
-        "wanted = asked_for(recipe, stage, *worlds)",
+        "wanted = looked_at(*worlds) if job.online else asked_for(recipe, job.stage, *worlds)",
+        "wanted = asked_for(recipe, job.stage, *worlds)",
         "test_online.py::test_a_run_online_keeps_captions_of_looks_alone",
     ),
     (
@@ -1523,6 +1523,20 @@ FAULTS = [
         "str(model) not in SHIPPED and as_path(model).is_dir()",
         "as_path(model).is_dir()",
         "test_cli.py::test_a_folder_with_the_name_of_a_shipped_model_is_none",
+    ),
+    (
+        "pictures of the model before count as those of this one",
+        "runs.work",
+        "answers.unlink()",
+        "pass",
+        "test_cli.py::test_another_model_draws_again_and_the_same_one_goes_on",
+    ),
+    (
+        "a run is finished whose further captions are not drawn",
+        "runs.run",
+        "drawn = [] if recipe.data else",
+        "drawn = [] if True else",
+        "test_cli.py::test_a_run_is_finished_once_what_is_asked_for_is_drawn",
     ),
     (
         "no run becomes longer by the command line",

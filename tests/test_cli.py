@@ -25,6 +25,8 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main, wanted
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.distributed import Process
+from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.logs import TRACKERS
 from imagen_nb.engine.validation import HELD_BACK, VALIDATED
 from imagen_nb.pictures.captioned import load_captioned
@@ -36,6 +38,7 @@ from imagen_nb.runs.options import path as path_of
 from imagen_nb.runs.options import words as words_of
 from imagen_nb.runs.plan import GPUS
 from imagen_nb.runs.pretrained import start_from
+from imagen_nb.runs.work import Job, close
 from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import Stage
 from imagen_nb.store.checkpoint import checkpoints, load_directory
@@ -123,6 +126,31 @@ def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
         )
     assert main(command) == 0 and "is finished" in capsys.readouterr().out
     assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
+
+
+def test_a_run_is_finished_once_what_is_asked_for_is_drawn(tmp_path):
+    for name in ("32px/log.jsonl", "128px/log.jsonl", "512px/log.jsonl", "samples.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    recipe, own = toy(), replace(toy(), data=DataConfig(source="photos"))
+    (tmp_path / "samples").mkdir()
+    for i in range(2):
+        (tmp_path / f"samples/{i:05d}.json").write_text("{}")
+    for asked, n, is_finished in ((recipe, 2, True), (recipe, 3, False), (own, 3, True)):
+        job = Job(out=str(tmp_path), held_out=n, execution=Execution())
+        assert run.is_finished(asked, tmp_path, job) == is_finished
+
+
+def test_another_model_draws_again_and_the_same_one_goes_on(tmp_path):
+    def answers(w):
+        recipe = change(start_from(brief(), "toy"), "stages.0.w", w)
+        job = Job(out=str(tmp_path), held_out=1, execution=Execution())
+        close(job, recipe, setup.make_encoder("toy"), Process())
+        return tmp_path / "samples" / "00000.json"
+
+    answers("1.0").write_text("{}")
+    assert answers("1.0").read_text() == "{}"
+    assert answers("2.0").read_text() != "{}"
 
 
 def test_first_weights_are_those_of_the_seed():
@@ -782,21 +810,23 @@ def brief(*changes):
     return recipe
 
 
-@pytest.mark.parametrize("name", ["captions.json", "samples.png", "scores.json"])
+@pytest.mark.parametrize("name", ["captions.json", "samples", "samples.png"])
 def test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run(name, tmp_path):
     (tmp_path / name).write_text("mine")
+    job = Job(out=str(tmp_path), held_out=2, execution=Execution())
     with pytest.raises(ValueError, match=f"got {name} without a config.json"):
-        run.prepare(brief(), tmp_path, None)
+        run.prepare(brief(), tmp_path, job)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_stages_that_do_not_fit_each_other_are_refused_before_training(tmp_path):
+    job = Job(out=str(tmp_path), stage=0, held_out=2, execution=Execution())
     for wrong, words in (
         ("stages.0.size=64", "stages.1.lowres_size, got 32, expected 64, the size of stages.0"),
         ("stages.1.size=256", "stages.2.lowres_size, got 128, expected 256"),
     ):
         with pytest.raises(ValueError, match=words):
-            run.prepare(brief(wrong), tmp_path, 0)
+            run.prepare(brief(wrong), tmp_path, job)
     assert not list(tmp_path.iterdir())
 
 

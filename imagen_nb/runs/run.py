@@ -38,7 +38,7 @@ from imagen_nb.training import learning_rate
 
 __all__ = ["train"]
 
-REPLACED = ("captions.json", "samples.png", "scores.json")  # by a run, in its directory
+REPLACED = ("captions.json", "samples", "samples.png", "scores.json")  # by a run, in its directory
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
     out, since = as_path(out), time.time()
     how = Execution(**execution)
     job = Job(out=str(out), stage=stage, held_out=held_out, online=online, execution=how)
-    ready = partial(prepare, recipe, out, stage, online)
+    ready = partial(prepare, recipe, out, job)
     if was_started():
         check_team(processes, device)
         if prepared_by_first(ready):
@@ -78,8 +78,7 @@ def train(
 def prepare(
     recipe: Recipe,  # what to train
     out: Path,  # directory of the run
-    stage: int | None,  # asked for; None: all
-    online: bool = False,  # those of looks alone are encoded now
+    job: Job,  # what is asked for
 ) -> bool:  # False: the run is finished
     "Claim the directory and encode the captions that are going to be read."
     check_cascade(recipe)
@@ -89,14 +88,14 @@ def prepare(
     check_place(out)
     release_directory(out)
     claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
-    if is_finished(recipe, out, stage):
+    if is_finished(recipe, out, job):
         print(
             f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
         )
         return False
     (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
     worlds = [world, *filter(None, [held_back(recipe)])]
-    wanted = looked_at(*worlds) if online else asked_for(recipe, stage, *worlds)
+    wanted = looked_at(*worlds) if job.online else asked_for(recipe, job.stage, *worlds)
     build_cache(encoder, out / "captions", *worlds, wanted=wanted)
     return True
 
@@ -116,15 +115,16 @@ def check_place(
 def is_finished(
     recipe: Recipe,  # as it is now
     out: Path,  # directory of the run
-    stage: int | None,  # asked for; None: all
+    job: Job,  # what is asked for
 ) -> bool:  # nothing is left to do
     "Are there pictures, and has every stage that was asked for taken its last step?"
-    for k in range(len(recipe.stages)) if stage is None else [stage]:
+    for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
         folder = out / f"{recipe.stages[k].size}px"
         newest = checkpoints(folder)[:1]  # none: somebody needed the room
         if not has_begun(folder) or any(int(o.name[5:]) < recipe.training[k].steps for o in newest):
             return False
-    return (out / "samples.png").exists()
+    drawn = [] if recipe.data else [f"samples/{i:05d}.json" for i in range(job.held_out)]
+    return all((out / name).exists() for name in ["samples.png", *drawn])
 
 
 def with_new_stages(
