@@ -152,7 +152,7 @@ def check_request(recipe: Recipe, stage: int | None, processes: int | None, held
     scored = range(2, 1 + len(open_data(recipe, "test"))) if recipe.data is None else [held_out]
     if held_out not in scored:
         raise ValueError(
-            f"train: held_out, got {held_out}, expected {scored[0]} to {scored[-1]} captions to score"
+            f"train: held_out, got {held_out}, expected {scored[0]} to {scored[-1]} (captions to score)"
         )
     if processes is not None and processes < 1:
         raise ValueError(f"train: processes, got {processes}, expected at least 1")
