@@ -25,6 +25,8 @@ from imagen_nb.cascade import Imagen
 from imagen_nb.cli import COMMANDS, main, wanted
 from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
+from imagen_nb.engine.distributed import Process
+from imagen_nb.engine.execution import Execution
 from imagen_nb.engine.logs import TRACKERS
 from imagen_nb.engine.validation import HELD_BACK, VALIDATED
 from imagen_nb.pictures.captioned import load_captioned
@@ -35,9 +37,11 @@ from imagen_nb.runs.options import USES, parser
 from imagen_nb.runs.options import path as path_of
 from imagen_nb.runs.options import words as words_of
 from imagen_nb.runs.plan import GPUS
+from imagen_nb.runs.pretrained import start_from
+from imagen_nb.runs.work import Job, close
 from imagen_nb.sampling import SAMPLERS
 from imagen_nb.stage import Stage
-from imagen_nb.store.checkpoint import load_directory
+from imagen_nb.store.checkpoint import checkpoints, load_directory
 from imagen_nb.store.config import change, counted
 from imagen_nb.store.keyed import permute
 from imagen_nb.text import TextEncoder
@@ -122,6 +126,31 @@ def test_a_run_on_drawn_scenes(monkeypatch, tmp_path, capsys):
         )
     assert main(command) == 0 and "is finished" in capsys.readouterr().out
     assert main([*command, "--seed", "1"]) == 2 and "training.0" not in capsys.readouterr().out
+
+
+def test_a_run_is_finished_once_what_is_asked_for_is_drawn(tmp_path):
+    for name in ("32px/log.jsonl", "128px/log.jsonl", "512px/log.jsonl", "samples.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    recipe, own = toy(), replace(toy(), data=DataConfig(source="photos"))
+    (tmp_path / "samples").mkdir()
+    for i in range(2):
+        (tmp_path / f"samples/{i:05d}.json").write_text("{}")
+    for asked, n, is_finished in ((recipe, 2, True), (recipe, 3, False), (own, 3, True)):
+        job = Job(out=str(tmp_path), held_out=n, execution=Execution())
+        assert run.is_finished(asked, tmp_path, job) == is_finished
+
+
+def test_another_model_draws_again_and_the_same_one_goes_on(tmp_path):
+    def answers(w):
+        recipe = change(start_from(brief(), "toy"), "stages.0.w", w)
+        job = Job(out=str(tmp_path), held_out=1, execution=Execution())
+        close(job, recipe, setup.make_encoder("toy"), Process())
+        return tmp_path / "samples" / "00000.json"
+
+    answers("1.0").write_text("{}")
+    assert answers("1.0").read_text() == "{}"
+    assert answers("2.0").read_text() != "{}"
 
 
 def test_first_weights_are_those_of_the_seed():
@@ -223,6 +252,19 @@ def test_one_stage_at_a_time(folder, tmp_path, capsys):
         tmp_path / "two" / "a-seed0.png"
     ).size == (128, 128)
     assert main(command) == 0 and (tmp_path / "run" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("decay, words", [("constant", ""), ("cosine", "steps: 2 on disk, 4 now")])
+def test_a_run_becomes_longer_where_its_steps_stay_the_same(folder, tmp_path, capsys, decay, words):
+    out = tmp_path / "run"
+    command = ["train", "toy", "--data", str(folder), "--out", str(out), "--stage=0", *TINY]
+    command += [f"--set=training.0.decay={decay}", "--set=training.0.warmup=0"]
+    assert main(command) == 0
+    assert main([*command, "--set=training.0.steps=4"]) == (2 if words else 0)
+    assert words in capsys.readouterr().err
+    steps = 2 if words else 4
+    assert setup.load_recipe(out).training[0].steps == steps
+    assert checkpoints(out / "32px")[0].name == f"step_{steps:08d}"
 
 
 def test_another_encoder(folder, tmp_path, capsys):
@@ -363,6 +405,13 @@ def test_going_on_from_a_model(trained, folder, tmp_path, capsys):
     assert "dim: 16 on disk, 32 now" in capsys.readouterr().err
     assert main(["train", "toy", "--data", str(folder), "--init", "./nowhere"]) == 2
     assert "no such directory" in capsys.readouterr().err
+
+
+def test_a_folder_with_the_name_of_a_shipped_model_is_none(tmp_path, monkeypatch):
+    "As for `--model`; the folder is `./toy`."
+    (tmp_path / "toy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert start_from(toy(), "toy").init == "toy"
 
 
 def test_the_base_alone_is_trained_further_and_the_enlargers_stay(
@@ -748,10 +797,38 @@ def test_a_source_is_told_in_epochs_and_sides():
 
 def test_a_run_s_request_is_checked_before_anything_is_written():
     for stage, processes in ((None, None), (0, 1), (2, 4)):
-        run.check_request(3, stage, processes, 2)
-    for wrong in ((3, 3, None, 2), (3, -1, None, 2), (3, None, 0, 2), (3, None, None, 1)):
+        run.check_request(toy(), stage, processes, 1000)
+    for wrong in ((3, None, 2), (-1, None, 2), (None, 0, 2), (None, None, 1), (None, None, 1001)):
         with pytest.raises(ValueError, match="train: "):
-            run.check_request(*wrong)
+            run.check_request(toy(), *wrong)
+
+
+def brief(*changes):
+    "The recipe toy with a step for each stage, changed."
+    recipe = toy()
+    for text in (*(f"training.{k}.steps=1" for k in range(3)), *changes):
+        recipe = change(recipe, *text.split("="))
+    return recipe
+
+
+@pytest.mark.parametrize("name", ["captions.json", "samples", "samples.png"])
+def test_a_folder_with_files_of_somebody_else_is_no_place_for_a_run(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    job = Job(out=str(tmp_path), held_out=2, execution=Execution())
+    with pytest.raises(ValueError, match=f"got {name} without a config.json"):
+        run.prepare(brief(), tmp_path, job)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_stages_that_do_not_fit_each_other_are_refused_before_training(tmp_path):
+    job = Job(out=str(tmp_path), stage=0, held_out=2, execution=Execution())
+    for wrong, words in (
+        ("stages.0.size=64", "stages.1.lowres_size, got 32, expected 64, the size of stages.0"),
+        ("stages.1.size=256", "stages.2.lowres_size, got 128, expected 256"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run.prepare(brief(wrong), tmp_path, job)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -504,7 +504,8 @@ def test_another_config_is_refused_with_the_difference(reference):
 
 
 def test_a_directory_is_claimed_once(tmp_path):
-    out, config = tmp_path / "a" / "run", dict(train=dict(lr=1e-3, betas=(0.9, 0.99)), data="x")
+    how = dict(lr=1e-3, betas=(0.9, 0.99))
+    out, config = tmp_path / "a" / "run", dict(stage={}, train=how, data="x")
     claim_directory(out, config)
     claim_directory(out, config)
     assert [p.name for p in out.iterdir()] == ["config.json"]
@@ -513,6 +514,15 @@ def test_a_directory_is_claimed_once(tmp_path):
     (out / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is damaged"):
         claim_directory(out, config)
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "t5"}', '{"train": {}, "data": {}}', "[1]"])
+def test_the_config_of_something_else_is_left(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    release_directory(tmp_path)
+    with pytest.raises(ValueError, match="got a file of something else"):
+        claim_directory(tmp_path, config_to_dict(toy()))
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_text_files_are_replaced_whole(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from imagen_nb.store.files import locked, replace_text
 if TYPE_CHECKING:
     from imagen_nb.training import Samples, TrainConfig
 
+CLAIMS = ({"stage", "train"}, {"stages", "training"})  # what each `config.json` of ours has
 MISSES = 3  # checkpoints in a row that may fail
 WAY_ON = (
     "To train its weights further, begin another run with them: Trainer(the stage that fit()"
@@ -63,6 +64,11 @@ def claim_directory(
                 f"claim_directory: {path} is damaged, got {e}, expected JSON;"
                 " restore it, or use another directory"
             ) from e
+        if not is_claim(old):
+            raise ValueError(
+                f"claim_directory: {path}, got a file of something else, expected that of a run;"
+                " use another directory"
+            )
         if diff := config_diff(read_as(old), new):
             raise ValueError(
                 f"claim_directory: {out} belongs to another run:\n  "
@@ -72,6 +78,13 @@ def claim_directory(
     if old != new:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(new, indent=1))
+
+
+def is_claim(
+    values,  # what a `config.json` holds
+) -> bool:  # `claim_directory` wrote it
+    "Is it of a run, of one stage or of several?"
+    return isinstance(values, dict) and any(names <= values.keys() for names in CLAIMS)
 
 
 def has_begun(
@@ -85,8 +98,26 @@ def release_directory(
     out: str | Path,  # directory of a run
 ):
     "Take back a claim that nothing came of, so that another try may begin here."
-    if not any(map(has_begun, (Path(out), *Path(out).glob("*px")))):
-        (Path(out) / "config.json").unlink(missing_ok=True)
+    path = Path(out) / "config.json"
+    if not any(map(has_begun, (path.parent, *path.parent.glob("*px")))):
+        with suppress(FileNotFoundError, ValueError):  # what nobody can read is not ours
+            if is_claim(json.loads(path.read_text())):
+                path.unlink()
+
+
+def extended(
+    old: dict,  # how a stage is trained, as its directory has it
+    now: TrainConfig,  # as it is asked for
+    out: Path,  # that directory
+    rate: Callable[[int, TrainConfig], float],  # learning rate after so many steps
+) -> dict:  # the old one, with the new number of steps if it makes no done step another one
+    "A stage may be trained longer or shorter where its learning rates up to now stay what they were."
+    if old["steps"] == now.steps:
+        return old
+    was, found = config_from_dict(old), checkpoints(out)
+    new, done = replace(was, steps=now.steps), int(found[0].name[5:]) if found else 0
+    same = all(rate(k, was) == rate(k, new) for k in range(done))
+    return config_to_dict(new) if same and done <= new.steps else old
 
 
 def describe_run(
@@ -235,14 +266,11 @@ class Keeper:
     def extended(
         self,
         old: dict,  # what is on disk of this run
-    ) -> dict:  # the same, with our number of steps if it makes no done step another one
-        "A run may become longer or shorter where its learning rates up to now stay what they were."
-        if "train" not in old or old["train"]["steps"] == self.config.steps:
+    ) -> dict:  # the same, with our number of steps if that is allowed
+        "Our run, perhaps of another length."
+        if "train" not in old:
             return old
-        was, found = config_from_dict(old["train"]), checkpoints(self.out)
-        now, done = replace(was, steps=self.config.steps), int(found[0].name[5:]) if found else 0
-        same = all(self.rate(k, was) == self.rate(k, now) for k in range(done))
-        return old | dict(train=config_to_dict(now)) if same and done <= now.steps else old
+        return old | dict(train=extended(old["train"], self.config, self.out, self.rate))
 
     def save(
         self,

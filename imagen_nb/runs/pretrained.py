@@ -11,7 +11,7 @@ from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
 from imagen_nb.stage import Stage, StageConfig
 from imagen_nb.store.checkpoint import load_meta, newest_checkpoint
 from imagen_nb.store.config import config_from_dict
-from imagen_nb.store.files import as_path
+from imagen_nb.store.files import SHIPPED, as_path
 from imagen_nb.store.hub import find_model
 from imagen_nb.store.text_models import find_encoder
 from imagen_nb.text import TextEncoder
@@ -85,7 +85,8 @@ def start_from(
         )
     place, reader = find_encoder(meta["encoder"], TextEncoder.from_pretrained, encoder, folder)
     stages += widened(others, reader.width) if reader else others
-    where = str(as_path(model).resolve()) if as_path(model).is_dir() else str(model)
+    is_folder = str(model) not in SHIPPED and as_path(model).is_dir()
+    where = str(as_path(model).resolve()) if is_folder else str(model)
     return replace(recipe, init=where, stages=stages, encoder=place or recipe.encoder)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import TCPStore
 
 from imagen_nb.engine.execution import Execution
-from imagen_nb.engine.keeping import claim_directory, has_begun, release_directory
+from imagen_nb.engine.keeping import claim_directory, extended, has_begun, release_directory
 from imagen_nb.engine.stopping import StopSignal
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.errors import STOPPED
@@ -21,6 +21,7 @@ from imagen_nb.runs.results import HELD_OUT, finish
 from imagen_nb.runs.setup import (
     asked_for,
     build_cache,
+    check_cascade,
     check_width,
     held_back,
     looked_at,
@@ -33,8 +34,11 @@ from imagen_nb.runs.work import Job, work
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config_to_dict
 from imagen_nb.store.files import as_path
+from imagen_nb.training import learning_rate
 
 __all__ = ["train"]
+
+REPLACED = ("captions.json", "samples", "samples.png", "scores.json")  # by a run, in its directory
 
 
 def train(
@@ -48,11 +52,11 @@ def train(
     **execution,  # of `Execution`: how to train and watch; may change when a run goes on
 ):
     "Train a cascade, draw with it, and score what can be scored. Run it again to go on."
-    check_request(len(recipe.stages), stage, processes, held_out)
+    check_request(recipe, stage, processes, held_out)
     out, since = as_path(out), time.time()
     how = Execution(**execution)
     job = Job(out=str(out), stage=stage, held_out=held_out, online=online, execution=how)
-    ready = partial(prepare, recipe, out, stage, online)
+    ready = partial(prepare, recipe, out, job)
     if was_started():
         check_team(processes, device)
         if prepared_by_first(ready):
@@ -74,61 +78,82 @@ def train(
 def prepare(
     recipe: Recipe,  # what to train
     out: Path,  # directory of the run
-    stage: int | None,  # asked for; None: all
-    online: bool = False,  # those of looks alone are encoded now
+    job: Job,  # what is asked for
 ) -> bool:  # False: the run is finished
     "Claim the directory and encode the captions that are going to be read."
+    check_cascade(recipe)
     world, encoder = open_data(recipe), make_encoder(recipe.encoder)
     check_width(recipe, encoder)
     recipe = settle_encoder(recipe, encoder, out)
+    check_place(out)
     release_directory(out)
     claim_directory(out, config_to_dict(recipe), partial(with_new_stages, recipe, out))
-    if is_finished(recipe, out, stage):
+    if is_finished(recipe, out, job):
         print(
             f"{out} is finished: pictures in {out / 'samples'}, overview in {out / 'samples.png'}."
         )
         return False
     (out / "samples.png").unlink(missing_ok=True)  # of fewer stages
     worlds = [world, *filter(None, [held_back(recipe)])]
-    wanted = looked_at(*worlds) if online else asked_for(recipe, stage, *worlds)
+    wanted = looked_at(*worlds) if job.online else asked_for(recipe, job.stage, *worlds)
     build_cache(encoder, out / "captions", *worlds, wanted=wanted)
     return True
+
+
+def check_place(
+    out: Path,  # directory of the run
+):
+    "Refuse a folder that is no run and holds files which a run replaces."
+    found = [name for name in REPLACED if (out / name).exists()]
+    if found and not (out / "config.json").exists():
+        raise ValueError(
+            f"train: {out}, got {' and '.join(found)} without a config.json, expected a run, or a"
+            " folder without such files; use another directory"
+        )
 
 
 def is_finished(
     recipe: Recipe,  # as it is now
     out: Path,  # directory of the run
-    stage: int | None,  # asked for; None: all
+    job: Job,  # what is asked for
 ) -> bool:  # nothing is left to do
     "Are there pictures, and has every stage that was asked for taken its last step?"
-    for k in range(len(recipe.stages)) if stage is None else [stage]:
+    for k in range(len(recipe.stages)) if job.stage is None else [job.stage]:
         folder = out / f"{recipe.stages[k].size}px"
         newest = checkpoints(folder)[:1]  # none: somebody needed the room
         if not has_begun(folder) or any(int(o.name[5:]) < recipe.training[k].steps for o in newest):
             return False
-    return (out / "samples.png").exists()
+    drawn = [] if recipe.data else [f"samples/{i:05d}.json" for i in range(job.held_out)]
+    return all((out / name).exists() for name in ["samples.png", *drawn])
 
 
 def with_new_stages(
     recipe: Recipe,  # as it is now
     out: Path,  # directory of the run
     old: dict,  # the recipe on disk, as JSON holds it
-) -> dict:  # the same, where a stage has no checkpoint and no row with its training of now
-    "A stage that has not begun may be trained in another way."
-    training = json.loads(json.dumps(config_to_dict(recipe)["training"]))
-    if len(old.get("training", ())) != len(training):
+) -> dict:  # the same, with what may still become as it is now
+    "A stage that has not begun may be trained in another way, one that has may become longer."
+    if len(old.get("training", ())) != len(recipe.training):
         return old
-    folders = [out / f"{stage.size}px" for stage in recipe.stages]
-    pairs = zip(folders, old["training"], training)
-    return old | dict(training=[was if has_begun(f) else now for f, was, now in pairs])
+
+    def read(stage, was, now):
+        folder = out / f"{stage.size}px"
+        has = has_begun(folder)
+        return extended(was, now, folder, learning_rate) if has else config_to_dict(now)
+
+    return old | dict(training=[*map(read, recipe.stages, old["training"], recipe.training)])
 
 
-def check_request(n: int, stage: int | None, processes: int | None, held_out: int):
-    "Refuse what is wrong before anything is written; n is the number of stages."
+def check_request(recipe: Recipe, stage: int | None, processes: int | None, held_out: int):
+    "Refuse what is wrong before anything is written."
+    n = len(recipe.stages)
     if stage is not None and not 0 <= stage < n:
         raise ValueError(f"train: stage, got {stage}, expected 0 to {n - 1} (0 is the base)")
-    if not isinstance(held_out, int) or held_out < 2:
-        raise ValueError(f"train: held_out, got {held_out}, expected at least 2 captions to score")
+    scored = range(2, 1 + len(open_data(recipe, "test"))) if recipe.data is None else [held_out]
+    if held_out not in scored:
+        raise ValueError(
+            f"train: held_out, got {held_out}, expected {scored[0]} to {scored[-1]} (captions to score)"
+        )
     if processes is not None and processes < 1:
         raise ValueError(f"train: processes, got {processes}, expected at least 1")
 

@@ -33,6 +33,7 @@ __all__ = [
     "make_encoder",
     "settle_encoder",
     "check_width",
+    "check_cascade",
     "asked_for",
     "looked_at",
     "build_cache",
@@ -127,6 +128,19 @@ def check_width(
             raise ValueError(
                 f"train: stages.{k}.network.text_dim, got {dim}, expected {encoder.width}, the width"
                 f" of encoder {recipe.encoder}; --encoder sets both"
+            )
+
+
+def check_cascade(
+    recipe: Recipe,  # whose stages are trained apart and draw together
+):
+    "Refuse a stage that does not enlarge what the one before it draws."
+    drawn = [None, *(stage.size for stage in recipe.stages)]
+    for k, (stage, before) in enumerate(zip(recipe.stages, drawn)):
+        if stage.lowres_size != before:
+            raise ValueError(
+                f"train: stages.{k}.lowres_size, got {stage.lowres_size}, expected {before},"
+                + (f" the size of stages.{k - 1}" if k else " as for every base")
             )
 
 

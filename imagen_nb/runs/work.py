@@ -27,6 +27,8 @@ from imagen_nb.runs.setup import (
 )
 from imagen_nb.store.checkpoint import checkpoints
 from imagen_nb.store.config import config, config_from_dict
+from imagen_nb.store.files import replace_text
+from imagen_nb.store.manifest import MANIFEST, file_entry
 from imagen_nb.training import Trainer
 
 __all__ = ["Job", "work", "main"]
@@ -99,7 +101,24 @@ def close(
         share = list(range(job.held_out))[process.rank :: process.ranks]
         test, is_first = open_data(recipe, "test"), process.rank == 0
         imagen.to(process.device)
+        if is_first:
+            forget_others(out / "samples", out / "model")
+        process.wait()
         draw_and_score(imagen, test, share, out / "samples", progress=is_first)
+
+
+def forget_others(
+    samples: Path,  # folder of pictures and answers, perhaps not there
+    model: Path,  # that draws now
+):
+    "What another model has drawn is drawn again; of this one, nothing is."
+    drawn, now = samples / "model.sha256", file_entry(model / MANIFEST)["sha256"]
+    if drawn.exists() and drawn.read_text() == now:
+        return
+    for answers in samples.glob("[0-9]*.json"):
+        answers.unlink()
+    samples.mkdir(exist_ok=True)
+    replace_text(drawn, now)
 
 
 def is_first() -> bool:
