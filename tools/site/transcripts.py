@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "transcripts"
 SESSIONS = {
-    "sample": 'imagen-nb sample "a small red circle to the left of a big blue square"',
+    "sample": 'imagen-nb sample "a 3d emoji of a strawberry"',
     "data": "imagen-nb data photos --no-timing",
     "train": "imagen-nb train emoji --data photos --init emoji --stage 0 --processes 1"
     " --set training.0.steps=4 --set training.0.batch=4 --set training.0.warmup=1 --out runs/photos",
     "doctor": "imagen-nb doctor runs/photos --draw 0",
     "export": "imagen-nb export runs/photos photos-so-far",
-    "upscale": 'imagen-nb upscale small.png "a red circle on a gray background"',
+    "upscale": 'imagen-nb upscale small.png "a 3d emoji of a strawberry"',
     "embed": "imagen-nb embed captions.txt --out captions",
     "plan": "imagen-nb plan emoji --gpu 4090",
 }
@@ -45,11 +45,9 @@ def prepare(folder: Path):
     from PIL import Image
 
     shutil.copytree(ROOT / "data" / "photos" / "train", folder / "photos")
-    for row in ("metadata.jsonl",):
-        if (ROOT / "data" / "photos" / row).exists():
-            wanted = (ROOT / "data" / "photos" / row).read_text().splitlines()
-            lines = [o.replace("train/", "") for o in wanted if '"train/' in o]
-            (folder / "photos" / row).write_text("\n".join(lines) + "\n")
+    rows = (ROOT / "data" / "photos" / "metadata.jsonl").read_text().splitlines()
+    lines = [row.replace("train/", "") for row in rows if '"train/' in row]
+    (folder / "photos" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     Image.new("RGB", (32, 32), "gray").save(folder / "small.png")
     (folder / "captions.txt").write_text("a red circle\na blue square above a red circle\n")
 
