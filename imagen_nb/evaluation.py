@@ -73,14 +73,14 @@ def chance(
     world: ShapesWorld,  # a split
     indices: list[int],  # its scenes
 ) -> list[dict]:  # one row per scene
-    "Score of a perfect picture of another scene: what guessing without the caption can reach."
+    "Score of a perfect picture of another scene: what drawing the wrong scene well can reach."
     return score_pictures(world, indices, world.images(indices, 64), shift=1)
 
 # %% ../nbs/13_evaluation.ipynb #661ef695
 def report(
     rows: list[dict],  # answers about the true captions, see `score_pictures`
     shuffled: list[dict],  # about other captions: `score_pictures(..., shift=1)`
-    guess: list[dict],  # what guessing can reach, see `chance`
+    guess: list[dict],  # those of perfect pictures of other scenes, see `chance`
 ) -> str:  # a table in Markdown
     "Right answers per attribute, beside both controls."
     right, wrong, base = tally(rows), tally(shuffled), tally(guess)
