@@ -37,7 +37,7 @@ def look(
         pictures = load_captioned(source, 64, max_skipped=1, **options)
         print(pictures.report())
         if len(pictures) > COUNTED:
-            print(f"below, captions are those of {counted(COUNTED, 'picture')} from all over the data")
+            print(f"below, captions are of {counted(COUNTED, 'picture')} from all over")
         captions = captions_of(pictures)
         reading = who_reads(captions, encoder)
         wanted = find_recipe(recipe or ("toy" if reading.encoder in ("toy", "") else "emoji"))
