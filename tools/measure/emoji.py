@@ -157,6 +157,14 @@ def is_memory(
     )
 
 
+def by_style(asked: list[dict], found: list[Reading]) -> dict[str, dict | None]:
+    "How often the thing is right, for each style that was asked for."
+    right: dict[str, list[bool]] = {}
+    for row, reading in zip(asked, found):
+        right.setdefault(row["style"] or "any", []).append(reading.object == row["object"])
+    return {style: share(marks) for style, marks in right.items()}
+
+
 def tones(found: list[Reading]) -> dict[str, int]:
     "Skin tones that were read."
     return dict(Counter(f.tone or "none (yellow)" for f in found))
@@ -234,6 +242,7 @@ class Measured:
         about: dict = {f"{side} px": score(self.judge, asked, x) for side, x in sides.items()}
         side, images = list(sides.items())[-1]
         found = self.judge.read(images)
+        about["by style"] = by_style(asked, found)
         stem = self.args.out.with_suffix("")
         grid(Path(f"{stem}-{folder.name}.png"), asked, found, images)
         if name == "words":
