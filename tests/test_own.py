@@ -172,7 +172,7 @@ def test_captions_of_large_data_are_read_from_all_over(english, tmp_path, monkey
     monkeypatch.setattr(look, "COUNTED", 5)
     look.look(str(folder), None, tmp_path / "grid.png", is_timed=False)
     told = capsys.readouterr().out
-    assert "captions are those of 5 pictures from all over" in told and "2 different of 5" in told
+    assert "captions are of 5 pictures from all over" in told and "2 different of 5" in told
     assert f"encoder: {words.MULTILINGUAL}" in told
 
 

@@ -168,6 +168,15 @@ def _window(cut: Callable, size: int, crop: Crop) -> Tensor:
     return crop_images(part[None], Crop(crop.top - top, crop.left - left, *crop[2:]))[0]
 
 
+def evenly(
+    pictures,  # a data set
+    most: int,  # how many to take, or all there are
+) -> list[int]:  # indices, rising
+    "Some of the pictures, from all over the data."
+    n = min(most, len(pictures))
+    return [k * len(pictures) // n for k in range(n)]
+
+
 def _counts(reasons: collections.Counter) -> str:
     "How many of each."
     return "; ".join(f"{n} {why}" for why, n in reasons.most_common())

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from imagen_nb.engine import guards as health
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.guards import Finding, say, soften, unknown
+from imagen_nb.pictures.captioned import evenly
 from imagen_nb.recipes import Recipe
-from imagen_nb.runs.drawings import FEW, SMALL, draw_model, look_at_drawing, some
+from imagen_nb.runs.drawings import FEW, SMALL, draw_model, look_at_drawing
 from imagen_nb.runs.reference import find_reference
 from imagen_nb.runs.setup import load_recipe, open_data
 from imagen_nb.store.checkpoint import CheckpointError, load_directory, load_meta, verify
@@ -219,11 +220,11 @@ def look_at_data(recipe: Recipe, stages: list[str], shown: dict) -> Iterator[Fin
     world = open_data(recipe)
     shown["pictures"] = len(world)
     for size in (c.size for c in recipe.stages if f"{c.size}px" in stages):
-        images = world.images(some(world), size)
+        images = world.images(evenly(world, FEW), size)
         for found in (health.picture_size(images, size), health.pixel_range(images)):
             yield found._replace(where=f"{size}px")
     yield health.captions_differ(
-        [caption for i in some(world, 1000) for caption in world.captions(i) or [""]]
+        [caption for i in evenly(world, 1000) for caption in world.captions(i) or [""]]
     )
 
 

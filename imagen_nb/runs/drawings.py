@@ -11,13 +11,14 @@ from imagen_nb.data import ShapesWorld
 from imagen_nb.engine.captions import EmbeddingCache
 from imagen_nb.engine.guards import Finding, say, unknown
 from imagen_nb.engine.validation import describe_samples
+from imagen_nb.pictures.captioned import evenly
 from imagen_nb.recipes import Recipe
 from imagen_nb.runs.results import read_pictures
 from imagen_nb.runs.setup import open_data, trained_stages
 from imagen_nb.store.config import counted
 from imagen_nb.training import validation_loss
 
-__all__ = ["FEW", "SMALL", "look_at_drawing", "draw_model", "some", "picture_stats"]
+__all__ = ["FEW", "SMALL", "look_at_drawing", "draw_model", "picture_stats"]
 
 SMALL = 20_000_000  # parameters of all stages; so many draw in seconds on any machine
 FEW = 8  # pictures looked at, and drawn by small networks
@@ -40,11 +41,6 @@ def look_at_drawing(run: Path, recipe: Recipe, n: int | None, shown: dict) -> It
     )
 
 
-def some(world, n: int = FEW) -> list[int]:
-    "Indices of n pictures, evenly."
-    return list(range(len(world)))[:: max(1, len(world) // n)][:n]
-
-
 def is_small(recipe: Recipe) -> bool:
     "Do its networks draw in seconds on any machine?"
     with torch.device("meta"):
@@ -54,7 +50,7 @@ def is_small(recipe: Recipe) -> bool:
 def draw_samples(run: Path, recipe: Recipe, n: int) -> dict:
     "Pictures of n training captions by the newest averages; after an untrained stage true pictures are enlarged."
     stages, world = trained_stages(recipe, run), open_data(recipe)
-    text, first = EmbeddingCache.open(run / "captions"), some(world, n)
+    text, first = EmbeddingCache.open(run / "captions"), evenly(world, n)
     others = (i for i in range(len(world)) if i not in first)
     known = (i for i in chain(first, others) if world.caption(i) in text)  # not all in a short run
     indices = list(islice(known, n))

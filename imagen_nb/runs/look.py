@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagen_nb.pictures.captioned import load_captioned
+from imagen_nb.pictures.captioned import evenly, load_captioned
 from imagen_nb.plots import add_picture, show_stages
 from imagen_nb.recipes import Recipe, find_recipe
 from imagen_nb.runs.pace import clock
@@ -73,12 +73,6 @@ def draw(pictures, recipe: Recipe, out: Path):
         f"{add_picture(grid, out)}: pictures as the stages of {recipe.name} receive them,"
         f" {', '.join(map(str, sizes))} px"
     )
-
-
-def evenly(pictures, most: int) -> list[int]:
-    "Indices from all over the data."
-    n = min(most, len(pictures))
-    return [k * len(pictures) // n for k in range(n)]
 
 
 def read_by(reading: Reading, captions: list[str]) -> Iterator[str]:
