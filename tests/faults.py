@@ -1225,7 +1225,7 @@ FAULTS = [
     ),
     (
         "captions of the first pictures are taken for all",
-        "runs.look",
+        "pictures.captioned",
         "k * len(pictures) // n for",
         "k for",
         "test_own.py::test_captions_of_large_data_are_read_from_all_over",
