@@ -91,7 +91,7 @@ def execution(args) -> dict:
 def sample(args):
     "Draw captions."
     from imagen_nb.runs.results import count_trained, draw_captions
-    from imagen_nb.runs.words import beyond
+    from imagen_nb.runs.words import beyond, reworded
 
     seeds = [args.seed + k for k in range(args.n)] * len(args.captions)
     imagen = load_model(args)
@@ -100,10 +100,15 @@ def sample(args):
     options = sampling_options(args, max(count_trained(imagen), 1))
     for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
         print(line, file=sys.stderr)
+    captions = (
+        args.captions if args.literal else reworded(args.model, imagen.encoder, args.captions)
+    )
+    for asked, drawn in zip(args.captions, captions):
+        if asked != drawn:
+            why = f"no name of the emoji set in {asked[:60]!r}: drawn as {drawn!r}, its nearest"
+            print(f"{why}; --literal draws it as it is", file=sys.stderr)
     grid = args.out / "grid.png"
-    for path in draw_captions(
-        imagen, args.captions, seeds, args.out, grid, size=args.size, **options
-    ):
+    for path in draw_captions(imagen, captions, seeds, args.out, grid, size=args.size, **options):
         print(path)
 
 
@@ -178,7 +183,9 @@ def emoji(args):
     from imagen_nb.pictures.emoji import make_emoji
 
     things = () if args.all else None
-    for split, n in make_emoji(args.out, args.size, args.packages, things).items():
+    for split, n in make_emoji(
+        args.out, args.size, args.packages, things, args.more_styles
+    ).items():
         print(f"{args.out / split}: {counted(n, 'picture')}")
     print(f"{args.out}: imagen-nb train emoji --data {shlex.quote(str(args.out))}")
 

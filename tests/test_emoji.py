@@ -13,6 +13,7 @@ from PIL import Image
 from imagen_nb.pictures import emoji as module
 from imagen_nb.pictures.captioned import load_captioned
 from imagen_nb.pictures.emoji import (
+    MORE_STYLES,
     PACKAGES,
     STYLES,
     TONES,
@@ -24,9 +25,13 @@ from imagen_nb.pictures.emoji import (
     fetch_packages,
     is_held_out,
     make_emoji,
+    renamed,
     stems,
+    unnamed,
     with_article,
 )
+from imagen_nb.runs.words import nearest_names, reworded
+from imagen_nb.text import TextEncoder
 
 
 def one(label="strawberry", tone=0, tags=("berry", "fruit")):
@@ -114,11 +119,73 @@ def test_what_no_picture_of_the_set_shows_is_told(caption, part):
     assert told is None if part is None else part in told
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", [*STYLES, *MORE_STYLES])
 def test_no_caption_of_the_set_is_told_as_never_shown(style):
     for tag in ("bird", "five", "under"):
         captions = emoji_captions(one("penguin", 5, (tag,)), style)
         assert tag in " ".join(captions) and not any(map(beyond_emoji, captions))
+
+
+# ---------------------------------------------------------------- words that are no names
+
+
+@pytest.mark.parametrize(
+    "caption, asked, drawn",
+    [
+        ("a 3d emoji of a kitty", "a kitty", "a 3d emoji of a tiger"),
+        ("a kitty, Black and White emoji", "a kitty", "a black and white emoji of a tiger"),
+        ("classic noto emoji: kitty", "kitty", "a classic noto emoji of a tiger"),
+        (
+            "a kitty with medium-dark skin",
+            "a kitty",
+            "an emoji of a tiger with medium-dark skin",
+        ),
+        ("KITTY", "KITTY", "an emoji of a tiger"),
+        ("a flat emoji of a strawberry", None, None),
+        ("Lemons", None, None),
+        ("two kitties above a fish", None, None),
+        ("红色的猫", None, None),
+        ("an emoji", None, None),
+        ("", None, None),
+    ],
+)
+def test_a_word_without_a_name_is_found_and_replaced_in_its_style_and_skin(caption, asked, drawn):
+    assert unnamed(caption) == asked
+    if drawn:
+        assert renamed(caption, "tiger") == drawn and unnamed(drawn) is None
+
+
+def test_every_caption_of_the_set_stays_as_it_is():
+    for thing in emoji_objects():
+        for style in [*STYLES, *MORE_STYLES]:
+            assert not any(map(unnamed, emoji_captions(one(thing), style)))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return TextEncoder.english()
+
+
+def test_the_encoder_finds_the_thing_that_a_word_means(encoder):
+    words = ["a kitty", "a hippo", "maize", "a red fruit with seeds"]
+    names = nearest_names(encoder, words)
+    assert names[:3] == ["cat face", "hippopotamus", "ear of corn"]
+    assert names == [nearest_names(encoder, [word])[0] for word in words]
+
+
+def test_names_are_their_own_nearest(encoder):
+    some = emoji_objects()[::40]
+    found = nearest_names(encoder, [with_article(thing) for thing in some])
+    assert sum(map(str.__eq__, found, some)) > 0.8 * len(some)
+
+
+def test_only_captions_of_emoji_are_reworded(encoder):
+    captions = ["a 3d emoji of a kitty", "a strawberry", "a 3d emoji of a kitty"]
+    cat = "a 3d emoji of a cat face"
+    assert reworded("emoji", encoder, captions) == [cat, "a strawberry", cat]
+    for model, reader in (("toy", encoder), ("runs/mine", encoder), ("emoji", TextEncoder.toy())):
+        assert reworded(model, reader, captions) == captions
+    assert reworded("emoji", encoder, ["a strawberry"]) == ["a strawberry"]
 
 
 # ---------------------------------------------------------------- drawing
@@ -126,7 +193,7 @@ def test_no_caption_of_the_set_is_told_as_never_shown(style):
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    "Three tiny packages with a fruit in four styles and a hand in two tones."
+    "Tiny packages with a fruit in all styles and a hand in two tones."
     pytest.importorskip("resvg_py")
     found = {name: tmp_path / name.replace("/", "-") for name in PACKAGES}
     base = found["emojibase-data"] / "en"
@@ -140,7 +207,7 @@ def packages(tmp_path, monkeypatch):
     names = dict(groups=groups, subgroups=[dict(order=0, key="all")])
     (base / "messages.json").write_text(json.dumps(names))
     square = '<rect width="{}" height="16" fill="{}"/>'
-    for style, (name, tones) in STYLES.items():
+    for style, (name, tones) in (STYLES | MORE_STYLES).items():
         found[name].mkdir(exist_ok=True)
         if style == "3d":
             (found[name] / "assets").mkdir()
@@ -154,7 +221,9 @@ def packages(tmp_path, monkeypatch):
             dark = f"waving-hand-{tones.format('dark')}"
             icons[dark] = dict(body=square.format(16, "brown"))
         (found[name] / "icons.json").write_text(json.dumps(dict(icons=icons, width=16, height=16)))
-    monkeypatch.setattr(module, "fetch_packages", lambda folder: found)
+    extra = {package for package, _ in MORE_STYLES.values()}
+    few = {name: path for name, path in found.items() if name not in extra}
+    monkeypatch.setattr(module, "fetch_packages", lambda _, more: found if more else few)
     return found
 
 
@@ -178,6 +247,31 @@ def test_every_picture_that_the_packages_have_is_drawn_and_opens(packages, tmp_p
     assert len(pictures) == counts["train"]
     assert pictures.captions(0)[0].startswith("a ") and len(pictures.captions(0)) == 4
     assert "MIT" in (out / "LICENSES.txt").read_text()
+
+
+def test_more_styles_are_trained_on_and_change_nothing_of_the_four(packages, tmp_path):
+    plain, more = tmp_path / "plain", tmp_path / "more"
+    objects = ("strawberry", "waving hand")
+    few, many = (
+        make_emoji(plain, 32, objects=objects),
+        make_emoji(more, 32, objects=objects, more=True),
+    )
+    assert many == few | dict(train=few["train"] + 2 * len(MORE_STYLES))
+    before, after = (
+        (o / "train" / "metadata.jsonl").read_text().splitlines() for o in (plain, more)
+    )
+    assert after[: len(before)] == before
+    rows = [json.loads(line) for line in after[len(before) :]]
+    assert {row["style"] for row in rows} == set(MORE_STYLES) and not any(r["tone"] for r in rows)
+    assert all(r["text"][0].startswith(f"a {r['style']} emoji of a ") for r in rows)
+    assert "CC BY" not in (plain / "LICENSES.txt").read_text()
+    assert "CC BY" in (more / "LICENSES.txt").read_text()
+
+
+def test_packages_of_more_styles_are_fetched_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_unpacked", lambda folder, name: folder / name)
+    assert set(fetch_packages(tmp_path, more=True)) == set(PACKAGES)
+    assert len(fetch_packages(tmp_path)) == len(PACKAGES) - len(MORE_STYLES)
 
 
 def test_transparent_ground_becomes_white(packages, tmp_path):

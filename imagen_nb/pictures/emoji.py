@@ -1,4 +1,4 @@
-"""Emoji as captioned pictures: four styles of a thousand things, drawn from pinned npm packages.
+"""Emoji as captioned pictures: four styles of a thousand things and, for training, three more, from pinned npm packages.
 
 `make_emoji` writes a folder that `load_captioned` reads. Its split "test" holds what training never sees:
 things in a style that they were never shown in, and gestures in such a skin tone.
@@ -27,6 +27,7 @@ from imagen_nb.store.files import as_path, assets
 from imagen_nb.store.keyed import keyed_share
 
 __all__ = [
+    "MORE_STYLES",
     "PACKAGES",
     "STYLES",
     "TONES",
@@ -62,12 +63,29 @@ PACKAGES = {  # npm package -> version, digest as npm states it
         "1.2.6",
         "sha512-esqhZPpkrF7sNX3NsLoh8KW64okEr/bzko7WNnFP+qTJGAqDPDYjp0925yxuivXy3HtVQB8xhIKu3+Nq1byX5w==",
     ),
+    "@iconify-json/emojione-monotone": (
+        "1.2.1",
+        "sha512-cZSNcPsuiAD6HCzCh/2dYKGh3pNI0jJlxBxQWfC33cQsPtqYZqulGBvlkThXYNvDl8VxgVHT9u+izyX/yeEIkA==",
+    ),
+    "@iconify-json/noto-v1": (
+        "1.2.5",
+        "sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    ),
+    "@iconify-json/twemoji": (
+        "1.2.5",
+        "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+    ),
 }
 STYLES = {  # as captions name it -> the package that draws it, its skin tones as that spells them
     "3d": ("@lobehub/fluent-emoji-3d", ""),
     "flat": ("@iconify-json/fluent-emoji-flat", "{}"),
     "noto": ("@iconify-json/noto", "{}-skin-tone"),
     "black and white": ("@iconify-json/fluent-emoji-high-contrast", None),
+}
+MORE_STYLES = {  # for training alone: nothing of them is held out, and all skin is yellow
+    "monotone": ("@iconify-json/emojione-monotone", None),
+    "classic noto": ("@iconify-json/noto-v1", None),
+    "twemoji": ("@iconify-json/twemoji", None),
 }
 TONES = ("", "light", "medium-light", "medium", "medium-dark", "dark")  # emojibase's numbers
 NOTICE = """Pictures drawn from these packages of the npm registry:
@@ -76,6 +94,12 @@ NOTICE = """Pictures drawn from these packages of the npm registry:
   @iconify-json/noto: Noto Emoji, copyright Google LLC, Apache licence 2.0, https://github.com/googlefonts/noto-emoji
   emojibase-data: names, keywords and skin tones, copyright Miles Johnson, MIT licence,
     https://github.com/milesj/emojibase
+"""
+MORE_NOTICE = """  @iconify-json/emojione-monotone: EmojiOne, provided free by EmojiOne, licence CC BY 4.0, https://www.emojione.com
+  @iconify-json/noto-v1: Noto Emoji as it was, copyright Google LLC, Apache licence 2.0,
+    https://github.com/googlefonts/noto-emoji
+  @iconify-json/twemoji: Twemoji, copyright Twitter, Inc and other contributors, licence CC BY 4.0,
+    https://github.com/jdecked/twemoji
 """
 HELD_OUT = 0.35  # share of things that lose one style, and of gestures that lose one skin tone
 
@@ -113,7 +137,7 @@ def emoji_words() -> dict[str, str]:
 
 def is_held_out(
     emoji: Emoji,  # of any style
-    style: str,  # a key of `STYLES`
+    style: str,  # a key of `STYLES` or `MORE_STYLES`
 ) -> bool:  # is this combination kept from training?
     "Each thing loses one style at most; each gesture one tone, in every style."
     share = keyed_share(f"emoji style {emoji.label}")
@@ -162,16 +186,21 @@ def with_article(label: str) -> str:
     return ("an " if is_vowel or first.startswith(("hour", "8", "11", "18")) else "a ") + label
 
 
+def kept_tags(emoji: Emoji) -> list[str]:
+    "Its keywords, all but those with words that are kept from every training caption."
+    return [tag for tag in emoji.tags if not stems(tag) & _unused()]
+
+
 def emoji_captions(
     emoji: Emoji,
-    style: str,  # a key of `STYLES`
+    style: str,  # a key of `STYLES` or `MORE_STYLES`
 ) -> list[str]:  # the plainest first
     "What people may call the picture: nearly always with its style, by name or by keywords."
     kind = f"{style} emoji"
     label = emoji.label.replace("’", "'")
     skin = f" with {TONES[emoji.tone].replace('-', ' ')} skin" if emoji.tone else ""
     thing = with_article(label) + skin
-    tags = [t for t in emoji.tags if not stems(t) & _unused() and t.lower() not in label.lower()]
+    tags = [tag for tag in kept_tags(emoji) if tag.lower() not in label.lower()]
     tags.sort(key=lambda tag: keyed_share(f"emoji tag {style} {emoji.code} {tag}"))
     named = ", ".join([f"{kind}: {label}{skin}", *tags[:3]])
     return [f"a {kind} of {thing}", f"{thing}, {kind}", named, thing]
@@ -185,7 +214,9 @@ RELATIONS = re.compile(
 SHAPES = re.compile(
     r"\b(circle|square|triangle|cross|star|ring)s?\b.*\b(left|right|above|below)\b", re.IGNORECASE
 )
-NAME_WITH_KEYWORDS = re.compile(rf"^((?:{'|'.join(STYLES)}) emoji: [^,]*),.*", re.IGNORECASE)
+NAME_WITH_KEYWORDS = re.compile(
+    rf"^((?:{'|'.join(STYLES | MORE_STYLES)}) emoji: [^,]*),.*", re.IGNORECASE
+)
 
 
 def beyond_emoji(
@@ -208,11 +239,44 @@ def beyond_emoji(
     return None
 
 
+KIND = re.compile(
+    rf"(?:\b(?:an?|the) )?(?:\b({'|'.join(STYLES | MORE_STYLES)}) )?\bemoji\b(?: of\b|:)?",
+    re.IGNORECASE,
+)
+SKIN = re.compile(
+    rf"\bwith ({'|'.join(t.replace('-', '[ -]') for t in TONES if t)}) skin\b", re.IGNORECASE
+)
+
+
+def unnamed(
+    caption: str,  # of a person
+) -> (
+    str | None
+):  # what it asks for, in words that are no name of the set; None if it may be drawn as it is
+    "*a kitty* of the caption *a 3d emoji of a kitty*."
+    if beyond_emoji(caption) or _names().search(caption):
+        return None
+    return SKIN.sub("", KIND.sub("", caption)).strip(" ,.:") or None
+
+
+def renamed(
+    caption: str,  # of a person
+    thing: str,  # a name of the set
+) -> str:
+    "The caption of this thing instead, in the style and skin that were asked for."
+    style, skin = KIND.search(caption), SKIN.search(caption)
+    kind = f"{style[1].lower()} emoji" if style and style[1] else "emoji"
+    return f"{with_article(kind)} of {with_article(thing)}" + (
+        f" {skin[0].lower()}" if skin else ""
+    )
+
+
 @cache
 def _names() -> re.Pattern:
     "Finds the names of the set in a text, a longer one before one that it contains."
-    names = sorted(map(re.escape, emoji_objects()), key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(names)})(?=s?(?![\w-]))", re.IGNORECASE)
+    names = "|".join(sorted(map(re.escape, emoji_objects()), key=len, reverse=True))
+    names = names.replace("’", "[’']")
+    return re.compile(rf"(?<![\w-])(?:{names})(?=s?(?![\w-]))", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------- packages
@@ -232,10 +296,12 @@ def npm() -> list[str]:
 
 def fetch_packages(
     folder: Path,  # where they are kept; what lies there is not fetched again
+    more: bool = False,  # those of `MORE_STYLES` too
 ) -> dict[str, Path]:  # package -> its unpacked files
     "The packages of `PACKAGES`, each compared with its digest."
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: _unpacked(folder, name) for name in PACKAGES}
+    extra = {package for package, _ in MORE_STYLES.values()}
+    return {name: _unpacked(folder, name) for name in PACKAGES if more or name not in extra}
 
 
 def _unpacked(folder: Path, name: str) -> Path:
@@ -332,15 +398,13 @@ def draw_svg(svg: str, size: int) -> Image.Image:
 
 
 class Artist:
-    "Draws any emoji in any style from the unpacked packages."
+    "Draws any emoji in any style of the unpacked packages."
 
     def __init__(self, packages: dict[str, Path]):
         self.folder = packages[STYLES["3d"][0]] / "assets"
-        self.icons = {
-            style: Icons(packages[package])
-            for style, (package, _) in STYLES.items()
-            if style != "3d"
-        }
+        found = {s: o for s, o in (STYLES | MORE_STYLES).items() if o[0] in packages}
+        self.tones = {style: tones for style, (_, tones) in found.items()}
+        self.icons = {s: Icons(packages[package]) for s, (package, _) in found.items() if s != "3d"}
 
     def draw(self, emoji: Emoji, style: str, size: int) -> Image.Image | None:
         "The picture on white ground, RGB, size x size; None if the package has none."
@@ -359,10 +423,10 @@ class Artist:
         return None
 
     def _icon(self, emoji: Emoji, style: str, size: int) -> Image.Image | None:
-        name, tone, ending = slug(emoji.label), TONES[emoji.tone], STYLES[style][1]
+        name, tone, ending = slug(emoji.label), TONES[emoji.tone], self.tones[style]
         if tone:
             if ending is None:
-                return None  # drawn without colours
+                return None  # drawn without tones
             name += "-" + ending.format(tone)
         svg = self.icons[style].svg(name)
         return None if svg is None else draw_svg(svg, size)
@@ -376,6 +440,7 @@ def make_emoji(
     size: int = 256,  # of the pictures; those of style 3d are 256 px at their source
     packages: str | Path | None = None,  # where npm's files lie or are put; None: beside `out`
     objects: tuple[str, ...] | None = None,  # names; None: `emoji_objects()`, (): all there are
+    more: bool = False,  # `MORE_STYLES` too
 ) -> dict[str, int]:  # pictures by split
     "Draw the set: a picture for each thing, style and tone, with several captions each."
     out = as_path(out).resolve()
@@ -383,7 +448,8 @@ def make_emoji(
         raise ValueError(
             f"make_emoji: {out}, got a folder that is not empty, expected a new or empty one"
         )
-    found = fetch_packages(as_path(packages) if packages else out.with_name(f"{out.name}-packages"))
+    folder = as_path(packages) if packages else out.with_name(f"{out.name}-packages")
+    found = fetch_packages(folder, more)
     wanted = emoji_objects() if objects is None else objects
     all_emoji = [e for e in read_emoji(found) if not wanted or e.label in wanted]
     if missing := set(wanted) - {e.label for e in all_emoji}:
@@ -412,14 +478,16 @@ def _draw_all(artist: Artist, emoji: list[Emoji], size: int, out: Path) -> dict[
         image.save(out / split / row["file_name"])
         return split, row
 
+    styles = [style for style in MORE_STYLES if style in artist.tones]
+    wanted = [(e, style) for some in (STYLES, styles) for e in emoji for style in some]
     with ThreadPoolExecutor() as pool:
-        for done in pool.map(save, [(e, style) for e in emoji for style in STYLES]):
+        for done in pool.map(save, wanted):
             if done:
                 rows[done[0]].append(done[1])
     for split, kept in rows.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         (out / split / "metadata.jsonl").write_text(lines, encoding="utf-8")
-    (out / "LICENSES.txt").write_text(NOTICE, encoding="utf-8")
+    (out / "LICENSES.txt").write_text(NOTICE + MORE_NOTICE * bool(styles), encoding="utf-8")
     return rows
 
 

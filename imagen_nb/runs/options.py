@@ -238,6 +238,7 @@ SAMPLE = {
     "--n,--num-images N": "pictures of each caption (default 1)",
     "--size HxW": "height and width of the base's pictures, as 32x48; the stages enlarge them"
     " (default: as trained)",
+    "--literal": "emoji: draw words that are no names of its set as they are, not as the nearest name",
     "--out,--output FOLDER": "folder for the files (default pictures)",
 }
 UPSCALE = {
@@ -297,6 +298,7 @@ EMOJI = {
     "--size N": "side of the pictures in pixels (default 256)",
     "--packages DIR": "where npm's packages lie or are put (default: beside FOLDER)",
     "--all": "every emoji but flags, not only the things that the shipped model learned",
+    "--more-styles": "three styles more, for training alone; the shipped model learned from them too",
 }
 EVALUATE = {
     "model MODEL": "toy, emoji, a directory of a model or a run, or a hub name",
@@ -410,6 +412,7 @@ USES = {
             captions=dict(nargs="+", type=words),
             n=COUNT | dict(default=1),
             size=dict(type=sides),
+            literal=FLAG,
             out=PATH | dict(default=Path("pictures")),
         ),
     ),
@@ -476,7 +479,7 @@ USES = {
   imagen-nb emoji emoji-set
   imagen-nb train emoji --data emoji-set""",
         EMOJI,
-        dict(out=PATH, size=COUNT | dict(default=256), packages=PATH, all=FLAG),
+        dict(out=PATH, size=COUNT | dict(default=256), packages=PATH, all=FLAG, more_styles=FLAG),
     ),
     "evaluate": Use(
         "draw captions and compare with real pictures: FID, KID, CLIP score; run the same command again to go on",

@@ -1,12 +1,19 @@
-"""Words of captions: which of them a text encoder knows, and which encoder should read them."""
+"""Words of captions: which of them a text encoder knows, which encoder should read them, and what else they mean."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
-from imagen_nb.pictures.emoji import beyond_emoji
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from imagen_nb.pictures.emoji import beyond_emoji, emoji_objects, renamed, unnamed
+from imagen_nb.store.files import assets
 from imagen_nb.store.text_models import find_folder, load_tokenizer
+from imagen_nb.text import TextEncoder
 
 __all__ = [
     "ENGLISH",
@@ -15,6 +22,9 @@ __all__ = [
     "beyond",
     "choose_encoder",
     "count_words",
+    "mean_vectors",
+    "nearest_names",
+    "reworded",
     "spelled",
 ]
 
@@ -63,6 +73,44 @@ def beyond(
         for caption in captions:
             if why := beyond_emoji(caption):
                 yield f"emoji was never shown {why}; it draws one thing on white, by its English name: {caption[:60]!r}"
+
+
+def mean_vectors(
+    encoder: TextEncoder,
+    texts: list[str],
+) -> Tensor:  # (b d), of length 1
+    "What a sentence encoder makes of a text: the mean over its words."
+    tokens, mask = encoder(texts)  # padding is zero
+    return normalize(tokens.float().sum(1) / mask.sum(1, keepdim=True), dim=1)
+
+
+@cache
+def _names() -> Tensor:  # (n d), of length 1, in the order of `emoji_objects`
+    "The mean of all that training captions call a thing (`tools/make/emoji_names.py`)."
+    held = load_file(assets() / "emoji-names.safetensors")
+    return normalize(held["vectors"].float() * held["scale"].float(), dim=1)
+
+
+def nearest_names(
+    encoder: TextEncoder,  # `TextEncoder.english()`
+    texts: list[str],
+) -> list[str]:  # a name of the emoji set for each
+    "The thing whose names are most like a text, by the encoder alone; no picture has a say."
+    nearest = (mean_vectors(encoder, texts) @ _names().T).argmax(1)
+    return [emoji_objects()[i] for i in nearest.tolist()]
+
+
+def reworded(
+    model: str,  # as the user named it
+    encoder: TextEncoder,  # the model's
+    captions: list[str],
+) -> list[str]:  # each as it is, or, of a thing that emoji has no name for, with the nearest name
+    "Captions in words that the shipped model was trained on: *a kitty* becomes *a cat face*."
+    if model != "emoji" or encoder.width != _names().shape[1]:
+        return captions
+    words = {caption: what for caption in captions if (what := unnamed(caption))}
+    names = dict(zip(words, nearest_names(encoder, list(words.values())) if words else ()))
+    return [renamed(c, names[c]) if c in names else c for c in captions]
 
 
 def share_spelled(name: str, words: Counter[str]) -> float:  # 0 to 1

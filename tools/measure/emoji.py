@@ -5,9 +5,10 @@
 MODEL is a saved model or a run, finished or not; EMOJI_SET is what `make_emoji` wrote. First samples only, one seed
 each, none chosen. They are read by the shipped judge, which never saw a sample. Parts: *trained* captions; *held
 out*, things in a style and gestures in a skin tone that training never saw; *words* that no training caption holds;
-*no tone*, gestures asked for without a skin tone. For words the card also says what the text encoder knows without
-any picture: is the caption of the thing the nearest among the captions of all things? Pictures are kept in --work, so
-that the command can be stopped and goes on. The set has no people, so that nothing can be said of gender.
+*renamed*, the same words as `imagen-nb sample` reads them, as the nearest name of the set; *no tone*, gestures asked
+for without a skin tone. For words the card also says what the text encoder knows without any picture: is the caption
+of the thing the nearest among the captions of all things? Pictures are kept in --work, so that the command can be
+stopped and goes on. The set has no people, so that nothing can be said of gender.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from cards import RUNS, write_card
 from judge_accuracy import accuracy, read_rows, share
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from imagen_nb.cascade import Imagen
 from imagen_nb.lab.judge import Judge, Reading
@@ -29,6 +29,7 @@ from imagen_nb.pictures.emoji import emoji_words, with_article
 from imagen_nb.pictures.pixels import resize, to_square
 from imagen_nb.plots import save_picture, show_images
 from imagen_nb.runs.setup import load_recipe, make_encoder, trained_stages
+from imagen_nb.runs.words import mean_vectors, reworded
 from imagen_nb.store.checkpoint import newest_checkpoint
 from imagen_nb.text import TextEncoder
 
@@ -58,7 +59,14 @@ def load_model(name: str, encoder: str | None) -> Model:
 # ---------------------------------------------------------------- what is asked for
 
 
-def asked_for(rows: list[dict], toned: tuple[str, ...], n: int) -> dict[str, list[dict]]:
+def captions_of(rows: list[dict]) -> list[str]:
+    "Their captions."
+    return [row["caption"] for row in rows]
+
+
+def asked_for(
+    rows: list[dict], toned: tuple[str, ...], n: int, encoder: TextEncoder
+) -> dict[str, list[dict]]:
     "At most n requests in each part: caption, object, style, tone, and the render if there is one."
     rng = random.Random("emoji captions")
 
@@ -75,8 +83,12 @@ def asked_for(rows: list[dict], toned: tuple[str, ...], n: int) -> dict[str, lis
         for _ in range(max(1, n // max(1, len(toned))))
         for thing in toned
     ]
+    renamed = [
+        row | dict(caption=c)
+        for row, c in zip(words, reworded("emoji", encoder, captions_of(words)))
+    ]
     parts = {"trained": some("train"), "held out": some("test"), "words": words[:n]}
-    return parts | {"no tone": bare[:n]}
+    return parts | {"renamed": renamed[:n], "no tone": bare[:n]}
 
 
 # ---------------------------------------------------------------- drawing
@@ -173,13 +185,9 @@ def tones(found: list[Reading]) -> dict[str, int]:
 @torch.no_grad()
 def nearest_names(encoder: TextEncoder, asked: list[dict], things: tuple[str, ...]) -> dict:
     "How often is the thing's own caption the nearest one, by the encoder's mean over words?"
-
-    def mean(captions):
-        tokens, mask = encoder(captions)  # padding is zero
-        return normalize(tokens.float().sum(1) / mask.sum(1, keepdim=True), dim=1)
-
     captions = [f"a 3d emoji of {with_article(thing)}" for thing in things]
-    likeness = mean([row["caption"] for row in asked]) @ mean(captions).T
+    found = mean_vectors(encoder, [row["caption"] for row in asked])
+    likeness = found @ mean_vectors(encoder, captions).T
     own = likeness[range(len(asked)), [things.index(row["object"]) for row in asked]]
     ahead = (likeness > own[:, None]).sum(1)  # captions that are nearer
     return dict(object=share((ahead < 1).tolist()), top5=share((ahead < 5).tolist()))
@@ -261,7 +269,7 @@ class Measured:
 
     def all(self) -> dict:
         "Every part."
-        parts = asked_for(self.rows, self.judge.world.toned, self.args.n)
+        parts = asked_for(self.rows, self.judge.world.toned, self.args.n, self.model.imagen.encoder)
         bank = None if self.args.no_memory else self.bank()
         return {name: self.part(name, asked, bank) for name, asked in parts.items()}
 
