@@ -1,4 +1,4 @@
-"""Emoji as captioned pictures: four styles of a thousand things and, for training, three more, from pinned npm packages.
+"""Emoji as captioned pictures: four styles of a thousand things, three more for training, from pinned npm packages.
 
 `make_emoji` writes a folder that `load_captioned` reads. Its split "test" holds what training never sees:
 things in a style that they were never shown in, and gestures in such a skin tone.
