@@ -83,9 +83,10 @@ def asked_for(
         for _ in range(max(1, n // max(1, len(toned))))
         for thing in toned
     ]
+    nearest = reworded("emoji", encoder, captions_of(words))
     renamed = [
-        row | dict(caption=c)
-        for row, c in zip(words, reworded("emoji", encoder, captions_of(words)))
+        row | dict(caption=caption, word=word)
+        for row, caption, word in zip(words, nearest, emoji_words())
     ]
     parts = {"trained": some("train"), "held out": some("test"), "words": words[:n]}
     return parts | {"renamed": renamed[:n], "no tone": bare[:n]}
@@ -196,12 +197,16 @@ def nearest_names(encoder: TextEncoder, asked: list[dict], things: tuple[str, ..
 # ---------------------------------------------------------------- grids
 
 
+def line(row: dict, found: Reading) -> str:
+    "What stands under a picture: its caption, after the word that this replaces; the thing that was read, if another."
+    word = f"{row['word']}: " if "word" in row else ""
+    other = "" if found.object == row["object"] else f"\n[{found.object}]"
+    return word + row["caption"] + other
+
+
 def grid(path: Path, asked: list[dict], found: list[Reading], images: Tensor):
-    "The first requests in their order; what the judge read, where it is another thing."
-    lines = [
-        row["caption"] + ("" if f.object == row["object"] else f"\n[{f.object}]")
-        for row, f in zip(asked[:SHOWN], found)
-    ]
+    "The first requests in their order."
+    lines = list(map(line, asked[:SHOWN], found))
     show_images(large(images[:SHOWN]), lines, 10, path, width=1.0)
 
 
