@@ -85,8 +85,8 @@ def test_a_cell_is_shown_in_the_words_of_its_page():
     cells = build_docs.document_page(document, site)["cells"]
     code = [c for c in cells if c["cell_type"] == "code"]
     alts = [c["metadata"]["mystnb"].get("image", {}).get("alt") for c in code]
-    assert len(code) == 15 and sum(not c["outputs"] for c in code) == 1  # the panel's, for a kernel
-    assert [bool(o and CHINESE.search(o)) for o in alts].count(True) == 8
+    assert len(code) == 16 and sum(not c["outputs"] for c in code) == 1  # the panel's, for a kernel
+    assert [bool(o and CHINESE.search(o)) for o in alts].count(True) == 9
     assert not any("{{" in c["source"] for c in cells)
     with pytest.raises(ValueError, match="got 'nothing', expected a label"):
         build_docs.borrowed("00_tour", "nothing", None, None, site)
