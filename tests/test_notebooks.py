@@ -112,7 +112,7 @@ def test_an_experiment_is_a_page_of_its_own(path):
     code = "\n".join(s for _, s, _ in cells(path))
     assert not {"export", "exports", "default_exp"} & directives(code).keys()
     assert re.search(r"^# \S", text, re.M) and re.search(r"^> \S", text, re.M)
-    own = rf"python tools/measure/(run_experiments\.py {path.stem}\n|{path.stem}\.py |.+--card {path.stem}\n)"
+    own = rf"python tools/measure/(run_experiments\.py {path.stem}\n|{path.stem}\.py[ \n]|.+--card {path.stem}\n)"
     assert re.search(own, text)
     card = ROOT / "data" / "runs" / f"experiment-{path.stem}.json"
     assert card.exists() and f'"{card.name}"' in code and 'assert card["config"] == config' in code
