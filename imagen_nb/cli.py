@@ -100,15 +100,14 @@ def sample(args):
     options = sampling_options(args, max(count_trained(imagen), 1))
     for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
         print(line, file=sys.stderr)
-    captions = (
-        args.captions if args.literal else reworded(args.model, imagen.encoder, args.captions)
-    )
-    for asked, drawn in zip(args.captions, captions):
-        if asked != drawn:
-            why = f"no name of the emoji set in {asked[:60]!r}: drawn as {drawn!r}, its nearest"
+    asked = args.captions
+    drawn = asked if args.literal else reworded(args.model, imagen.encoder, asked)
+    for caption, other in zip(asked, drawn):
+        if caption != other:
+            why = f"no name of the emoji set in {caption[:60]!r}: drawn as {other!r}, its nearest"
             print(f"{why}; --literal draws it as it is", file=sys.stderr)
-    grid = args.out / "grid.png"
-    for path in draw_captions(imagen, captions, seeds, args.out, grid, size=args.size, **options):
+    options |= dict(size=args.size, drawn=drawn)
+    for path in draw_captions(imagen, asked, seeds, args.out, args.out / "grid.png", **options):
         print(path)
 
 

@@ -62,7 +62,7 @@ FAULTS = [
     (
         "a word is drawn as its nearest name, though it was asked for literally",
         "cli",
-        "args.captions if args.literal else reworded(",
+        "asked if args.literal else reworded(",
         "reworded(",
         "test_cli.py::test_a_word_without_a_name_is_drawn_as_the_nearest_and_told",
     ),

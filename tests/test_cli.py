@@ -869,14 +869,15 @@ def test_a_word_without_a_name_is_drawn_as_the_nearest_and_told(capsys, monkeypa
     drawn, model = [], SimpleNamespace(encoder=TextEncoder.english(), stages=[])
     monkeypatch.setattr("imagen_nb.cli.load_model", lambda args: model)
     monkeypatch.setattr(
-        results, "draw_captions", lambda _, captions, *a, **k: drawn.append(captions) or []
+        results, "draw_captions", lambda _, asked, *a, **k: drawn.append((asked, k["drawn"])) or []
     )
     command = ["sample", "a 3d emoji of a kitty", "a lemon", "--out", str(tmp_path)]
     assert main(command) == 0
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "'a 3d emoji of a kitty'" in told[0] and "--literal" in told[0]
     assert main([*command, "--literal"]) == 0 and not capsys.readouterr().err
-    assert drawn == [["a 3d emoji of a cat face", "a lemon"], command[1:3]]
+    asked = command[1:3]  # files keep the names that the user knows
+    assert drawn == [(asked, ["a 3d emoji of a cat face", "a lemon"]), (asked, asked)]
 
 
 @pytest.mark.parametrize(

@@ -115,10 +115,11 @@ def read_pictures(
 
 def draw_captions(
     imagen: Imagen,  # a trained cascade
-    captions: list[str],  # what to draw
+    captions: list[str],  # what was asked for: files are named after them
     seeds: list[int],  # one for each picture, those of a caption one after the other
     folder: str | Path,  # a PNG for each goes here
     overview: str | Path,  # one picture of all captions and stages
+    drawn: list[str] | None = None,  # what is drawn in their place; None: the same
     **options,  # of `Imagen.sample`
 ) -> list[Path]:  # the files, the overview last; where another one was, with a number in its name
     "Draw captions with every trained stage; save the last pictures one by one, and all in one overview."
@@ -128,7 +129,7 @@ def draw_captions(
         picture_file(overview),
     )
     stages = imagen.sample(
-        captions,
+        drawn or captions,
         n=n,
         seeds=seeds,
         stages=max(count_trained(imagen), 1),
