@@ -91,7 +91,7 @@ def execution(args) -> dict:
 def sample(args):
     "Draw captions."
     from imagen_nb.runs.results import count_trained, draw_captions
-    from imagen_nb.runs.words import beyond, reworded
+    from imagen_nb.runs.words import beyond, renamings
 
     seeds = [args.seed + k for k in range(args.n)] * len(args.captions)
     imagen = load_model(args)
@@ -101,11 +101,13 @@ def sample(args):
     for line in beyond(args.model, imagen.encoder.tokenizer, args.captions):
         print(line, file=sys.stderr)
     asked = args.captions
-    drawn = asked if args.literal else reworded(args.model, imagen.encoder, asked)
-    for caption, other in zip(asked, drawn):
-        if caption != other:
-            why = f"no name of the emoji set in {caption[:60]!r}: drawn as {other!r}, its nearest"
-            print(f"{why}; --literal draws it as it is", file=sys.stderr)
+    names = {} if args.literal else renamings(args.model, imagen.encoder, asked)
+    for caption, other in names.items():
+        what = (
+            f"drawn as {other!r}, its nearest; --literal draws" if other else "none is near; draws"
+        )
+        print(f"no name of the emoji set in {caption[:60]!r}: {what} it as it is", file=sys.stderr)
+    drawn = [names.get(caption) or caption for caption in asked]
     options |= dict(size=args.size, drawn=drawn)
     for path in draw_captions(imagen, asked, seeds, args.out, args.out / "grid.png", **options):
         print(path)

@@ -55,16 +55,44 @@ FAULTS = [
     (
         "the style is lost with the word",
         "pictures.emoji",
-        'if style and style[1] else "emoji"',
+        'if style else "emoji"',
         'if False else "emoji"',
         "test_emoji.py::test_a_word_without_a_name_is_found_and_replaced_in_its_style_and_skin",
     ),
     (
         "a word is drawn as its nearest name, though it was asked for literally",
         "cli",
-        "asked if args.literal else reworded(",
-        "reworded(",
+        "names = {} if args.literal else renamings(",
+        "names = renamings(",
         "test_cli.py::test_a_word_without_a_name_is_drawn_as_the_nearest_and_told",
+    ),
+    (
+        "a keyword of training is taken for another thing",
+        "runs.words",
+        "_owners().get(_stems(text)) or range(len(row))",
+        "range(len(row))",
+        "test_emoji.py::test_a_keyword_stands_for_a_thing_that_has_it",
+    ),
+    (
+        "what is like no name is renamed",
+        "runs.words",
+        "if row[i] >= NEAR or",
+        "if True or",
+        "test_emoji.py::test_what_is_like_no_name_is_drawn_as_it_is",
+    ),
+    (
+        "an alias stands for another emoji",
+        "pictures.emoji",
+        "parent in self.names and not mirrored",
+        "False",
+        "test_emoji.py::test_an_alias_mirrors_another_emoji_or_is_left_out",
+    ),
+    (
+        "a hand that points right points left",
+        "pictures.emoji",
+        "        if mirrored:\n",
+        "        if False:\n",
+        "test_emoji.py::test_an_alias_mirrors_another_emoji_or_is_left_out",
     ),
     (
         "packages of more styles are fetched unasked",
@@ -1562,8 +1590,8 @@ FAULTS = [
     (
         "pictures without their captions' names",
         "runs.results",
-        "captions = [caption for caption in captions for _ in range(n)]",
-        "captions = captions * n",
+        "[caption for caption in some for _ in range(n)] for some",
+        "some * n for some",
         "test_paths.py::test_pictures_bear_the_names_of_their_captions",
     ),
     (

@@ -34,6 +34,7 @@ __all__ = [
     "Emoji",
     "beyond_emoji",
     "emoji_captions",
+    "emoji_keywords",
     "emoji_objects",
     "emoji_words",
     "fetch_packages",
@@ -130,6 +131,11 @@ def emoji_objects() -> tuple[str, ...]:
     return tuple(_facts()["objects"])
 
 
+def emoji_keywords() -> dict[str, tuple[str, ...]]:
+    "The keywords of each thing that training captions may use (`kept_tags`)."
+    return {thing: tuple(tags) for thing, tags in _facts()["keywords"].items()}
+
+
 def emoji_words() -> dict[str, str]:
     "Words that no training caption uses, and the thing that each stands for."
     return dict(_facts()["words"])
@@ -206,9 +212,12 @@ def emoji_captions(
     return [f"a {kind} of {thing}", f"{thing}, {kind}", named, thing]
 
 
-NUMBERS = re.compile(r"\b(two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE)
+NUMBERS = re.compile(
+    r"\b(two|three|four|five|six|seven|eight|nine|ten|dozen|pair|several|many|\d+)\b", re.IGNORECASE
+)
 RELATIONS = re.compile(
-    r"\b(left of|right of|above|below|under|on top of|beside|next to|behind|in front of|between)\b",
+    r"\b(left of|right of|above|below|under|on top of|beside|next to|behind|in front of|between"
+    r"|on|in|inside|with|and|wearing|riding|holding)\b",
     re.IGNORECASE,
 )
 SHAPES = re.compile(
@@ -217,6 +226,16 @@ SHAPES = re.compile(
 NAME_WITH_KEYWORDS = re.compile(
     rf"^((?:{'|'.join(STYLES | MORE_STYLES)}) emoji: [^,]*),.*", re.IGNORECASE
 )
+STYLE = re.compile(
+    rf"\b(?:in )?({'|'.join(STYLES | MORE_STYLES).replace(' ', '[ -]')})(?:[ -]style)?\b",
+    re.IGNORECASE,
+)
+EMOJI = re.compile(r"\bemojis?\b(?: of\b|:)?", re.IGNORECASE)
+SKIN = re.compile(
+    rf"\bwith (?:an? )?({'|'.join(t.replace('-', '[ -]') for t in TONES if t)}) skin(?: tone)?\b",
+    re.IGNORECASE,
+)
+ARTICLES = re.compile(r"^(?:(?:an?|the)\b\s*)+(?=(?:an?|the)\s|$)", re.IGNORECASE)
 
 
 def beyond_emoji(
@@ -231,7 +250,7 @@ def beyond_emoji(
     things = list(dict.fromkeys(o.lower() for o in _names().findall(caption)))
     if len(things) > 1:
         return f"several things together ({', '.join(things[:3])})"
-    rest = _names().sub("", caption)
+    rest = _without_kind(_names().sub("", caption))
     if word := RELATIONS.search(rest):
         return f"a scene ({word[0]})"
     if word := NUMBERS.search(rest):
@@ -239,44 +258,43 @@ def beyond_emoji(
     return None
 
 
-KIND = re.compile(
-    rf"(?:\b(?:an?|the) )?(?:\b({'|'.join(STYLES | MORE_STYLES)}) )?\bemoji\b(?: of\b|:)?",
-    re.IGNORECASE,
-)
-SKIN = re.compile(
-    rf"\bwith ({'|'.join(t.replace('-', '[ -]') for t in TONES if t)}) skin\b", re.IGNORECASE
-)
+def _without_kind(caption: str) -> str:
+    "The thing alone: without style, skin tone and the word emoji."
+    rest = STYLE.sub(" ", EMOJI.sub(" ", SKIN.sub(" ", caption)))
+    return ARTICLES.sub("", " ".join(rest.split()).strip(" ,.:"))
 
 
 def unnamed(
     caption: str,  # of a person
 ) -> (
     str | None
-):  # what it asks for, in words that are no name of the set; None if it may be drawn as it is
+):  # what it asks for; None if it has a name of the set, or asks for more than a thing
     "*a kitty* of the caption *a 3d emoji of a kitty*."
     if beyond_emoji(caption) or _names().search(caption):
         return None
-    return SKIN.sub("", KIND.sub("", caption)).strip(" ,.:") or None
+    rest = _without_kind(caption)
+    return rest if re.search(r"[^\W\d_]", re.sub(r"^(an?|the)\b", "", rest.lower())) else None
 
 
 def renamed(
     caption: str,  # of a person
     thing: str,  # a name of the set
 ) -> str:
-    "The caption of this thing instead, in the style and skin that were asked for."
-    style, skin = KIND.search(caption), SKIN.search(caption)
-    kind = f"{style[1].lower()} emoji" if style and style[1] else "emoji"
-    return f"{with_article(kind)} of {with_article(thing)}" + (
-        f" {skin[0].lower()}" if skin else ""
+    "The caption of this thing instead, in the style and skin tone that were asked for."
+    style, skin = (
+        found and found[1].lower().replace("-", " ")
+        for found in (STYLE.search(caption), SKIN.search(caption))
     )
+    kind = f"{style} emoji" if style else "emoji"
+    return f"{with_article(kind)} of {with_article(thing)}" + (f" with {skin} skin" if skin else "")
 
 
 @cache
 def _names() -> re.Pattern:
     "Finds the names of the set in a text, a longer one before one that it contains."
     names = "|".join(sorted(map(re.escape, emoji_objects()), key=len, reverse=True))
-    names = names.replace("’", "[’']")
-    return re.compile(rf"(?<![\w-])(?:{names})(?=s?(?![\w-]))", re.IGNORECASE)
+    names = re.sub(r"\\[ -]", "[ -]", names.replace("’", "[’']"))
+    return re.compile(rf"(?<![\w-])(?:{names})(?=(?:e?s)?(?![\w-]))", re.IGNORECASE)
 
 
 # ---------------------------------------------------------------- packages
@@ -363,19 +381,26 @@ def read_emoji(
 class Icons:
     "The drawings of one iconify package, by name."
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, names: set[str]):  # names: slugs of all emoji
         data = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
-        self.icons, self.aliases = data["icons"], data.get("aliases", {})
+        self.icons, self.aliases, self.names = data["icons"], data.get("aliases", {}), names
         self.side = data.get("width", 16), data.get("height", 16)
 
     def svg(self, name: str) -> str | None:  # None if it has no such icon
-        "One drawing as SVG text."
-        icon = self.icons.get(name) or self.icons.get(self.aliases.get(name, {}).get("parent"))
+        "One drawing as SVG text; an alias may mirror another emoji's, but is never just that."
+        alias = self.aliases.get(name, {})
+        mirrored, parent = alias.get("hFlip", False), alias.get("parent")
+        if name not in self.icons and parent in self.names and not mirrored:
+            return None  # as cricket, the insect, for which some draw the game
+        icon = self.icons.get(name) or self.icons.get(parent)
         if icon is None:
             return None
         w, h = icon.get("width", self.side[0]), icon.get("height", self.side[1])
         head = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return f'<svg {head} viewBox="0 0 {w} {h}">{icon["body"]}</svg>'
+        body = icon["body"]
+        if mirrored:
+            body = f'<g transform="translate({w} 0) scale(-1 1)">{body}</g>'
+        return f'<svg {head} viewBox="0 0 {w} {h}">{body}</svg>'
 
 
 def slug(label: str) -> str:
@@ -404,7 +429,10 @@ class Artist:
         self.folder = packages[STYLES["3d"][0]] / "assets"
         found = {s: o for s, o in (STYLES | MORE_STYLES).items() if o[0] in packages}
         self.tones = {style: tones for style, (_, tones) in found.items()}
-        self.icons = {s: Icons(packages[package]) for s, (package, _) in found.items() if s != "3d"}
+        names = {slug(e.label) for e in read_emoji(packages)}
+        self.icons = {
+            s: Icons(packages[package], names) for s, (package, _) in found.items() if s != "3d"
+        }
 
     def draw(self, emoji: Emoji, style: str, size: int) -> Image.Image | None:
         "The picture on white ground, RGB, size x size; None if the package has none."

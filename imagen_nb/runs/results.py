@@ -137,12 +137,13 @@ def draw_captions(
         progress=True,
         **options,
     )
-    captions = [caption for caption in captions for _ in range(n)]
+    said = [a if a == d else f"{a}: {d}" for a, d in zip(captions, drawn or captions)]
+    captions, said = ([caption for caption in some for _ in range(n)] for some in (captions, said))
     files: dict[tuple[str, int], Path] = {}
     for pair, image in zip(zip(captions, seeds), stages[-1]):
         if pair not in files:
             files[pair] = add_picture(image, folder / file_name(*pair), files.values())
-    return [*files.values(), add_picture(show_stages(captions, list(stages)), overview)]
+    return [*files.values(), add_picture(show_stages(said, list(stages)), overview)]
 
 
 def file_name(caption: str, seed: int) -> str:

@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from imagen_nb.pictures.emoji import beyond_emoji, emoji_objects, renamed, unnamed
+from imagen_nb.pictures.emoji import (
+    beyond_emoji,
+    emoji_keywords,
+    emoji_objects,
+    renamed,
+    stem,
+    unnamed,
+)
 from imagen_nb.store.files import assets
 from imagen_nb.store.text_models import find_folder, load_tokenizer
 from imagen_nb.text import TextEncoder
@@ -24,6 +31,7 @@ __all__ = [
     "count_words",
     "mean_vectors",
     "nearest_names",
+    "renamings",
     "reworded",
     "spelled",
 ]
@@ -35,6 +43,8 @@ MULTILINGUAL = "google/mt5-base"  # a T5 of 101 languages; the hub has it
 # of English, and four tenths or more of every other language in Latin letters
 OWN, FOREIGN = 0.05, 0.25
 FEW = 50  # words: with fewer a share says little, and Latin letters are taken for English. A rule of thumb
+NEAR = 0.5  # likeness of a text to a name. Of 116 English words the right names are all nearer, six phrases in
+# French, German, Spanish and Italian are all farther from any name. A rule of thumb
 LATIN = 0.95  # of the letters of English, or more. A Chinese one says as much as three: a caption in five is seen
 
 
@@ -81,7 +91,7 @@ def mean_vectors(
 ) -> Tensor:  # (b d), of length 1
     "What a sentence encoder makes of a text: the mean over its words."
     tokens, mask = encoder(texts)  # padding is zero
-    return normalize(tokens.float().sum(1) / mask.sum(1, keepdim=True), dim=1)
+    return normalize(tokens.float().sum(1) / mask.sum(1, keepdim=True), dim=1).cpu()
 
 
 @cache
@@ -91,26 +101,60 @@ def _names() -> Tensor:  # (n d), of length 1, in the order of `emoji_objects`
     return normalize(held["vectors"].float() * held["scale"].float(), dim=1)
 
 
+def _stems(text: str) -> tuple[str, ...]:
+    "*boxes* and *a box* alike."
+    return tuple(stem(w) for w in re.findall(r"\w+", text.lower()) if w not in ("a", "an", "the"))
+
+
+@cache
+def _owners() -> dict[tuple[str, ...], list[int]]:
+    "Places of the things that have this name, or else this keyword."
+    names: dict[tuple[str, ...], list[int]] = {}
+    keywords: dict[tuple[str, ...], list[int]] = {}
+    for i, thing in enumerate(emoji_objects()):
+        names.setdefault(_stems(thing), []).append(i)
+        for word in set(map(_stems, emoji_keywords()[thing])):
+            keywords.setdefault(word, []).append(i)
+    return keywords | names
+
+
 def nearest_names(
     encoder: TextEncoder,  # `TextEncoder.english()`
     texts: list[str],
-) -> list[str]:  # a name of the emoji set for each
-    "The thing whose names are most like a text, by the encoder alone; no picture has a say."
-    nearest = (mean_vectors(encoder, texts) @ _names().T).argmax(1)
-    return [emoji_objects()[i] for i in nearest.tolist()]
+) -> list[str | None]:  # a name of the emoji set for each; None if none is near
+    "The thing whose names are most like a text, by the encoder alone; a keyword is one of its own things."
+    likeness = mean_vectors(encoder, texts) @ _names().T
+    names: list[str | None] = []
+    for text, row in zip(texts, likeness):
+        owners = _owners().get(_stems(text)) or range(len(row))
+        i = max(owners, key=row.tolist().__getitem__)
+        names.append(emoji_objects()[i] if row[i] >= NEAR or len(owners) < len(row) else None)
+    return names
+
+
+def renamings(
+    model: str,  # as the user named it
+    encoder: TextEncoder,  # the model's
+    captions: list[str],
+) -> dict[
+    str, str | None
+]:  # of those without a name of the set: what to draw; None: no name is near
+    "Captions in words that the shipped model was trained on: *a kitty* becomes *a cat face*."
+    if model != "emoji" or encoder.width != _names().shape[1]:
+        return {}
+    words = {caption: what for caption in captions if (what := unnamed(caption))}
+    names = nearest_names(encoder, list(words.values())) if words else []
+    return {caption: name and renamed(caption, name) for caption, name in zip(words, names)}
 
 
 def reworded(
     model: str,  # as the user named it
     encoder: TextEncoder,  # the model's
     captions: list[str],
-) -> list[str]:  # each as it is, or, of a thing that emoji has no name for, with the nearest name
-    "Captions in words that the shipped model was trained on: *a kitty* becomes *a cat face*."
-    if model != "emoji" or encoder.width != _names().shape[1]:
-        return captions
-    words = {caption: what for caption in captions if (what := unnamed(caption))}
-    names = dict(zip(words, nearest_names(encoder, list(words.values())) if words else ()))
-    return [renamed(c, names[c]) if c in names else c for c in captions]
+) -> list[str]:
+    "Each caption as it is, or as `renamings` says."
+    found = renamings(model, encoder, captions)
+    return [found.get(caption) or caption for caption in captions]
 
 
 def share_spelled(name: str, words: Counter[str]) -> float:  # 0 to 1

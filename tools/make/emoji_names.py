@@ -4,11 +4,13 @@
 
 PACKAGES is the folder of npm's packages that `imagen-nb emoji SET` leaves beside SET. A thing is called by its name
 and by its keywords, as training captions call it: a keyword with a word that is kept from every caption
-(`emoji_words`) is left out here, too. The vector of a thing is the mean of theirs, stored in 8 bits. Prints how often
-the nearest vector is the right one for the words that no caption uses, beside the names alone.
+(`emoji_words`) is left out here, too. The vector of a thing is the mean of theirs, stored in 8 bits; the keywords go
+into `data/emoji-objects.json`. Prints how often the nearest vector is the right one for the words that no caption
+uses, beside the names alone.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -57,6 +59,10 @@ def main():
     each = vectors(encoder, [with_article(text) for _, text in called])
     owner = torch.tensor([i for i, _ in called])
     names = normalize(torch.zeros(len(things), each.shape[1]).index_add(0, owner, each), dim=1)
+    facts = assets() / "emoji-objects.json"
+    keywords = {thing: kept_tags(known[thing]) for thing in things}
+    held = json.loads(facts.read_text(encoding="utf-8")) | dict(keywords=keywords)
+    facts.write_text(json.dumps(held, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     scale = names.abs().amax(1, keepdim=True) / 127
     save_file(dict(vectors=(names / scale).round().to(torch.int8), scale=scale), args.out)
     print(f"{len(things):,} things, {len(called):,} names and keywords: {args.out}")

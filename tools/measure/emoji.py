@@ -7,8 +7,10 @@ each, none chosen. They are read by the shipped judge, which never saw a sample.
 out*, things in a style and gestures in a skin tone that training never saw; *words* that no training caption holds;
 *renamed*, the same words as `imagen-nb sample` reads them, as the nearest name of the set; *no tone*, gestures asked
 for without a skin tone. For words the card also says what the text encoder knows without any picture: is the caption
-of the thing the nearest among the captions of all things? Pictures are kept in --work, so that the command can be
-stopped and goes on. The set has no people, so that nothing can be said of gender.
+of the thing the nearest among the captions of all things? What training saw beyond EMOJI_SET, as the set that
+`imagen-nb emoji --more-styles` makes, is given as --bank: there the nearest training picture is looked for. Pictures
+are kept in --work, so that the command can be stopped and goes on. The set has no people, so that nothing can be said
+of gender.
 """
 
 import argparse
@@ -89,7 +91,9 @@ def asked_for(
         for row, caption, word in zip(words, nearest, emoji_words())
     ]
     parts = {"trained": some("train"), "held out": some("test"), "words": words[:n]}
-    return parts | {"renamed": renamed[:n], "no tone": bare[:n]}
+    if nearest != captions_of(words):  # another model's encoder searches no names
+        parts["renamed"] = renamed[:n]
+    return parts | {"no tone": bare[:n]}
 
 
 # ---------------------------------------------------------------- drawing
@@ -235,8 +239,8 @@ class Measured:
             args,
             Judge.from_pretrained(args.judge) if args.judge else Judge.shipped(),
         )
-        self.rows = read_rows(args.data)
-        self.training = [row for row in self.rows if row["split"] == "train"]
+        self.rows, self.seen = read_rows(args.data), args.bank or args.data
+        self.training = [row for row in read_rows(self.seen) if row["split"] == "train"]
         self.model = load_model(args.model, args.encoder)
         self.stages = min(args.stages or 99, len(self.model.imagen.stages))
         options = dict(w=args.w, steps=args.steps)
@@ -246,7 +250,7 @@ class Measured:
 
     def bank(self) -> Tensor:
         "Training pictures at 32 px."
-        return torch.stack([render_of(self.args.data, row, 32) for row in self.training])
+        return torch.stack([render_of(self.seen, row, 32) for row in self.training])
 
     def part(self, name: str, asked: list[dict], bank: Tensor | None) -> dict:
         "Draw, read, compare; grids beside the card."
@@ -285,6 +289,7 @@ def main():
     p.add_argument("data", type=Path, help="folder that `make_emoji` wrote")
     p.add_argument("--encoder", help="folder of the text encoder; none: the one that is named")
     p.add_argument("--judge", help="folder of a judge; none: the shipped one")
+    p.add_argument("--bank", type=Path, help="pictures of training, if more than DATA's")
     p.add_argument("--n", type=int, default=200, help="captions in a part, at most")
     p.add_argument("--stages", type=int, help="use the first so many; none: all that are trained")
     p.add_argument("--w", type=float, help="guidance weight; none: the model's own")
@@ -299,9 +304,11 @@ def main():
     write_card(
         args.out,
         "what the emoji model draws, read by the judge: shares with 95 % Wilson intervals",
-        f"python tools/measure/emoji.py MODEL EMOJI_SET --n {args.n}",
+        f"python tools/measure/emoji.py MODEL EMOJI_SET --n {args.n}"
+        + " --bank MORE_STYLES" * bool(args.bank),
         trained_steps=measured.model.steps,
         options=measured.options,
+        training_pictures=len(measured.training),
         chance=dict(object=round(1 / len(measured.judge.world.objects), 5), style=0.25),
         parts=found,
     )
