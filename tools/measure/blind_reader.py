@@ -13,11 +13,10 @@ import random
 from pathlib import Path
 
 from cards import RUNS, write_card
-from judge_accuracy import read_rows
+from judge_accuracy import read_rows, share
 from PIL import Image
 
 from imagen_nb.cascade import Imagen
-from imagen_nb.evaluation import wilson
 from imagen_nb.pictures.pixels import to_square
 from imagen_nb.plots import save_picture
 
@@ -49,12 +48,6 @@ def render(folder: Path, row: dict):
     "The true picture of a row, (3 h w)."
     path = folder / row["split"] / row["file_name"]
     return to_square(Image.open(path).convert("RGB"), SIDE)
-
-
-def share(right: list[bool]) -> dict:
-    "With its Wilson interval."
-    low, high = wilson(sum(right), len(right))
-    return dict(share=sum(right) / len(right), low=round(low, 4), high=round(high, 4), n=len(right))
 
 
 def main():

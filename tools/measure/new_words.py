@@ -12,9 +12,9 @@ import argparse
 import torch
 import torch.nn.functional as F
 from cards import RUNS, write_card
+from judge_accuracy import share
 from torch import Tensor, nn
 
-from imagen_nb.evaluation import wilson
 from imagen_nb.pictures.emoji import emoji_objects, emoji_words, with_article
 from imagen_nb.runs.words import mean_vectors, nearest_names
 from imagen_nb.text import TextEncoder
@@ -86,13 +86,6 @@ def train(captions: Captions, depth: int, noise: float, seed: int) -> tuple[list
     with torch.no_grad():
         right = (net(y).argmax(1) == captions.truth).tolist()
         return right, (net(x).argmax(1) == answer).float().mean().item()
-
-
-def share(right: list[bool]) -> dict:
-    "With its Wilson interval."
-    low, high = wilson(sum(right), len(right))
-    n = len(right)
-    return dict(share=round(sum(right) / n, 4), low=round(low, 4), high=round(high, 4), n=n)
 
 
 def main():
