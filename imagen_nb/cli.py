@@ -103,10 +103,9 @@ def sample(args):
     asked = args.captions
     names = {} if args.literal else renamings(args.model, imagen.encoder, asked)
     for caption, other in names.items():
-        what = (
-            f"drawn as {other!r}, its nearest; --literal draws" if other else "none is near; draws"
-        )
-        print(f"no name of the emoji set in {caption[:60]!r}: {what} it as it is", file=sys.stderr)
+        nearest = f"drawn as {other!r}, its nearest; --literal draws it as it is"
+        what = nearest if other else "none is near, so it is drawn as it is"
+        print(f"no name of the emoji set in {caption[:60]!r}: {what}", file=sys.stderr)
     drawn = [names.get(caption) or caption for caption in asked]
     options |= dict(size=args.size, drawn=drawn)
     for path in draw_captions(imagen, asked, seeds, args.out, args.out / "grid.png", **options):

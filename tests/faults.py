@@ -69,15 +69,15 @@ FAULTS = [
     (
         "a keyword of training is taken for another thing",
         "runs.words",
-        "_owners().get(_stems(text)) or range(len(row))",
+        "own or range(len(row))",
         "range(len(row))",
         "test_emoji.py::test_a_keyword_stands_for_a_thing_that_has_it",
     ),
     (
         "what is like no name is renamed",
         "runs.words",
-        "if row[i] >= NEAR or",
-        "if True or",
+        "if own or row[i] >= NEAR",
+        "if True",
         "test_emoji.py::test_what_is_like_no_name_is_drawn_as_it_is",
     ),
     (

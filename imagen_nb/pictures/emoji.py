@@ -266,9 +266,7 @@ def _without_kind(caption: str) -> str:
 
 def unnamed(
     caption: str,  # of a person
-) -> (
-    str | None
-):  # what it asks for; None if it has a name of the set, or asks for more than a thing
+) -> str | None:  # what it asks for; None if it has a name of the set, or is beyond it
     "*a kitty* of the caption *a 3d emoji of a kitty*."
     if beyond_emoji(caption) or _names().search(caption):
         return None

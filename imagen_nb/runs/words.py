@@ -43,7 +43,7 @@ MULTILINGUAL = "google/mt5-base"  # a T5 of 101 languages; the hub has it
 # of English, and four tenths or more of every other language in Latin letters
 OWN, FOREIGN = 0.05, 0.25
 FEW = 50  # words: with fewer a share says little, and Latin letters are taken for English. A rule of thumb
-NEAR = 0.5  # likeness of a text to a name. Of 116 English words the right names are all nearer, six phrases in
+NEAR = 0.5  # likeness of a text to a name. Of 116 English words the right names are all nearer, seven phrases in
 # French, German, Spanish and Italian are all farther from any name. A rule of thumb
 LATIN = 0.95  # of the letters of English, or more. A Chinese one says as much as three: a caption in five is seen
 
@@ -123,12 +123,12 @@ def nearest_names(
     texts: list[str],
 ) -> list[str | None]:  # a name of the emoji set for each; None if none is near
     "The thing whose names are most like a text, by the encoder alone; a keyword is one of its own things."
-    likeness = mean_vectors(encoder, texts) @ _names().T
+    likeness = (mean_vectors(encoder, texts) @ _names().T).tolist()
     names: list[str | None] = []
     for text, row in zip(texts, likeness):
-        owners = _owners().get(_stems(text)) or range(len(row))
-        i = max(owners, key=row.tolist().__getitem__)
-        names.append(emoji_objects()[i] if row[i] >= NEAR or len(owners) < len(row) else None)
+        own = _owners().get(_stems(text), [])
+        i = max(own or range(len(row)), key=row.__getitem__)
+        names.append(emoji_objects()[i] if own or row[i] >= NEAR else None)
     return names
 
 
@@ -136,9 +136,7 @@ def renamings(
     model: str,  # as the user named it
     encoder: TextEncoder,  # the model's
     captions: list[str],
-) -> dict[
-    str, str | None
-]:  # of those without a name of the set: what to draw; None: no name is near
+) -> dict[str, str | None]:  # for those without a name: what to draw; None: no name is near
     "Captions in words that the shipped model was trained on: *a kitty* becomes *a cat face*."
     if model != "emoji" or encoder.width != _names().shape[1]:
         return {}
